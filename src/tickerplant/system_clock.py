@@ -28,7 +28,7 @@ class SystemClock:
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.speed <= 10_000:
-            raise ConfigError(f"a clock runs at 0.01 to 10000 times real time, not {self.speed:g}")
+            raise ConfigError(f"the speed of the clock is {self.speed:g}; use 0.01 to 10000")
 
     def now_us(self) -> int:
         """Return the time in microseconds UTC."""

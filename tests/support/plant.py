@@ -124,7 +124,7 @@ def assert_same(
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and its descendants at once with SIGKILL, like a power failure."""
+    """Kill a process and its descendants at once with SIGKILL, without handlers or clean-up."""
     kill_trees([process])
 
 

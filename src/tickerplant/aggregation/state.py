@@ -124,8 +124,8 @@ class State:
     def set_rules(self, rules: Rules) -> None:
         """Apply these rules from now on.
 
-        Raises ConfigError, and changes nothing, if a calendar is unknown, or the order of sources or an interval is
-        invalid.
+        Raises ConfigError, and changes nothing, if a calendar cannot be loaded, or the order of sources or an interval
+        is invalid.
         """
         calendars = Calendars(rules)
         calendars.check()

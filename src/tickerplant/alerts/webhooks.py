@@ -10,9 +10,9 @@ After a kill between 2 and 3 the webhook is posted again when the claim has expi
 receiver can ignore a repeat by its alert id. A webhook that has failed for `retry_hours` is given up; the rule's
 firings and the health check report it.
 
-Memory contains only webhooks in flight: at most `MAX_IN_FLIGHT`, and `MAX_PER_RECEIVER` per receiver. A slow receiver
-delays no other receiver. A receiver that is down for a day costs only rows of the outbox table. Alerts of one rule may
-arrive out of order.
+Memory contains only webhooks in flight: at most `MAX_IN_FLIGHT`, and `MAX_PER_RECEIVER` per receiver. Fewer than
+`MAX_IN_FLIGHT / MAX_PER_RECEIVER` (8) slow receivers delay no other receiver. A receiver that is down for a day costs
+only rows of the outbox table. Alerts of one rule may arrive out of order.
 """
 
 from __future__ import annotations

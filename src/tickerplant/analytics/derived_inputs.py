@@ -61,7 +61,7 @@ class SessionNumbers:
     """
 
     def __init__(self, rules: Rules) -> None:
-        """Load the calendars. Raises ConfigError for an unknown calendar."""
+        """Load the calendars. Raises ConfigError for a calendar that cannot be loaded."""
         self._all_calendars = Calendars(rules)
         self._all_calendars.check()
         self._calendars: list[Calendar] = []

@@ -73,7 +73,7 @@ class Ticks(Header, frozen=True, kw_only=True, tag="ticks"):
 
 
 class VendorBars(Header, frozen=True, kw_only=True, tag="vendor_bars"):
-    """Rows: finished bars (`schemas.VENDOR_BARS`), with the feed's watermark and the reason for the request.
+    """Rows: closed bars (`schemas.VENDOR_BARS`), with the feed's watermark and the reason for the request.
 
     `reason` is one word, which the published bars contain too: `vendor`, `backfill`, `official`, `file`.
     """

@@ -26,7 +26,7 @@ STATE_ANALYTICS: Final = "market.state.analytics"
 SETTINGS_KEY: Final = "settings"
 """State key in partition 0 of `STATE_FEEDS`: the values of the newest `Settings` record, as JSON."""
 PROGRESS_KEY: Final = "backfill:progress"
-"""State key in one partition of `STATE_FEEDS`: the progress of the backfill, a JSON object."""
+"""State key in partition 0 of `STATE_FEEDS`: the progress of the backfill, a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ TOPIC: Final = {spec.name: spec for spec in TOPICS}
 STALE_FEED_US: Final = 90 * SECOND_US
 """Log time without a record after which a live feed counts as down since its watermark.
 
-This is 1.5 times the longest interval between a live feed's marks, which is one minute outside the session.
+This is at least twice the time between two marks of a live feed in a partition: 1 s, or up to 45 s with a clock faster
+than the machine's.
 """
 
 FORMING, FINAL, WITHDRAWN = "forming", "final", "withdrawn"
@@ -83,7 +84,7 @@ TICKS: Final = pa.schema(
         pa.field("received_at", TIMESTAMP, nullable=False),
     ]
 )
-"""Prints, one row each. A size that the vendor does not send is 0; such a trade id is null."""
+"""Prints, one row each. A missing size is 0; a missing trade id is null."""
 
 VENDOR_BARS: Final = pa.schema(
     [
@@ -101,7 +102,7 @@ VENDOR_BARS: Final = pa.schema(
         pa.field("complete", pa.bool_(), nullable=False),
     ]
 )
-"""Finished bars of a vendor or a file. Prices are as traded: the vendor's adjustments have been reversed. `time` is the
+"""Closed bars of a vendor or a file. Prices are as traded: the vendor's adjustments have been reversed. `time` is the
 start."""
 
 SPLITS: Final = pa.schema(
@@ -132,8 +133,8 @@ ANSWERED, NO_DATA, QUOTA, OUTAGE, NOT_OFFERED, DIFFERS = (
 VERDICTS: Final = (ANSWERED, NO_DATA, QUOTA, OUTAGE, NOT_OFFERED, DIFFERS)
 """Verdicts of a row of `ANSWERS` about its range:
 
-- `answered`: the vendor returned its bars; intervals without a bar had no trades,
-- `no_data`: the vendor has no data of the range,
+- `answered`: the vendor returned its bars for the range; intervals without a bar had no trades,
+- `no_data`: the vendor has no data for the range,
 - `quota`: the vendor's quota was used up,
 - `outage`: the vendor was unavailable,
 - `not_offered`: the vendor does not offer the range (plan, symbol, look-back),
@@ -219,8 +220,8 @@ ALERT: Final = pa.schema(
 """Fired alerts, one row per crossing.
 
 `time` and `state` are those of the bar. `rule` is the condition as text. `left` and `right` are the values of its
-operands. `revised`: a revision of the bar, or of an earlier bar, caused the crossing. Every log and every replay gives
-a crossing the same `alert_id` (`core.alerts`).
+operands. `revised`: a revision of the bar, or of an earlier bar, caused the crossing. A crossing has
+the same `alert_id` in every log and every replay (`core.alerts`).
 """
 
 COVERAGE: Final = pa.schema(

@@ -231,7 +231,7 @@ class Calendars:
         self._found: dict[str, Calendar] = {}
 
     def of(self, symbol: str) -> Calendar:
-        """Return the symbol's calendar, 24/7 if no pattern matches. Raises ConfigError for an unknown calendar."""
+        """Return the symbol's calendar, 24/7 if no pattern matches. Raises ConfigError as `calendar` does."""
         found = self._found.get(symbol)
         if found is None:
             names = (name for pattern, name in self._patterns.items() if fnmatchcase(symbol, pattern))
@@ -239,6 +239,6 @@ class Calendars:
         return found
 
     def check(self) -> None:
-        """Load all calendars of the rules. Raises ConfigError for an unknown calendar."""
+        """Load all calendars of the rules. Raises ConfigError as `calendar` does."""
         for name in self._patterns.values():
             calendar(name)

@@ -20,9 +20,9 @@ DAY_US: Final = 24 * HOUR_US
 WEEK_US: Final = 7 * DAY_US
 
 NEVER_US: Final = -(1 << 62)
-"""A time before all others, also for a watermark that is not known yet. Subtracting a lateness does not overflow."""
+"""Time before all others; also the value of an unknown watermark. An allowed lateness subtracts without overflow."""
 FOREVER_US: Final = 1 << 62
-"""A time after all others: an open end, or no upper bound."""
+"""Time after all others: an open end, or no upper bound."""
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 
@@ -86,7 +86,7 @@ def times_of(column: Any) -> Int64Array:
 
 
 def timestamps(us: Int64Array) -> pa.Array:
-    """Return int64 microseconds as a `timestamp[us, UTC]` array that shares the memory."""
+    """Return int64 microseconds as a `timestamp[us, UTC]` array, which shares the memory of a contiguous `us`."""
     memory = pa.py_buffer(np.ascontiguousarray(us, dtype=np.int64))
     return pa.Array.from_buffers(TIMESTAMP, len(us), [None, memory])
 

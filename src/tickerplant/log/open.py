@@ -31,7 +31,8 @@ def open_log(
     """Return the log at `url`: `embedded:` for the file in the folder `data`, a file by path, or Kafka's brokers.
 
     `config`: settings of Kafka's clients (TLS, SASL). `patience_s`: timeout of a call that waits for other writers or
-    for brokers. Raises ConfigError for any other address, and the errors of the adapters.
+    for brokers. Raises ConfigError for any other address and for `embedded:` without `data`, and the errors of the
+    adapters.
     """
     parts = urlsplit(url)
     try:

@@ -4,7 +4,7 @@
 - `vendors`: the interface of a vendor (`port`), and the scheduler that sends all requests within quotas.
 - `clients`: one package per vendor: pure parsing, requests, streams.
 - `files`: readers for CSV, Parquet and DBN, and the replay of a file.
-- `backfill`: finds gaps in the store and fetches them.
+- `backfill`: finds gaps in the store and fills them.
 
 Begin with `service.py`, which runs a live feed beside the backfill. `providers` and `sandbox.py` are former places that
 work for one more version.

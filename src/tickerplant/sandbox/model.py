@@ -60,9 +60,9 @@ class SimulatedMarket:
 
     def __init__(self, settings: MarketSettings) -> None:
         if not settings.symbols or settings.rate <= 0:
-            raise ConfigError("the sandbox needs a symbol and a rate above 0")
+            raise ConfigError("the sandbox needs at least one symbol and a rate above 0")
         if settings.sessions not in ("always", "us"):
-            raise ConfigError(f"sessions of the sandbox are always or us, not {settings.sessions!r}")
+            raise ConfigError(f"sandbox.sessions is {settings.sessions!r}; use always or us")
         self.settings = settings
         self.symbols = tuple(dict.fromkeys(settings.symbols))
         self.code = {symbol: at for at, symbol in enumerate(self.symbols)}

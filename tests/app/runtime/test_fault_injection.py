@@ -1,4 +1,4 @@
-"""The setting `testing.crash_at` kills the process as a power failure does, without handlers or clean-up."""
+"""The setting `testing.crash_at` kills the process with SIGKILL, without handlers or clean-up."""
 
 import signal
 import subprocess
@@ -40,6 +40,6 @@ def test_a_point_reached_less_often_kills_no_process() -> None:
     assert run("never.reached:1") == (0, "12345")
 
 
-def test_a_random_kill_happens_within_the_time() -> None:
+def test_the_point_random_kills_the_process() -> None:
     code, _ = run("random:0.5", wait_s=3_600)
     assert code == -signal.SIGKILL

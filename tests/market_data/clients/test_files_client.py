@@ -274,7 +274,7 @@ async def test_large_files_are_read_in_blocks_and_small_files_are_cached(
         ({}, "needs the option path"),
         ({"path": "/no/such/folder"}, "which does not exist"),
         ({"path": "/", "pat": "x"}, "no option 'pat'"),
-        ({"path": "/", "interval": "1h"}, "bars of 1m, 5m, 1d are stored, not of 1h"),
+        ({"path": "/", "interval": "1h"}, "the option interval is 1h; use one of 1m, 5m, 1d"),
         ({"path": "/", "interval": "soon"}, "unknown interval"),
         ({"path": "/", "tz": "Mars"}, "unknown time zone 'Mars'"),
         ({"path": "/", "date_order": "ymd"}, "is mdy or dmy"),

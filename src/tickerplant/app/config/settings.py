@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     history: Names = Field(
         default=("1d:3650", "5m:max", "1m:max"),
         description="Depth of history to fetch, as `interval:days`, or `interval:max` for all history of the vendors; "
-        "`none`: the backfill fetches only users' orders, and no gaps.",
+        "`none`: the backfill carries out only users' orders, and fills no gaps.",
     )
     api: ApiSettings = Field(default_factory=ApiSettings, description="REST and WebSocket.")
     alerts: AlertSettings = Field(default_factory=AlertSettings, description="Webhooks of alerts.")

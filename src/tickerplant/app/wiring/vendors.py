@@ -64,7 +64,8 @@ def providers(
 ) -> dict[str, Provider]:
     """Return the vendors of these names. `rules`: None means the rules of the settings.
 
-    Raises ConfigError for a vendor that is unknown, broken, or incompletely configured.
+    Raises ConfigError for a vendor that is unknown, broken, or wrongly configured, and for the sandbox without an
+    address.
     """
     from tickerplant.market_data.vendors import registry
     from tickerplant.market_data.vendors.port import ProviderContext

@@ -40,9 +40,9 @@ class Progress(msgspec.Struct, kw_only=True):
 
 
 def read_progress(log: EventLog) -> Progress | None:
-    """Return the last progress of the backfill on this log; None if there is none or another version wrote it."""
+    """Return the last progress of the backfill on this log; None if there is none or it cannot be decoded."""
     stored = log.get_state(STATE_FEEDS, 0, PROGRESS_KEY)
     try:
         return None if stored is None else msgspec.json.decode(stored, type=Progress)
     except msgspec.MsgspecError:
-        return None  # another version wrote it; this version overwrites it soon
+        return None  # a backfill of another version wrote it; a running backfill overwrites it

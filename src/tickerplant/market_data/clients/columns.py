@@ -27,7 +27,7 @@ def bars_batch(
 ) -> pa.RecordBatch:
     """Return bars (`schemas.VENDOR_BARS`), oldest first; the first row of each time is kept.
 
-    `prices` are open, high, low and close. All bars are marked complete: the caller has removed unfinished bars.
+    `prices` are open, high, low and close. All bars are marked complete: the caller has removed forming bars.
     """
     _, rows = np.unique(time, return_index=True)
     count = len(rows)

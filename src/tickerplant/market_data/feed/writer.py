@@ -152,9 +152,9 @@ class FeedWriter:
     ) -> bool:
         """Append the watermark, which also shows that the feed is alive. Return False if the last mark is too recent.
 
-        The next record then contains the watermark. Call it once a second while the market is open, and once a minute
-        otherwise. If `partitions` is given, only these are marked, without a minimum interval. Marks in turn spread
-        their work (the forming bars of all symbols of a partition) over the second.
+        If it is too recent, the next record contains the watermark. If `partitions` is given, only these are marked,
+        without a minimum interval. A caller that marks the partitions in turn spreads their work (the forming bars of
+        all symbols of a partition) over time.
         """
         self._advance(watermark_us)
         if partitions is not None:
@@ -211,7 +211,7 @@ class FeedWriter:
     def append_bars(
         self, batch: pa.RecordBatch, watermark_us: int, resume_token: bytes | None = None, *, reason: str = "vendor"
     ) -> int:
-        """Append finished bars (columns `schemas.VENDOR_BARS`, as traded) and return how many were accepted."""
+        """Append closed bars (columns `schemas.VENDOR_BARS`, as traded) and return how many were accepted."""
         batch, codes = self._valid(_BARS, batch)
         self._cursor.bars += batch.num_rows
         self._append_rows(_BARS, batch, codes, watermark_us, reason=reason)

@@ -268,7 +268,7 @@ class RowReader:
             try:
                 found = intervals.parse(self._interval_named((text or "").strip()))
                 if found not in INTERVALS and not found.is_activity:
-                    raise BadInput(f"a file may have bars of {INTERVAL_NAMES}, not of {found}")
+                    raise BadInput(f"the interval is {found}; use one of {INTERVAL_NAMES}")
                 names.append(found.name)
             except BadInput as error:
                 names.append("1m")

@@ -13,8 +13,9 @@ import msgspec
 from tickerplant.core.times import DAY_US, MINUTE_US, NEVER_US, SECOND_US
 
 FAILURES: Final = 3
-"""Number of failures in a row that open the breaker. The network may cause one or two (a request and its repeat)."""
+"""Failures in a row that open the breaker. The network may cause one or two (a request and its repeat)."""
 PAUSE_US: Final = 30 * SECOND_US
+"""First pause, before the jitter of 25 %."""
 PAUSE_MAX_US: Final = 15 * MINUTE_US
 """Longest pause: a recovered vendor is used again within 15 minutes; an outage of a day costs about 100 requests."""
 BAD_KEY_PAUSE_US: Final = 6 * 60 * MINUTE_US
@@ -23,7 +24,7 @@ CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
 
 
 class BreakerState(msgspec.Struct, kw_only=True):
-    """The stored state. `opened`: number of openings in a row. `since_us`: time of the first failure in a row."""
+    """The stored state. `opened`: count of openings in a row. `since_us`: time of the first failure in a row."""
 
     failures: int = 0
     opened: int = 0
@@ -64,7 +65,7 @@ class CircuitBreaker:
     def failed(self, now_us: int, error: str, jitter: float, *, retry_after_s: float = 0.0) -> None:
         """Record that the vendor was unreachable or its answer invalid.
 
-        `retry_after_s`: pause that the vendor requested.
+        `retry_after_s`: pause that the vendor requested, at most an hour of which is observed.
         """
         self._note(now_us, error)
         self.state.failures += 1

@@ -23,7 +23,7 @@ SAME, STAMPED_AT_END, ADJUSTED, DIFFERENT, TOO_FEW = "same", "stamped_at_end", "
 MIN_BARS: Final = 20
 """Minimum number of common bars for a verdict."""
 MIN_MOVES: Final = 10
-"""Minimum number of common bars that moved by more than the rounding, for a verdict."""
+"""Minimum number of common bars that moved by more than twice the rounding, for a verdict."""
 NOISE: Final = 5e-4
 """Usual relative difference of two vendors of one market (odd lots, late prints, bid or mid): five basis points."""
 NOISE_MAX: Final = 2e-3
@@ -114,7 +114,7 @@ class _Side:
         return np.asarray(np.abs(self.b - self.a - level).max(axis=0))
 
     def moves(self) -> Float64Array:
-        """Return the moves of the reference's close from bar to bar that exceed rounding."""
+        """Return the moves of the reference's close from bar to bar that exceed twice the rounding."""
         moved = np.abs(np.diff(self.a[3]))
         return np.asarray(moved[moved > 2 * self.rounding[1:]])
 

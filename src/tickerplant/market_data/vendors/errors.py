@@ -1,4 +1,4 @@
-"""Errors of vendors, by the caller's reaction. A client raises only these."""
+"""Errors of vendors, by the caller's reaction. The methods of a provider raise only these."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class BadKey(VendorError):
 
 
 class NotEntitled(VendorError):
-    """The key is valid, but its plan lacks this endpoint, interval or market; another try never helps."""
+    """The key is valid, but its plan lacks this endpoint, interval or market; only another plan helps."""
 
 
 class UnknownSymbol(VendorError):
@@ -57,7 +57,7 @@ class NoData(VendorError):
 
 
 class BadRequest(VendorError):
-    """The vendor rejects the form of the request: an error on our side."""
+    """The request is invalid for the vendor: its form, symbols, range or cost. It is an error of the plant."""
 
 
 class VendorDown(VendorError):

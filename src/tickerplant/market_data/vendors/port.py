@@ -109,10 +109,10 @@ class BarsAnswer:
     """The answer to a request for bars.
 
     `found`: for each symbol of the request its bars or its error. Bars are `schemas.VENDOR_BARS`, as traded, stamped at
-    the start, oldest first, all within the request, and all finished by the vendor's clock.
+    the start, oldest first, all within the request, and all closed by the vendor's clock.
     `covers`: for each symbol the range that the answer completes, if shorter than the request (a full page, a plan with
     a shorter history). The remainder is requested again. Set the true range even if it has no bars. A vendor whose
-    answer covers none of the missing bars is not asked for an hour.
+    answer covers none of the missing bars is not asked for that series for an hour.
     `splits`, `dividends`: the actions that the answer contained (`schemas.SPLITS`, `DIVIDENDS`).
     """
 

@@ -25,13 +25,13 @@ FORMAT: Final = 1
 GUARD_US: Final = SECOND_US
 """Allowed difference of a vendor's clock from ours."""
 FLIGHT_US: Final = 60 * SECOND_US
-"""Longest flight of a request: the scheduler abandons it after this time, so it cannot arrive later."""
+"""Default of the longest flight of a request: the scheduler abandons the request then, so it cannot arrive later."""
 UNLIMITED: Final = 1 << 40
-"""Number of credits available if the vendor has no quota."""
+"""Available credits if the vendor has no quota."""
 _BURST_MAX_US: Final = MINUTE_US
 _REFUSED_MAX_US: Final = HOUR_US
 _ROLLING_PARTS: Final = 120
-"""Number of parts of a rolling window: a minute has parts of half a second. Spending counts at the end of its part."""
+"""Parts of a rolling window: a minute has parts of half a second. Spending counts at the end of its part."""
 
 
 class Purpose(enum.Enum):
@@ -213,9 +213,10 @@ class RateLimits:
     def quota_spent(self, now_us: int, retry_after_s: float, *, daily: bool, reason: str) -> int:
         """Block requests after a quota rejection; return the end of the block.
 
-        A daily rejection blocks until our window ends, regardless of Retry-After. A minute's rejection blocks until the
-        later of both. Other rejections block until Retry-After. Consecutive rejections that are not daily back off
-        exponentially, because a vendor may reject all day without a reason.
+        A daily rejection blocks until the window of the daily quota ends, regardless of Retry-After. A minute's
+        rejection blocks until the later of the window's end and Retry-After. Other rejections block until Retry-After.
+        Consecutive rejections that are not daily back off exponentially, because a vendor may reject all day without a
+        reason.
         """
         until = now_us + int(min(max(retry_after_s, 1.0), DAY_US / SECOND_US) * SECOND_US)
         meant = [q for q in self._quotas_meant(daily=daily) if not q.rolling and (q.daily or q.period_us == MINUTE_US)]
@@ -228,7 +229,10 @@ class RateLimits:
         return self._block(until, reason)
 
     def burst(self, now_us: int, retry_after_s: float, reason: str) -> int:
-        """Block requests after a rejection of a burst, with exponential backoff; return the end of the block."""
+        """Block requests after a rejection of a burst; return the end of the block.
+
+        Consecutive rejections double the block, up to a minute or `retry_after_s`, whichever is longer.
+        """
         wait = min(int(retry_after_s * SECOND_US) << min(self._state.rejections, 16), _BURST_MAX_US)
         return self._block(now_us + max(wait, int(retry_after_s * SECOND_US)), reason)
 
@@ -242,12 +246,12 @@ class RateLimits:
 
     @property
     def requests(self) -> int:
-        """Return the number of requests debited since the state was first stored."""
+        """Return the count of requests debited since the state was first stored."""
         return self._state.requests
 
     @property
     def credits(self) -> int:
-        """Return the number of credits debited since the state was first stored."""
+        """Return the credits debited since the state was first stored."""
         return self._state.credits
 
     def blocked(self, now_us: int) -> tuple[int, str] | None:

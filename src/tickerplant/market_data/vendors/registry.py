@@ -23,8 +23,8 @@ def names() -> list[str]:
 def factory(name: str) -> Callable[[ProviderContext], Provider]:
     """Import a vendor and return its factory.
 
-    Raises ConfigError if no package or several packages have the name, or if the plug-in cannot be imported. The
-    message contains the package and the cause.
+    Raises ConfigError if no package or several packages have the name, if the plug-in cannot be imported, or if its
+    entry point is not callable.
     """
     found = {entry.value: entry for entry in entry_points(group=ENTRY_POINTS, name=name)}
     if not found:
@@ -47,8 +47,8 @@ def factory(name: str) -> Callable[[ProviderContext], Provider]:
 def provider(context: ProviderContext) -> Provider:
     """Return the vendor `context.name`, made with this context.
 
-    Raises ConfigError as `factory` does, for a reason of the vendor (a missing key), or with the cause if the factory
-    fails.
+    Raises ConfigError as `factory` does, if the vendor rejects the context (a missing key), if its factory fails, or if
+    the result lacks a member of `Provider` or has another name.
     """
     make = factory(context.name)
     entry = next(iter(entry_points(group=ENTRY_POINTS, name=context.name)))

@@ -21,8 +21,8 @@ MOST: Final = 5_000
 """Maximum number of rejections. Beyond this number, the rejections that end first are dropped, and their data is
 requested again."""
 MARKET: Final = 2
-"""Number of rejected symbols that show that the plan lacks an interval for their whole market, if no symbol of that
-market was answered. A market is a form of symbols: `AAPL`, `EUR/USD`, `RY:TSX`, `^GSPC`."""
+"""Minimum count of rejected symbols that shows that the plan lacks an interval for their whole market, if no symbol of
+that market was answered. A market is a form of symbols: `AAPL`, `EUR/USD`, `RY:TSX`, `^GSPC`."""
 
 NOT_ENTITLED, UNKNOWN_SYMBOL, NO_DATA, BAD_REQUEST = "not_entitled", "unknown_symbol", "no_data", "bad_request"
 _KINDS: Final[tuple[tuple[type[VendorError], str, int], ...]] = (
@@ -31,8 +31,8 @@ _KINDS: Final[tuple[tuple[type[VendorError], str, int], ...]] = (
     (NoData, NO_DATA, 6 * HOUR_US),
     (BadRequest, BAD_REQUEST, HOUR_US),
 )
-"""Duration of a rejection, by error. It is a day if a new plan or listing may end the rejection, and an hour if only
-one request may be wrong."""
+"""Duration of a rejection, by error. It is a day if a new plan or listing may end the rejection, six hours for a
+range without data, and an hour if only one request may be wrong."""
 _UNSURE_US: Final = HOUR_US
 """Duration of a rejection of several symbols at once: it may apply to one of them only."""
 LATE_US: Final = {"1d": 36 * HOUR_US}
@@ -102,7 +102,7 @@ class Rejections:
             self.state.rejections.pop(key, None)
 
     def count(self, now_us: int) -> int:
-        """Return the number of rejections in force."""
+        """Return the count of rejections in force."""
         return sum(one.until_us > now_us for one in self.state.rejections.values())
 
     def _put(self, symbol: str, interval: str, start_us: int, end_us: int, rejection: Rejection) -> None:

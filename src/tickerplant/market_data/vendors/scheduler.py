@@ -1,11 +1,11 @@
-"""The request scheduler: sends every request for bars or corporate actions, within the vendors' quotas.
+"""The request scheduler: makes every request for bars or corporate actions, within the vendors' quotas.
 
 One request does, in this order:
 
 1. wait for its turn at the vendor (one request in flight per vendor) and for the pace,
 2. debit the quota,
 3. store the debit, durably (`desk.debited`): if a kill follows, the credits count as spent,
-4. send the request (`desk.answered`): it is abandoned after a minute,
+4. have the provider send the request (`desk.answered`): it is abandoned after a minute,
 5. record the outcome of the answer or error, and store it.
 
 Before Step 3 nothing has been sent. A kill between Steps 3 and 5 loses only the outcome.
@@ -91,7 +91,7 @@ class VendorPlan:
 
 
 class RequestScheduler:
-    """Chooses a vendor for each request and sends the request.
+    """Chooses a vendor for each request and makes the request through the vendor's provider.
 
     `save` and `stored`: see `state_store`; only one process may use them. `jitter` returns numbers in [0, 1). Raises
     SnapshotRefused for a stored state of another format.
@@ -188,7 +188,7 @@ class RequestScheduler:
         for account in self._in_order(ACTIONS):
             now, offer = self._clock.now_us(), account.provider.offer
             if not offer.actions or not account.may_have(symbol):
-                blocks.append(Blocked(NOT_OFFERED, f"{account.name} has no splits and dividends of {symbol}"))
+                blocks.append(Blocked(NOT_OFFERED, f"{account.name} has no splits or dividends of {symbol}"))
                 continue
             rejection = account.rejections.of(symbol, ACTIONS, start_us, end_us, now)
             if rejection is not None:

@@ -1,7 +1,8 @@
-"""`positions` and `plant`: the applied position of each log partition, which changes in the transaction of the rows.
+"""Tables `positions` (the applied position of each log partition) and `plant` (the log that the store follows).
 
-A store follows one log. Every change of a position names the log, the expected old value and the new one. A writer that
-lost ownership therefore changes nothing and gets an error.
+A position changes in the transaction that writes the rows. A store follows one log. Every change of a position names
+the log, the expected old value and the new one. A writer that lost ownership therefore changes nothing and gets an
+error.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Applied position of one partition: the next offset, the offset to resume reading from, the newest cause."""
+    """Applied position of one partition.
+
+    `position`: the next offset. `resume`: the offset to resume reading from. `cause`: the version of the newest raw
+    record whose outputs are all applied.
+    """
 
     position: int
     resume: int
@@ -91,7 +96,8 @@ async def advance_all(session: Session, log: Log, steps: Sequence[Advance]) -> N
     if conflicting:
         names = ", ".join(f"{topic}/{partition}" for topic, partition in sorted(conflicting))
         raise PositionConflict(
-            f"another process applies {names} to this store; this writer stops there", frozenset(conflicting)
+            f"another process applies {names} to this store, so this one stops applying them; run one plant per store",
+            frozenset(conflicting),
         )
 
 
@@ -107,7 +113,9 @@ async def advance(
         )  # fmt: skip
         if not inserted:
             raise PositionConflict(
-                f"another process applies {tp[0]}/{tp[1]} to this store; this writer stops there", frozenset([tp])
+                f"another process applies {tp[0]}/{tp[1]} to this store, so this one stops applying it; run one "
+                "plant per store",
+                frozenset([tp]),
             )
         return
     await advance_all(session, Log(log_id, generation), [Advance(tp[0], tp[1], expected, new, cause, new)])

@@ -57,9 +57,9 @@ def provider(context: ProviderContext) -> AlphaVantageProvider:
 class AlphaVantageProvider:
     """The vendor for one key; see `vendors.port.Provider`.
 
-    The vendor returns the minutes of a calendar month of New York, or of the trailing 30 days. It returns either the
-    newest 100 daily bars or all of them. The free plan delivers the newest day after its end. An answer therefore does
-    not cover times after its newest bar that are younger than 36 hours.
+    The vendor returns the newest 100 intraday bars, those of the trailing 30 days, or those of a month of New York.
+    It returns either the newest 100 daily bars or all of them. The free plan delivers the newest day after its end. An
+    answer therefore does not cover times after its newest bar that are younger than 36 hours.
     """
 
     def __init__(self, context: ProviderContext) -> None:
@@ -83,7 +83,7 @@ class AlphaVantageProvider:
     async def bars(self, request: BarsRequest) -> BarsAnswer:
         """Send one request for bars of one symbol. Raises VendorError for an error of the whole request."""
         if len(request.symbols) != 1 or request.end_us <= request.start_us:
-            raise BadRequest("a request has one symbol and a range that is not empty")
+            raise BadRequest("a request needs one symbol and a non-empty range")
         try:
             return await self._bars(request)
         except VendorError as error:

@@ -139,7 +139,7 @@ def month_of(us: int) -> tuple[str, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Finished bars of the requested range (`schemas.VENDOR_BARS`).
+    """Closed bars of the requested range (`schemas.VENDOR_BARS`).
 
     `rows`, `first_us`, `last_us`: number of rows, first and last start of the whole answer.
     """

@@ -33,7 +33,7 @@ _PAGE_BARS: Final = 500  # if ccxt defines no limit; a shorter answer covers onl
 _NEWEST_BARS_ALONE: Final = {"kraken": 720}
 """Number of bars in an answer, for exchanges that always return the newest bars only."""
 _SETTLED_US: Final = 2 * SECOND_US
-"""Minimum age of a finished bar by our clock: a younger bar may be unfinished by the exchange's clock."""
+"""Minimum age of a closed bar by our clock: a younger bar may be forming by the exchange's clock."""
 _OPTIONS: Final = {"exchange", "markets"}
 
 
@@ -41,7 +41,8 @@ def provider(context: ProviderContext) -> CcxtProvider:
     """Return the provider.
 
     Options: `exchange`, an id of ccxt (default `binance`); `markets`, shell patterns of symbols, separated by commas
-    (default `*/*`, all spot markets). Raises ConfigError for other options, and if ccxt is not installed.
+    (default `*/*`, all spot markets). Raises ConfigError for an unknown option or exchange, and if ccxt is not
+    installed.
     """
     unknown = sorted(set(context.options) - _OPTIONS)
     if unknown:
@@ -76,7 +77,7 @@ class CcxtProvider:
         """Request one page of bars of one symbol. Raises VendorError for an error of the whole request."""
         offer = self.offer.of(request.interval)
         if offer is None or len(request.symbols) != 1 or request.end_us <= request.start_us:
-            raise BadRequest(f"a request has one symbol, a range and an interval of {self._intervals()}")
+            raise BadRequest(f"a request needs one symbol, a non-empty range and one of {self._intervals()}")
         symbol, length_us = request.symbols[0], intervals.parse(request.interval).us
         since_us = -(-request.start_us // length_us) * length_us
         count = min(offer.page_bars, max(1, -(-(request.end_us - since_us) // length_us)))
@@ -96,8 +97,8 @@ class CcxtProvider:
         return ", ".join(offer.interval for offer in self.offer.bars)
 
     async def actions(self, symbol: str, start_us: int, end_us: int) -> ActionsAnswer:
-        """Raise NotEntitled: crypto currencies have no splits and dividends."""
-        raise NotEntitled("exchanges of crypto currencies have no splits and dividends")
+        """Raise NotEntitled: crypto currencies have no splits or dividends."""
+        raise NotEntitled("exchanges of crypto currencies have no splits or dividends")
 
     def stream(self, symbols: Sequence[str]) -> TradesStream | None:
         """Return a stream of these symbols' trades; None for an exchange without public trades."""
@@ -124,7 +125,7 @@ def _offer(exchange: Exchange, markets: tuple[str, ...]) -> Offer:
 def read_bars(
     rows: Any, request: BarsRequest, now_us: int, source: str, *, newest_alone: bool = False
 ) -> tuple[pa.RecordBatch | NoData, tuple[int, int]]:
-    """Return the finished bars of the request, and the range that the answer covers.
+    """Return the closed bars of the request, and the range that the answer covers.
 
     `rows`: lists of time (ms), open, high, low, close, volume, oldest first, as ccxt returns them. An answer that ends
     early covers only its bars: it may be a full page. `newest_alone`: the exchange returns only the newest bars, so an

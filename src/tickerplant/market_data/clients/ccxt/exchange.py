@@ -68,7 +68,8 @@ class Exchange:
     async def ask(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """Return the result of `work`, which is called with ccxt's exchange. Raises only VendorError.
 
-        If a symbol is unknown and the markets were loaded over six hours ago, they are loaded again.
+        If a symbol is unknown and the markets were loaded over six hours ago, they are loaded again, and `work` is
+        called once more.
         """
         if self._closed:
             raise VendorDown("the provider is closed")

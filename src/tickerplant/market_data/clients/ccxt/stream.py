@@ -18,7 +18,7 @@ import structlog
 from tickerplant.core.clock import Clock
 from tickerplant.core.times import MILLISECOND_US, SECOND_US
 from tickerplant.market_data.clients.ccxt.exchange import Exchange
-from tickerplant.market_data.clients.ccxt.trades import MANY, OVERLAP_MS, SymbolTrades, Trade, ticks_of
+from tickerplant.market_data.clients.ccxt.trades import FULL_PAGE, OVERLAP_MS, SymbolTrades, Trade, ticks_of
 from tickerplant.market_data.feed.dead_letters import DeadRow
 from tickerplant.market_data.vendors.errors import (
     BadKey,
@@ -161,7 +161,7 @@ class TradesStream:
         new = symbol.new_of(page)
         if symbol.is_gap_before(page):
             await self._put_gap(out, symbol, page, began_us)
-        full = len(page) >= MANY and not self._by_id
+        full = len(page) >= FULL_PAGE and not self._by_id
         if full and not new and symbol.overlap_ms >= 0:
             # The page is full before it reaches a new trade, so the next page begins later. A page that begins after
             # the last known millisecond counts as a gap.
@@ -170,7 +170,7 @@ class TradesStream:
         symbol.overlap_ms = 0 if full and symbol.overlap_ms <= 0 else OVERLAP_MS
         symbol.add(page)
         self._waiting += new
-        return len(page) >= PAGE if self._by_id else len(page) >= MANY and 2 * len(new) >= len(page)
+        return len(page) >= PAGE if self._by_id else len(page) >= FULL_PAGE and 2 * len(new) >= len(page)
 
     # Events ----------------------------------------------------------------------------------------------------------
 

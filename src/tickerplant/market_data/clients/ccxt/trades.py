@@ -14,8 +14,8 @@ from tickerplant.core.times import MILLISECOND_US, timestamps
 from tickerplant.market_data.clients.columns import repeated
 
 OVERLAP_MS: Final = 1_000
-MANY: Final = 50
-"""Minimum number of trades, mostly new, in an answer after which the next page is requested at once."""
+FULL_PAGE: Final = 50
+"""Minimum trades in a full answer. If at least half of them are new, the next page is requested at once."""
 
 
 @dataclass(slots=True)
@@ -35,8 +35,8 @@ class SymbolTrades:
 
     `seen`: recent ids with their times; `last_id`, `last_ms`: id and time of the newest trade.
 
-    `overlap_ms`: time before the newest trade at which the next answer begins; shorter if a full answer would end
-    before that trade. `requested_us`: time of the last request that was answered.
+    `overlap_ms`: time before the newest trade at which the next answer begins: `OVERLAP_MS`; 0, then -1, if full
+    answers contain no new trade. `requested_us`: time of the last request that was answered.
     """
 
     symbol: str
@@ -59,12 +59,12 @@ class SymbolTrades:
         self.seen = seen
 
     def new_of(self, page: Sequence[Trade]) -> list[Trade]:
-        """Return the trades of an answer that are new and not older than the overlap."""
+        """Return the unknown trades of an answer that are at most `OVERLAP_MS` older than the newest known trade."""
         since_ms = self.last_ms - OVERLAP_MS
         return [trade for trade in page if trade.id not in self.seen and trade.time_ms >= since_ms]
 
     def is_gap_before(self, page: Sequence[Trade]) -> bool:
-        """Return True if the answer does not reach back to a known trade."""
+        """Return True if the answer contains no known trade; False if it is empty, or no recent trade is known."""
         return bool(self.seen and page) and not any(trade.id in self.seen for trade in page)
 
 

@@ -39,7 +39,8 @@ log = structlog.get_logger(__name__)
 
 PAGE_BARS: Final = 50_000
 MAX_SYMBOLS: Final = 20
-"""Maximum number of symbols of a request: a million bars, 100 MB. A file of many symbols is thus read less often."""
+"""Maximum symbols per request: at most a million bars (PAGE_BARS each), 100 MB. The symbols of a request share one
+read of each file."""
 _SCAN_EVERY_S: Final = 5.0
 """Minimum time between two scans of the folder for new or changed files."""
 _OPTIONS: Final = ("path", "interval", "tz", "date_order", "columns", "decimal")
@@ -50,8 +51,8 @@ def provider(context: ProviderContext) -> FilesProvider:
 
     Option `path`: a folder or a file of CSV, Parquet or DBN. Options `interval` (1m, 5m, 1d), `tz` and `date_order`
     (mdy, dmy): values for files without their own. Option `columns`: `close=Settle, clock=Hora`, for columns of other
-    names. Option `decimal`: `point` or `comma`. Raises ConfigError for other options, and if the path does not
-    exist.
+    names. Option `decimal`: `point` or `comma`. Raises ConfigError for an unknown, missing or
+    invalid option.
     """
     unknown = sorted(set(context.options) - set(_OPTIONS))
     if unknown:
@@ -60,7 +61,7 @@ def provider(context: ProviderContext) -> FilesProvider:
 
 
 class FilesProvider:
-    """The vendor; see `vendors.port.Provider`. Files are first scanned with the first request, in a thread.
+    """The vendor; see `vendors.port.Provider`. The first request scans the files, in a thread.
 
     A file that cannot be read is logged once, with the reason, and again after it has changed.
     """
@@ -81,7 +82,7 @@ class FilesProvider:
     async def bars(self, request: BarsRequest) -> BarsAnswer:
         """Return the bars of the files. Raises VendorError for an error of the whole request."""
         if not request.symbols or self.offer.of(request.interval) is None or request.end_us <= request.start_us:
-            raise BadRequest(f"a request has symbols, a range and an interval of {INTERVAL_NAMES}")
+            raise BadRequest(f"a request needs symbols, a non-empty range and one of {INTERVAL_NAMES}")
         async with self._lock:
             try:
                 return await asyncio.to_thread(self._answer, request, self._clock.now_us())
@@ -89,8 +90,8 @@ class FilesProvider:
                 raise VendorDown(f"the files cannot be read: {error}") from None
 
     async def actions(self, symbol: str, start_us: int, end_us: int) -> ActionsAnswer:
-        """Raise NotEntitled: files contain no splits and dividends."""
-        raise NotEntitled("files have no splits and dividends")
+        """Raise NotEntitled: files contain no splits or dividends."""
+        raise NotEntitled("files have no splits or dividends")
 
     def stream(self, symbols: Sequence[str]) -> TickStream | None:
         """Return None: files have no stream."""
@@ -108,7 +109,7 @@ class FilesProvider:
             self._scanned_s = now_s
         length_us = intervals.parse(request.interval).us
         finished_us = now_us - now_us % length_us
-        end_us = min(request.end_us, finished_us)  # finished bars only
+        end_us = min(request.end_us, finished_us)  # closed bars only
         found, failed = self._folder.bars(request.symbols, request.interval, request.start_us, end_us, self.name)
         self._log_problems(failed)
         known = self._folder.symbols
@@ -138,16 +139,16 @@ def _folder_arguments(context: ProviderContext) -> tuple[Path, ReadOptions]:
         raise ConfigError(f"the vendor {context.name} needs the option path: a folder or a file of bars")
     path = Path(options["path"]).expanduser()
     if not path.exists():
-        raise ConfigError(f"the vendor {context.name} has the path {path}, which does not exist")
+        raise ConfigError(f"the vendor {context.name} has the path {path}, which does not exist; correct it")
     interval, order = options.get("interval"), options.get("date_order")
     try:
         length = intervals.parse(interval) if interval else None
         if length is not None and length not in INTERVALS:
-            raise BadInput(f"bars of {INTERVAL_NAMES} are stored, not of {length}")
+            raise BadInput(f"the option interval is {length}; use one of {INTERVAL_NAMES}")
         if order not in (None, "mdy", "dmy"):
-            raise BadInput(f"a date_order is mdy or dmy, not {order!r}")
+            raise BadInput(f"the option date_order is {order!r}; use mdy or dmy")
         if options.get("decimal") not in (None, *DECIMALS):
-            raise BadInput(f"a decimal is {' or '.join(DECIMALS)}, not {options['decimal']!r}")
+            raise BadInput(f"the option decimal is {options['decimal']!r}; use {' or '.join(DECIMALS)}")
         columns = _columns(options.get("columns", ""))
         tz = check_zone(options["tz"]) if options.get("tz") else None
     except BadInput as error:

@@ -86,7 +86,7 @@ class TwelveDataProvider:
         """Request `/time_series` once. Raises VendorError for an error of the whole request."""
         asked = Asked(request.symbols, request.interval, request.start_us, request.end_us, PAGE_BARS, self.name)
         if not request.symbols or len(request.symbols) > MAX_BATCH or request.end_us <= request.start_us:
-            raise BadRequest(f"a request has 1 to {MAX_BATCH} symbols and a range that is not empty")
+            raise BadRequest(f"a request needs 1 to {MAX_BATCH} symbols and a non-empty range")
         answer = await self._get(
             "/time_series",
             {

@@ -58,7 +58,7 @@ class Connection:
             self._outbox.put_nowait(text)
 
     async def listen(self, subscriptions: Sequence[str]) -> tuple[str, int]:
-        """Subscribe and deliver messages until the end; return its reason, and a minimum for the failure count."""
+        """Subscribe and deliver messages until the connection ends; return the reason and a minimum failure count."""
         socket, clock, session = self._socket, self._clock, self._session
         socket.on_read = self._on_read
         socket.on_messages = self._on_messages

@@ -167,7 +167,7 @@ def raise_error(body: bytes, status: int, now_us: int, retry_after_s: float | No
 
 
 def parse_series(body: bytes, status: int, asked: Asked, now_us: int, retry_after_s: float | None = None) -> Series:
-    """Return the parsed answer. Bars are `schemas.VENDOR_BARS`, oldest first, all finished at `now_us`.
+    """Return the parsed answer. Bars are `schemas.VENDOR_BARS`, oldest first, all closed at `now_us`.
 
     The request must have had `timezone=UTC`, `adjust=none` and `order=desc`. Raises VendorError for an error of the
     whole request; an error of one symbol is that symbol's result.

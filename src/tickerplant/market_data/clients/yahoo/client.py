@@ -140,7 +140,7 @@ class YahooProvider:
         """Request bars of one symbol. Raises VendorError for an error of the whole request."""
         name = INTERVAL_NAMES.get(request.interval)
         if len(request.symbols) != 1 or request.end_us <= request.start_us or name is None:
-            raise BadRequest(f"a request has one symbol, a range and an interval of {', '.join(INTERVAL_NAMES)}")
+            raise BadRequest(f"a request needs one symbol, a non-empty range and one of {', '.join(INTERVAL_NAMES)}")
         symbol, now_us = request.symbols[0], self._clock.now_us()
         start_us, end_us = request.start_us, request.end_us
         try:

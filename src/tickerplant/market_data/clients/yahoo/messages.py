@@ -1,8 +1,8 @@
 """Yahoo's answers (columns of yfinance) converted to bars as traded; symbols and errors. Pure.
 
 Yahoo's prices, volumes and dividends are adjusted for all splits up to now, and prices are float32. Prices and
-dividends are multiplied by the later splits, and volumes are divided by them. Each price is then rounded to the
-shortest decimal of up to eight digits within the noise of float32.
+dividends are multiplied by the later splits, and volumes are divided by them. Each price is then rounded to 2, 4, 6
+or 8 decimal places, the fewest within the noise of float32.
 """
 
 from __future__ import annotations
@@ -102,7 +102,10 @@ _body = msgspec.json.Decoder(_Body)
 
 
 def raise_error(status: int, body: bytes) -> None:
-    """Raise the error in the body of a chart with a status of 400 or more, if it is known."""
+    """Raise the error in the body of a chart with a status of 400 or more, if it is known.
+
+    A 404 with an unknown reason is UnknownSymbol.
+    """
     try:
         chart = _body.decode(body).chart
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -175,9 +178,9 @@ def splits_of(columns: Columns) -> tuple[Int64Array, Float64Array]:
 def read_columns(columns: Columns, request: BarsRequest, now_us: int, splits: Splits, source: str) -> Answer:
     """Return the answer to a request of one symbol; `splits` are all splits of the symbol from `start_us` up to now.
 
-    Rows without a price, rows off the grid (the live last row) and bars that are unfinished by the vendor's clock are
-    dropped. Raises NotEntitled if no row with a price is on the grid. Exchanges that open at half past the hour have 1
-    h bars that start at half past.
+    Rows without a price, rows off the grid (the live last row) and bars that are forming by the vendor's clock are
+    dropped. Raises NotEntitled if several rows have prices and none is on the grid. Exchanges that open at half past
+    the hour have 1 h bars that start at half past.
     """
     symbol, interval, start_us, end_us = request.symbols[0], request.interval, request.start_us, request.end_us
     daily = interval == "1d"
@@ -220,7 +223,10 @@ def read_actions(
 
 
 def _as_traded(prices: Float64Array, factor: Float64Array) -> Float64Array:
-    """Return prices as traded: multiplied by `factor`, each as the shortest decimal within the noise of float32."""
+    """Return prices as traded: multiplied by `factor` and rounded.
+
+    Each price has 2, 4, 6 or 8 decimal places, the fewest within the noise of float32; it stays as it is if none fits.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         result: Float64Array = prices * factor
         open_ = np.isfinite(result)
