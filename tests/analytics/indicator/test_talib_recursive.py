@@ -1,4 +1,4 @@
-"""Recursive indicators equal TA-Lib over whole files, with nulls in the same places."""
+"""Recursive indicators give TA-Lib's values over whole files, with nulls in the same places."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ async def test_an_answer_contains_exactly_the_requested_bars(tmp_path: Path) -> 
     await made.close()
 
 
-async def test_an_unfinished_bar_is_dropped(tmp_path: Path) -> None:
+async def test_a_forming_bar_is_dropped(tmp_path: Path) -> None:
     clock = starting_at(FIRST_US + 10 * MINUTE_US + 30 * SECOND_US, 1.0)
     found = await ask(provider(put(tmp_path, "a.csv", HEAD + rows()), clock))
     assert len(found["AAPL"]) == 10

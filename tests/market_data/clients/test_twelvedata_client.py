@@ -76,7 +76,7 @@ async def test_a_full_page_covers_only_the_time_since_its_oldest_bar() -> None:
     assert answer.covers == {"AAPL": (start, TO_US)}
 
 
-async def test_unfinished_bars_are_not_in_the_answer() -> None:
+async def test_forming_bars_are_not_in_the_answer() -> None:
     async with RestVendor().serving() as rest:
         rest.answers["/time_series"] = (200, {}, golden("series_intraday"))
         last_us = micros_of(dt.datetime(2021, 9, 16, 19, 59, tzinfo=dt.UTC))

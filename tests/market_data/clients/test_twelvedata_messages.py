@@ -68,7 +68,7 @@ def test_bars_of_currencies_have_the_volume_zero() -> None:
     assert bar["volume"] == 0.0
 
 
-def test_unfinished_bars_and_those_outside_the_request_are_dropped() -> None:
+def test_forming_bars_and_those_outside_the_request_are_dropped() -> None:
     times = [int(bar["time"].timestamp()) * 1_000_000 for bar in bars("series_intraday", "AAPL", "1m")]  # type: ignore[attr-defined]
 
     def found(now_us: int, asked: Asked = ASKED) -> int:

@@ -134,7 +134,7 @@ async def test_daily_bars_are_as_traded_with_splits_and_dividends(vendor: Canned
     assert int(vendor.asked[-1][1]["period2"]) * 1_000_000 > now_us  # so that the answer contains the splits up to now
 
 
-async def test_an_unfinished_day_is_no_bar(vendor: Canned, making: Making) -> None:
+async def test_a_forming_day_is_no_bar(vendor: Canned, making: Making) -> None:
     found = bars(
         await ask(vendor, making, "chart_1d_live", "1d", micros_of(dt.datetime(2020, 9, 1, 18, tzinfo=dt.UTC)))
     )
