@@ -65,7 +65,7 @@ class CircuitBreaker:
     def failed(self, now_us: int, error: str, jitter: float, *, retry_after_s: float = 0.0) -> None:
         """Record that the vendor was unreachable or its answer invalid.
 
-        `retry_after_s`: pause that the vendor requested, at most an hour of which is observed.
+        `retry_after_s`: pause that the vendor requested; the breaker observes at most an hour.
         """
         self._note(now_us, error)
         self.state.failures += 1

@@ -21,9 +21,9 @@ from tickerplant.core.times import Float64Array, Int64Array, times_of
 SAME, STAMPED_AT_END, ADJUSTED, DIFFERENT, TOO_FEW = "same", "stamped_at_end", "adjusted", "different", "too_few"
 
 MIN_BARS: Final = 20
-"""Minimum number of common bars for a verdict."""
+"""Minimum common bars for a verdict."""
 MIN_MOVES: Final = 10
-"""Minimum number of common bars that moved by more than twice the rounding, for a verdict."""
+"""Minimum common bars that moved by more than twice the rounding, for a verdict."""
 NOISE: Final = 5e-4
 """Usual relative difference of two vendors of one market (odd lots, late prints, bid or mid): five basis points."""
 NOISE_MAX: Final = 2e-3
@@ -60,7 +60,7 @@ class Comparison:
     """The result of a comparison: the candidate relative to the reference.
 
     `ratio`: the candidate's prices divided by the reference's; if it has several levels (a dividend in between), the
-    oldest level. `shift`: number of intervals by which the candidate's times are later. `bars`: number of common bars.
+    oldest level. `shift`: intervals by which the candidate's times are later. `bars`: count of common bars.
     `share`: share of these bars that differ by more than noise. `worst`: largest relative difference. `volume_ratio`:
     median ratio of volumes; 0.0 if there are no volumes.
     """

@@ -162,8 +162,8 @@ class Ticks:
     """Messages that arrived together, parsed. `received_us`: the time of arrival by our clock.
 
     `batch`: ticks (`schemas.TICKS`), or None. `dead`: messages that could not be parsed. `rejected`: symbols that the
-    vendor does not deliver, with the reason. `notes`: warnings of the vendor for the log. `messages`: number of
-    messages. `gap`: range `[start, end)` whose ticks were missed on a live connection, before `batch`.
+    vendor does not deliver, with the reason. `notes`: warnings of the vendor for the log. `messages`: count
+    of all messages. `gap`: range `[start, end)` whose ticks were missed on a live connection, before `batch`.
     """
 
     received_us: int

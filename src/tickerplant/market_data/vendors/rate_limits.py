@@ -195,7 +195,7 @@ class RateLimits:
         """Record the credits of an answer's headers if the vendor counted more than we did.
 
         Other programs may use the same key. A header near midnight counts for the previous day. The next answer
-        contains the number of the new day, and an old number must not block a whole day.
+        contains the count of the new day, and an old count must not block a whole day.
         """
         for quota in self._quotas_meant(daily=credits.daily):
             used = max(credits.used or 0, quota.credits - credits.left if credits.left is not None else 0)

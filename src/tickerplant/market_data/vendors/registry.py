@@ -47,8 +47,8 @@ def factory(name: str) -> Callable[[ProviderContext], Provider]:
 def provider(context: ProviderContext) -> Provider:
     """Return the vendor `context.name`, made with this context.
 
-    Raises ConfigError as `factory` does, if the vendor rejects the context (a missing key), if its factory fails, or if
-    the result lacks a member of `Provider` or has another name.
+    Raises ConfigError as `factory` does, and if the vendor rejects the context (a missing key) or its factory fails.
+    Also raises ConfigError if the result lacks a member of `Provider` or has another name.
     """
     make = factory(context.name)
     entry = next(iter(entry_points(group=ENTRY_POINTS, name=context.name)))

@@ -18,7 +18,7 @@ FORMAT: Final = 1
 ANY: Final = "*"
 """Part of a key that means any symbol or any interval."""
 MOST: Final = 5_000
-"""Maximum number of rejections. Beyond this number, the rejections that end first are dropped, and their data is
+"""Maximum rejections. Beyond this count, the rejections that end first are dropped, and their data is
 requested again."""
 MARKET: Final = 2
 """Minimum count of rejected symbols that shows that the plan lacks an interval for their whole market, if no symbol of
@@ -31,8 +31,8 @@ _KINDS: Final[tuple[tuple[type[VendorError], str, int], ...]] = (
     (NoData, NO_DATA, 6 * HOUR_US),
     (BadRequest, BAD_REQUEST, HOUR_US),
 )
-"""Duration of a rejection, by error. It is a day if a new plan or listing may end the rejection, six hours for a
-range without data, and an hour if only one request may be wrong."""
+"""Duration of a rejection, by error. It is a day if a new plan or listing may end the rejection. It is six hours
+for a range without data, and an hour if only one request may be wrong."""
 _UNSURE_US: Final = HOUR_US
 """Duration of a rejection of several symbols at once: it may apply to one of them only."""
 LATE_US: Final = {"1d": 36 * HOUR_US}

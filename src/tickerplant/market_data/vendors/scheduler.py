@@ -96,8 +96,8 @@ class RequestScheduler:
     `save` and `stored`: see `state_store`; only one process may use them. `jitter` returns numbers in [0, 1). Raises
     SnapshotRefused for a stored state of another format.
 
-    Belongs to one event loop. Requests queue at their vendor without a bound: callers limit the number of requests that
-    they make at once.
+    Belongs to one event loop. Requests queue at their vendor without a bound: callers limit the count of
+    their concurrent requests.
     """
 
     def __init__(
@@ -173,8 +173,8 @@ class RequestScheduler:
         """Send one request for bars.
 
         Raises VendorError if the request fails. Before the request is sent, raises QuotaSpent if the credits were
-        spent after the choice, VendorDown if the circuit breaker is open, BadRequest if the cost exceeds the quota, and
-        LogError if the debit cannot be stored.
+        spent after the choice, or VendorDown if the circuit breaker is open. Also raises BadRequest before, if the cost
+        exceeds the quota, and LogError if the debit cannot be stored.
         """
         account, cost = self._accounts[choice.name], choice.provider.cost(request)
         return await self._request(account, cost, purpose, request, partial(account.provider.bars, request))

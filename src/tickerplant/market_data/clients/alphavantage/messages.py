@@ -141,7 +141,7 @@ def month_of(us: int) -> tuple[str, int, int]:
 class Series:
     """Closed bars of the requested range (`schemas.VENDOR_BARS`).
 
-    `rows`, `first_us`, `last_us`: number of rows, first and last start of the whole answer.
+    `rows`: count of rows in the whole answer. `first_us`, `last_us`: start of its first and of its last row.
     """
 
     bars: pa.RecordBatch

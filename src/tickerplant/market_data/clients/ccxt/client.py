@@ -31,7 +31,7 @@ INTERVALS: Final = (intervals.M1, intervals.M5, intervals.D1)
 
 _PAGE_BARS: Final = 500  # if ccxt defines no limit; a shorter answer covers only its bars
 _NEWEST_BARS_ALONE: Final = {"kraken": 720}
-"""Number of bars in an answer, for exchanges that always return the newest bars only."""
+"""Bars per answer of the exchanges that always return the newest bars only."""
 _SETTLED_US: Final = 2 * SECOND_US
 """Minimum age of a closed bar by our clock: a younger bar may be forming by the exchange's clock."""
 _OPTIONS: Final = {"exchange", "markets"}

@@ -69,7 +69,7 @@ class Exchange:
         """Return the result of `work`, which is called with ccxt's exchange. Raises only VendorError.
 
         If a symbol is unknown and the markets were loaded over six hours ago, they are loaded again, and `work` is
-        called once more.
+        called again.
         """
         if self._closed:
             raise VendorDown("the provider is closed")

@@ -38,7 +38,7 @@ POLL_S: Final = 1.0
 MUTE_S: Final = 10.0
 """Maximum time of failed requests before the feed is down."""
 PAGE: Final = 1_000
-"""Number of trades in an answer of the exchanges in FROM_ID; other exchanges define their own number."""
+"""Trades per answer of the exchanges in FROM_ID; each other exchange defines its own page."""
 
 _IN_ORDER_US: Final = 900_000  # the feed allows a second of disorder
 _LEAST_POLL_REAL_S: Final = 0.05
@@ -81,7 +81,7 @@ class TradesStream:
     # Requests --------------------------------------------------------------------------------------------------------
 
     async def _round(self, out: asyncio.Queue[StreamEvent], began_us: int) -> None:
-        """Request each symbol's trades once, and deliver them. Raises VendorError for errors of all symbols."""
+        """Request each symbol's new trades in turn, and deliver them. Raises VendorError for errors of all symbols."""
         failed: VendorError | None = None
         answered = 0
         for _ in range(len(self._symbols)):

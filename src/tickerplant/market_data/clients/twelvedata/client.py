@@ -41,7 +41,7 @@ STREAM_URL: Final = "wss://ws.twelvedata.com/v1/quotes/price"
 PAGE_BARS: Final = 5_000
 MAX_BATCH: Final = 120
 ACTIONS_CREDITS: Final = 40
-"""Number of credits of `actions`: 20 for the splits of a symbol and 20 for its dividends."""
+"""Credits of one call of `actions`: 20 for the splits of a symbol and 20 for its dividends."""
 FREE_QUOTAS: Final = (Quota(8, MINUTE_US), Quota(800, DAY_US))
 
 _TIMEOUT_S: Final = 30.0
@@ -83,7 +83,7 @@ class TwelveDataProvider:
         return len(request.symbols)
 
     async def bars(self, request: BarsRequest) -> BarsAnswer:
-        """Request `/time_series` once. Raises VendorError for an error of the whole request."""
+        """Send one request to `/time_series`. Raises VendorError for an error of the whole request."""
         asked = Asked(request.symbols, request.interval, request.start_us, request.end_us, PAGE_BARS, self.name)
         if not request.symbols or len(request.symbols) > MAX_BATCH or request.end_us <= request.start_us:
             raise BadRequest(f"a request needs 1 to {MAX_BATCH} symbols and a non-empty range")

@@ -17,7 +17,7 @@ from tickerplant.market_data.vendors.port import Connected, StreamEvent, Ticks
 GATHER_MESSAGES: Final = 16_384
 HEARTBEAT: Final = '{"action":"heartbeat"}'
 MANY_FAILURES: Final = 6
-"""Number of failures that a refused connection counts for: the next attempt is not immediate."""
+"""Failures that a refused connection counts as: the next attempt waits about half a minute."""
 
 
 class Connection:

@@ -35,7 +35,7 @@ class MessageParser:
         self._quotes.add_symbols(symbols)
 
     def ticks(self, messages: ParsedMessages, count: int, received_us: int, now_s: float) -> Ticks:
-        """Return the messages as one event. `count`: number of messages; `now_s`: monotonic seconds."""
+        """Return the messages as one event. `count`: count of all messages; `now_s`: monotonic seconds."""
         event = Ticks(received_us, dead=messages.dead, messages=count)
         for status in messages.statuses:
             rejected, notes = self._subscriptions.apply(status, now_s)

@@ -18,7 +18,7 @@ from tickerplant.market_data.clients.twelvedata.subscriptions import Subscriptio
 from tickerplant.system_clock import SystemClock
 
 CLIENT_EVENTS: Final = 90
-"""Maximum number of messages to the vendor in a minute; the vendor's limit is 100."""
+"""Maximum messages to the vendor per minute; the vendor's limit is 100."""
 _LEAST_REAL_S: Final = 2.0  # a fast clock does not make the network and this process faster
 
 
@@ -84,7 +84,7 @@ class Session:
         return new
 
     def stretched(self, seconds: float) -> float:
-        """Return the time by the clock, extended so that it is at least 2 s (or `seconds`) of the machine's clock."""
+        """Return `seconds` of the clock, extended to at least 2 s (or `seconds`, if less) of the machine's clock."""
         return max(seconds, min(seconds, _LEAST_REAL_S) * self.clock.speed)
 
     def real_s(self, seconds: float) -> float:

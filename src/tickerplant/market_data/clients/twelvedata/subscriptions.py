@@ -18,7 +18,7 @@ from tickerplant.market_data.clients.liveness import OpenHours
 from tickerplant.market_data.clients.twelvedata.quotes import SubscribeStatus
 
 MAX_SYMBOLS: Final = 2_000
-"""Maximum number of symbols in one message. The message has at most 66 KB of the allowed megabyte, the answer about
+"""Maximum symbols per message. The message has at most 66 KB of the allowed megabyte, the answer about
 200 KB."""
 RESET: Final = '{"action":"reset"}'
 _RETRY_FIRST_S: Final = 60.0
