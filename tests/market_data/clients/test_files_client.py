@@ -277,7 +277,7 @@ async def test_large_files_are_read_in_blocks_and_small_files_are_cached(
         ({"path": "/", "interval": "1h"}, "the option interval is 1h; use one of 1m, 5m, 1d"),
         ({"path": "/", "interval": "soon"}, "unknown interval"),
         ({"path": "/", "tz": "Mars"}, "unknown time zone 'Mars'"),
-        ({"path": "/", "date_order": "ymd"}, "is mdy or dmy"),
+        ({"path": "/", "date_order": "ymd"}, "use mdy or dmy"),
     ],
 )
 def test_invalid_options_are_refused(options: dict[str, str], why: str) -> None:
