@@ -51,8 +51,7 @@ def provider(context: ProviderContext) -> FilesProvider:
 
     Option `path`: a folder or a file of CSV, Parquet or DBN. Options `interval` (1m, 5m, 1d), `tz` and `date_order`
     (mdy, dmy): values for files without their own. Option `columns`: `close=Settle, clock=Hora`, for columns of other
-    names. Option `decimal`: `point` or `comma`. Raises ConfigError for an unknown, missing or
-    invalid option.
+    names. Option `decimal`: `point` or `comma`. Raises ConfigError for an unknown, missing or invalid option.
     """
     unknown = sorted(set(context.options) - set(_OPTIONS))
     if unknown:
@@ -166,7 +165,7 @@ def _columns(text: str) -> tuple[tuple[str, str], ...]:
     """Return the pairs of role and column of the option `columns`. Raises BadInput for another text."""
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if not all(role.strip() and name.strip() for role, _, name in pairs):
-        raise BadInput(f"columns are pairs such as close=Settle, separated by commas, not {text!r}")
+        raise BadInput(f"the option columns is {text!r}; use pairs such as close=Settle, separated by commas")
     return tuple((role.strip().lower(), name.strip()) for role, _, name in pairs)
 
 
