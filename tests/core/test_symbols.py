@@ -26,7 +26,8 @@ def test_two_spellings_of_one_letter_are_one_symbol() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "A B", "x" * 33, "A\nB", "A,B", "'A'", 'A"', "A`", "*", "*A", "A\u00a0B", "A\u200bB", "A\x00"]
+    "text",
+    ["", " ", "A B", "x" * 33, "A\nB", "A,B", "'A'", 'A"', "A`", "*", "*A", "$$", "A\u00a0B", "A\u200bB", "A\x00"],
 )
 def test_other_text_is_rejected(text: str) -> None:
     with pytest.raises(BadInput, match="is not a symbol"):

@@ -18,14 +18,17 @@ _EXCLUDED = frozenset("\"'`,")
 def check_symbol(text: str) -> str:
     """Return the symbol in canonical form, trimmed and upper case: `AAPL`, `BRK.B`, `EUR/USD`, `M&M.NS`, `RY:TSX`.
 
-    A symbol has printable characters of any script. Raises BadInput, with the reason, for any other text.
+    A symbol has printable characters of any script, at least one of them a letter or digit. Raises BadInput, with the
+    reason, for any other text.
     """
     symbol = unicodedata.normalize("NFC", text.strip().upper())
-    valid = 0 < len(symbol) <= MAX_SYMBOL_CHARS and symbol.isprintable() and not _EXCLUDED.intersection(symbol)
-    if not valid or " " in symbol or symbol.startswith("*"):  # the other kinds of space are not printable
+    valid = len(symbol) <= MAX_SYMBOL_CHARS and symbol.isprintable() and not _EXCLUDED.intersection(symbol)
+    if (
+        not valid or not any(map(str.isalnum, symbol)) or " " in symbol or symbol.startswith("*")
+    ):  # the other kinds of space are not printable
         raise BadInput(
             f"{text!r} is not a symbol: use 1 to {MAX_SYMBOL_CHARS} printable characters without space, quote or "
-            "comma; a first * means all symbols"
+            "comma, with a letter or digit; a first * means all symbols"
         )
     return symbol
 

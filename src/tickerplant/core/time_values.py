@@ -14,6 +14,7 @@ The API of a vendor documents its units, so the clients of vendors do not use th
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -242,17 +243,19 @@ def _why_no_time(text: str) -> str:
 
 
 def _texts(texts: pa.Array, order: str | None) -> TimeValues:
-    """Parse texts. A column of integers, of ISO times with an offset, or of ISO times without one takes one cast."""
-    if not texts.null_count:
+    """Parse texts. A column of integers, of ISO times with an offset, or of ISO times without one takes one cast.
+
+    The first value selects the cast, because a cast that fails takes ten times as long as one that succeeds.
+    """
+    first = texts[0].as_py() if len(texts) else None
+    if first and not texts.null_count:
+        is_number = first.removeprefix("-").isdigit()
+        kind = pa.int64() if is_number else TIMESTAMP if re.search(_ZONE, first[10:]) else pa.timestamp("us")
         try:
-            return _numeric(pc.cast(texts, pa.int64()))
+            found = pc.cast(texts, kind)
+            return _numeric(found) if is_number else _iso(texts, found)
         except pa.ArrowInvalid:
             pass
-        for kind in (pa.timestamp("us"), TIMESTAMP):
-            try:
-                return _iso(texts, pc.cast(texts, kind))
-            except pa.ArrowInvalid:
-                continue
     return _mixed(texts, order)
 
 
@@ -261,7 +264,9 @@ def _iso(texts: pa.Array, times: pa.Array) -> TimeValues:
     if times.type.tz is None:
         dates = pc.equal(pc.utf8_length(texts), 10).to_numpy(zero_copy_only=False)
         return TimeValues(np.where(dates, DATE, LOCAL).astype(np.uint8), us, lambda: us, {})
-    utc = pc.match_substring_regex(texts, _IS_UTC).to_numpy(zero_copy_only=False)
+    # A search from the end takes a tenth of the time of a regular expression, and most files write Z.
+    utc = pc.ends_with(texts, "Z").to_numpy(zero_copy_only=False)
+    utc = utc if utc.all() else _matches(texts, _IS_UTC)
     kind = np.where(utc, UTC, OFFSET).astype(np.uint8)
     return TimeValues(kind, us, lambda: us if utc.all() else _without_offset(texts), {})
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from tickerplant.core.times import micros_of
+from tickerplant.core.errors import BadInput
+from tickerplant.core.time_column import parse_instant
 from tickerplant.system_clock import SystemClock, starting_at
 
 
@@ -62,8 +63,10 @@ def make_clock(start: str, speed: float) -> SystemClock:
         return SystemClock()
     if not start:
         return starting_at(time.time_ns() // 1_000, speed)
-    moment = dt.datetime.fromisoformat(start)
-    return starting_at(micros_of(moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)), speed)
+    try:
+        return starting_at(parse_instant(start, dt.UTC), speed)
+    except (BadInput, OverflowError) as error:
+        raise ValueError(str(error)) from None
 
 
 def format_clock(clock: SystemClock) -> str:

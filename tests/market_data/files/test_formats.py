@@ -10,6 +10,8 @@ import pytest
 
 from tests.market_data.files.formats import ohlcv, replayed, trade, write
 from tickerplant.core.errors import BadInput
+from tickerplant.market_data.files.bar_folder import BarFolder
+from tickerplant.market_data.files.options import ReadOptions
 
 MINUTE = {"symbol": "A", "interval": "1m"}
 DAY = {"symbol": "A", "interval": "1d"}
@@ -401,3 +403,17 @@ def test_symbols_of_any_script_are_read(tmp_path: Path) -> None:
     _, ticks, (dead,) = replayed(tmp_path, write(tmp_path, text))
     assert [tick["symbol"] for tick in ticks] == ["M&M.NS", "贵州茅台", "СБЕР"]
     assert "line 5: 'A B' is not a symbol" in dead["reason"]
+
+
+def test_the_options_of_the_vendors_folder_decide_too(tmp_path: Path) -> None:
+    days = "".join(f"2024-03-{day};1,000;4,000;0,500;2,000;3,000\n" for day in range(10, 24))
+    write(tmp_path, "Date;Open;High;Low;Last;Settle\n" + days, "A.csv")
+    (refused,) = BarFolder(tmp_path, ReadOptions()).scan()
+    assert "Last or Settle" in (refused.error or "")
+    folder = BarFolder(tmp_path, ReadOptions(columns=(("close", "Settle"),), decimal="comma"))
+    (indexed,) = folder.scan()
+    assert (indexed.error, list(indexed.series)) == (None, [("A", "1d")])
+    start_us, end_us = indexed.series["A", "1d"].start_us, indexed.series["A", "1d"].end_us
+    bars = folder.bars(["A"], "1d", start_us, end_us, "files")[0]["A"].bars
+    assert bars is not None
+    assert bars["close"].to_pylist() == [3.0] * 14

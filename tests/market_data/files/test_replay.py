@@ -169,8 +169,8 @@ def test_broken_rows_are_dead_letters_with_their_line_and_others_are_appended(tm
             "f.csv line 5: 3 values where the header has 4",
             "f.csv line 6: 'never' is not a time",
             "f.csv line 7: the size is negative or not a finite number",
-            "f.csv line 8: '' is not a symbol: use 1 to 32 printable characters without space, quote or comma; a "
-            "first * means all symbols",
+            "f.csv line 8: '' is not a symbol: use 1 to 32 printable characters without space, quote or comma, "
+            "with a letter or digit; a first * means all symbols",
             "f.csv line 9: the price is missing",
         ]
         assert b"abc" in dead[0]["payload"]

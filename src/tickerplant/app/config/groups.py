@@ -251,7 +251,12 @@ class SandboxSettings(SettingsGroup):
     @classmethod
     def _time(cls, value: str) -> str:
         if value:
-            dt.datetime.fromisoformat(value)
+            from tickerplant.core.time_column import parse_instant
+
+            try:
+                parse_instant(value, dt.UTC)
+            except (BadInput, OverflowError) as error:
+                raise ValueError(str(error)) from None
         return value
 
 

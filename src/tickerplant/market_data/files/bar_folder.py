@@ -55,7 +55,7 @@ class BarSpan:
 class IndexedFile:
     """The index of one file: the spans by symbol and interval, or the reason why it cannot be read.
 
-    `blocks`: the first and the last time of each block.
+    `blocks`: the first and the last time of each block. `choices`: notes about choices between two readings.
     """
 
     path: Path
@@ -66,6 +66,7 @@ class IndexedFile:
     rows: int = 0
     broken: int = 0
     error: str | None = None
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,7 @@ class BarFolder:
             for key, first, last, count in zip(keys, least, newest, spans_of["time_count"].to_pylist(), strict=True):
                 a, b, n = spans.get(key, (first, last, 0))
                 spans[key] = (min(a, first), max(b, last), n + count)
+        indexed.choices = (*layout.choices, *reader.choices)
         if not indexed.rows:
             raise BadInput(f"none of its {indexed.broken} rows can be read; {first_reason}")
         indexed.series = {

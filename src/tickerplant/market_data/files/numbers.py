@@ -48,7 +48,7 @@ class NumberFormat:
         comma = point = False
         either: str | None = None
         texts_of = [column for column in columns if _is_text(column)]
-        for column in texts_of if not all(map(_casts, texts_of)) else ():
+        for column in texts_of if any(_cast(column) is None for column in texts_of) else ():
             texts = pc.utf8_trim_whitespace(column.cast(pa.utf8())).drop_null()
             comma |= bool(pc.any(pc.match_substring_regex(texts, _SHOWS_COMMA)).as_py())
             point |= bool(pc.any(pc.match_substring_regex(texts, _SHOWS_POINT)).as_py())
@@ -70,10 +70,11 @@ class NumberFormat:
     def read(self, column: pa.Array) -> tuple[Float64Array, BoolArray, BoolArray]:
         """Return the values (0 where invalid or missing), and masks of the missing and of the invalid ones."""
         texts = column.cast(pa.utf8())
-        if self.decimal != COMMA and _casts(texts):
-            values = pc.cast(texts, pa.float64())
+        values = _cast(texts) if self.decimal != COMMA else None
+        if values is not None:
             missing = values.is_null().to_numpy(zero_copy_only=False)
-            return values.fill_null(0.0).to_numpy(zero_copy_only=False), missing, np.zeros(len(texts), np.bool_)
+            plain = values.fill_null(0.0) if values.null_count else values
+            return plain.to_numpy(zero_copy_only=False), missing, np.zeros(len(texts), np.bool_)
         texts = pc.utf8_trim_whitespace(texts).fill_null("")
         missing = pc.or_(pc.equal(texts, ""), pc.match_substring_regex(texts, _ABSENT)).to_numpy(zero_copy_only=False)
         plain = pc.replace_substring_regex(texts, r"^([-+]?)[$€£¥]\s?", r"\1")
@@ -88,20 +89,20 @@ class NumberFormat:
         if self.decimal == COMMA:
             foreign = pc.match_substring_regex(plain, r"\.")
             plain = pc.if_else(foreign, pa.scalar("x"), pc.replace_substring(plain, ",", "."))
-        values, invalid = _floats(pc.if_else(pa.array(missing), pa.scalar("0"), plain))
-        return np.where(missing | invalid, 0.0, values * scale), missing, invalid
+        numbers, invalid = _floats(pc.if_else(pa.array(missing), pa.scalar("0"), plain))
+        return np.where(missing | invalid, 0.0, numbers * scale), missing, invalid
 
 
 def _is_text(column: pa.Array) -> bool:
     return is_text(column.type)
 
 
-def _casts(texts: pa.Array) -> bool:
+def _cast(texts: pa.Array) -> pa.Array | None:
+    """Return texts as float64; None if a text is not a plain number."""
     try:
-        pc.cast(texts, pa.float64())
+        return pc.cast(texts, pa.float64())
     except pa.ArrowInvalid:
-        return False
-    return True
+        return None
 
 
 def _floats(texts: pa.Array) -> tuple[Float64Array, BoolArray]:

@@ -130,6 +130,8 @@ class FilesProvider:
                 log.warning("file not read", vendor=self.name, file=str(file.path), reason=_as_option(file.error))
             elif file.broken:
                 log.warning("rows of a file not read", vendor=self.name, file=str(file.path), rows=file.broken)
+            for choice in file.choices if file.error is None else ():
+                log.info("file read with a choice", vendor=self.name, file=str(file.path), choice=choice)
 
 
 def _folder_arguments(context: ProviderContext) -> tuple[Path, ReadOptions]:
