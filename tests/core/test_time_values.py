@@ -204,6 +204,21 @@ def test_instants_that_are_all_dates_are_refused(values: list[object]) -> None:
         TimeColumn(tz="UTC").read(column, np.zeros(len(values), np.int32), np.zeros(len(values), np.bool_))
 
 
+def test_midnights_of_one_symbol_only_are_dates_without_a_clock() -> None:
+    column = pa.array(["2024-03-28 00:00:00"] * 2)
+    intraday = np.zeros(2, np.bool_)
+    with pytest.raises(BadInput, match="dates without a time of day, such as 2024-03-28 00:00:00"):
+        TimeColumn(tz="UTC").read(column, np.zeros(2, np.int32), intraday)
+    us, _ = TimeColumn(tz="UTC").read(column, np.arange(2, dtype=np.int32), intraday)  # one minute of two symbols
+    assert us.tolist() == [1711584000_000_000] * 2
+
+
+def test_the_zone_in_a_columns_name_precedes_the_option() -> None:
+    times = TimeColumn(tz="America/New_York", implied_tz="UTC")
+    us, _ = times.read(pa.array(["2024-03-28 12:00"]), np.zeros(1, np.int32), np.zeros(1, np.bool_))
+    assert (us.tolist(), times.takes_zone) == ([NOON], False)
+
+
 def test_a_date_among_clocks_is_midnight() -> None:
     # R writes the midnight of a column of times as a date.
     column = pa.array(["2024-03-27 23:59:00", "2024-03-28", "2024-03-28 00:01:00"])

@@ -47,11 +47,11 @@ _SAME_DATE_US: Final = 11 * HOUR_US
 class TimeColumn:
     """Converts a column block by block, in order.
 
-    `tz`: the user's zone. `implied_tz`: the zone that the column's name contains. `line`: line of the first value, for
-    errors. After the first block: `is_ordered`: dates have the order of day and month. `takes_zone`, `takes_order`: the
-    user's zone and order have an effect. `differs`: the first version of the program read other times, because dates
-    of sessions differ from the dates in UTC, or because numbers are dates. The state is the last time of each symbol in
-    an hour that occurs twice.
+    `tz`: the user's zone. `implied_tz`: the zone in the column's name, which precedes it. `line`: line of the first
+    value, for errors. After the first block: `is_ordered`: dates have the order of day and month. `takes_zone`,
+    `takes_order`: the user's zone and order have an effect. `differs`: the first version of the program read other
+    times, because dates of sessions differ from the dates in UTC, or because numbers are dates. The state is the last
+    time of each symbol in an hour that occurs twice.
     """
 
     def __init__(
@@ -63,7 +63,8 @@ class TimeColumn:
         line: int | None = None,
     ) -> None:
         self._given = tz
-        self._tz = tz or implied_tz
+        self._tz = implied_tz or tz
+        self._is_implied = implied_tz is not None
         self._order = date_order
         self._line = line
         self._first = True
@@ -84,10 +85,10 @@ class TimeColumn:
         us = np.where(valid, values.us, 0)
         instants = valid & ~daily
         if instants.any():
-            self._check_instants(values, instants, column, reasons)
+            self._check_instants(values, instants, column, reasons, rows_per_symbol=_rows_per_symbol(codes, instants))
             local = instants & ((values.kind == LOCAL) | (values.kind == DATE))
             if local.any() and self._tz is not None:
-                self.takes_zone |= self._given is not None
+                self.takes_zone |= not self._is_implied
                 us = np.where(local, self._to_utc(values.us, local, codes, reasons), us)
         if (valid & daily).any():
             us = np.where(daily, self._dates(values, valid & daily, column, reasons), us)
@@ -114,12 +115,19 @@ class TimeColumn:
 
     # Instants ----------------------------------------------------------------------------------------------------
 
-    def _check_instants(self, values: TimeValues, instants: BoolArray, column: pa.Array, reasons: Reasons) -> None:
-        """Reject dates without a clock, and clocks without a zone: the first block as a whole, later ones by row."""
+    def _check_instants(
+        self, values: TimeValues, instants: BoolArray, column: pa.Array, reasons: Reasons, *, rows_per_symbol: float
+    ) -> None:
+        """Reject dates without a clock, and clocks without a zone: the first block as a whole, later ones by row.
+
+        Local midnights are dates too, if a symbol has several of them and nothing else.
+        """
         dates = instants & (values.kind == DATE)
-        self._has_clock |= bool((instants & ~dates).any())
+        midnights = dates | (instants & (values.kind == LOCAL) & (values.us % DAY_US == 0))
+        undated = midnights if rows_per_symbol > 1 else dates
+        self._has_clock |= bool((instants & ~undated).any())
         if not self._has_clock:
-            example = column[int(np.argmax(dates))].as_py()
+            example = column[int(np.argmax(instants))].as_py()
             raise BadInput(
                 f"all times are dates without a time of day, such as {example}: ticks and intraday bars need one. If "
                 "another column has it, set --column clock=NAME; daily bars need --interval 1d",
@@ -184,6 +192,10 @@ class TimeColumn:
                 )
         self.differs |= bool((daily & (dates != values.us - values.us % DAY_US)).any())
         return dates
+
+
+def _rows_per_symbol(codes: npt.NDArray[np.int32], rows: BoolArray) -> float:
+    return int(rows.sum()) / max(1, len(np.unique(codes[rows])))
 
 
 def _is_text(column: pa.Array) -> bool:

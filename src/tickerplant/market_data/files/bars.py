@@ -62,7 +62,8 @@ def read_bars(path: Path, options: ReadOptions) -> FileBars:
         return _closes_without_times(file, layout, given)
     if is_closes:
         layout = _as_bars(layout)
-    layout = replace(layout, zone=layout.zone or "UTC")
+    if options.tz is None:
+        layout = replace(layout, zone=layout.zone or "UTC")
     if "interval" not in layout.columns and options.interval is None:
         is_daily = written_clock(file, layout, given)[0] == 0
         given = replace(given, interval=(intervals.D1 if is_daily else intervals.M1).name)
