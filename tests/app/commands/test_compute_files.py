@@ -82,7 +82,7 @@ def test_a_choice_is_noted_and_refused_by_strict(plant: Plant, tmp_path: Path) -
 
 def test_options_decide_between_two_readings(plant: Plant, tmp_path: Path) -> None:
     path = write(tmp_path, "A.csv", "Date,Open,High,Low,Last,Settle\n2024-03-27,1,4,0.5,2,1\n2024-03-28,1,4,0.5,2,3\n")
-    assert_refused(invoke(plant, "compute", path, "--indicator", "SMA(2)"), 2, "Last or Settle")
+    assert_refused(invoke(plant, "compute", path, "--indicator", "SMA(2)"), 2, "A.csv: line 1: ", "Last or Settle")
     found = invoke(plant, "compute", path, "--indicator", "SMA(2)", "--json", "--column", "close=Settle").lines
     assert [row["sma_2"] for row in found] == [None, 2.0]
     assert_refused(invoke(plant, "compute", path, "--indicator", "SMA(2)", "--column", "Settle"), 2, "write ROLE=NAME")

@@ -84,6 +84,15 @@ def test_a_bar_is_finished_by_the_market_time_of_the_vendor() -> None:
     assert read(dataclasses.replace(found, market_us=None), now_us=OPEN_US + DELAY_US + 60_000_000).bars.num_rows == 1
 
 
+def test_a_daily_bar_before_1970_keeps_its_date() -> None:
+    # Yahoo stamps the session of 1962-01-02 with -252322200: 2,921 days before 1970, at 14:30 UTC.
+    at = np.array([-252_322_200_000_000])
+    found = dataclasses.replace(columns([0], [1.0]), time=at, local=at - 5 * HOUR_US)
+    request = BarsRequest(("KO",), "1d", -2_930 * DAY_US, -2_900 * DAY_US)
+    (bar,) = read_columns(found, request, OPEN_US, Splits(), "yahoo").bars.to_pylist()
+    assert iso(bar["time"]) == "1962-01-02T00:00:00Z"
+
+
 def test_a_daily_bar_has_the_date_of_the_exchange_and_is_finished_at_the_end_of_the_utc_day() -> None:
     # The session of the 17th in Sydney begins on the 16th in UTC.
     at = np.array([micros_of(dt.datetime(2021, 9, 16, 14, tzinfo=dt.UTC))])

@@ -292,6 +292,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path: Path, n
     with pytest.raises(BadInput, match=reason) as refused:
         replayed(tmp_path, write(tmp_path, text), **options)
     assert "\n" not in str(refused.value)
+    assert "f.csv" in str(refused.value)
 
 
 @pytest.mark.parametrize(

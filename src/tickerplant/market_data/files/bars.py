@@ -20,7 +20,7 @@ from tickerplant.market_data.files.block import BrokenRow
 from tickerplant.market_data.files.file_layout import layout_of
 from tickerplant.market_data.files.layout import BARS, CLOSES, TICKS, FileLayout
 from tickerplant.market_data.files.numbers import NumberFormat
-from tickerplant.market_data.files.open_file import DataFile, open_file
+from tickerplant.market_data.files.open_file import DataFile, errors_of, open_file
 from tickerplant.market_data.files.options import ReadOptions
 from tickerplant.market_data.files.row_reader import RowReader
 from tickerplant.market_data.files.written_times import written_clock
@@ -50,6 +50,11 @@ def read_bars(path: Path, options: ReadOptions) -> FileBars:
     without an interval are labelled 1d if all are stamped with dates or midnights, otherwise 1m; their real length is
     not checked. Raises BadInput for a file that cannot be read, and for ticks.
     """
+    with errors_of(path):
+        return _read_file(path, options)
+
+
+def _read_file(path: Path, options: ReadOptions) -> FileBars:
     file = open_file(path)
     layout = layout_of(file, options)
     is_closes = layout.kind == CLOSES or (layout.kind == TICKS and set(layout.columns) <= {"time", "symbol", "price"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,6 +14,19 @@ from tickerplant.market_data.files.options import INTERVAL_NAMES, INTERVALS
 from tickerplant.market_data.files.parquet_file import ParquetFile
 
 DataFile: TypeAlias = CsvFile | ParquetFile | DbnFile
+
+
+@contextlib.contextmanager
+def errors_of(path: Path) -> Iterator[None]:
+    """Add the file's name to each BadInput of the block whose message does not contain it."""
+    try:
+        yield
+    except BadInput as error:
+        if path.name in str(error):
+            raise
+        named = BadInput(f"{path.name}: {error}")
+        named.line = error.line
+        raise named from error
 
 
 def open_file(path: Path) -> DataFile:

@@ -32,7 +32,7 @@ from tickerplant.market_data.feed.writer import FeedWriter, now_us
 from tickerplant.market_data.files.effective_options import EffectiveOptions, effective_options
 from tickerplant.market_data.files.file_layout import layout_of
 from tickerplant.market_data.files.layout import BARS, CLOSES, FileLayout
-from tickerplant.market_data.files.open_file import DataFile, open_file
+from tickerplant.market_data.files.open_file import DataFile, errors_of, open_file
 from tickerplant.market_data.files.options import DEFAULT_SOURCE, ReadOptions
 from tickerplant.market_data.files.row_reader import RowReader, Rows
 
@@ -161,25 +161,26 @@ def replay(
     stop = stop or threading.Event()
     if options.speed is not None and not options.speed > 0:
         raise BadInput(f"the speed must be above 0, not {options.speed}")
-    file = open_file(path)
-    layout = layout_of(file, options.read_options)
-    if layout.kind == CLOSES:
-        raise BadInput(
-            f"{path.name} has a close and no open, high and low: it is neither a file of bars nor of ticks. Set "
-            f"--column price={layout.columns['close']} if each row is a trade",
-            line=file.header_number,
-        )
-    effective = effective_options(file, layout, options.read_options)
-    if options.strict and effective.choices:
-        raise BadInput(f"--strict: {'; '.join(effective.choices)}", line=file.header_number)
+    with errors_of(path):
+        file = open_file(path)
+        layout = layout_of(file, options.read_options)
+        if layout.kind == CLOSES:
+            raise BadInput(
+                f"{path.name} has a close and no open, high and low: it is neither a file of bars nor of ticks. Set "
+                f"--column price={layout.columns['close']} if each row is a trade",
+                line=file.header_number,
+            )
+        effective = effective_options(file, layout, options.read_options)
+        if options.strict and effective.choices:
+            raise BadInput(f"--strict: {'; '.join(effective.choices)}", line=file.header_number)
     feed = feed_name(path, effective, whole=options.whole)
     summary = ReplaySummary(feed, layout.kind, notes=(*effective.choices, *layout.notes, *effective.notes))
     with FeedWriter(log, summary.feed, hold_bytes=0 if options.speed else TRANSACTION_BYTES, clock=clock) as writer:
         if writer.cursor.state == feed_cursor.ENDED:
             summary.already = True
         else:
-            run = _Run(file, layout, options, writer, stop, progress, clock, sleep or stop.wait, summary)
-            run.run()
+            with errors_of(path):
+                _Run(file, layout, options, writer, stop, progress, clock, sleep or stop.wait, summary).run()
         cursor = writer.cursor
         summary.ticks, summary.bars = cursor.ticks, cursor.bars
         summary.dead, summary.repeats = cursor.dead, cursor.repeats
