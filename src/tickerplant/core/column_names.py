@@ -1,7 +1,7 @@
 """The roles of columns, by the names that vendors, exchanges and data frames use. Pure.
 
-Files and the library use the same names. A name is compared without case and without marks: `Open Price` equals
-`open_price`.
+Files and the library use the same names. Names are compared in lower case, by letters and digits only: `Open Price`
+and `open_price` are the same name.
 """
 
 from __future__ import annotations
