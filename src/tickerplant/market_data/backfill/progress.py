@@ -17,9 +17,11 @@ MAX_ORDERS: Final = 50
 class Progress(msgspec.Struct, kw_only=True):
     """The progress of the backfill. Times are microseconds UTC by the clock of market_data.
 
-    `working`: a request is possible now. `missing`: bars that should be fetched; `later`: missing bars that no vendor
-    can be asked for until `again_us`, for the reason `blocked`. `request`: the last request. `orders`: ids of the
-    finished orders of users (no request for them is possible now), newest last.
+    `working`: a request is possible now, or a range is not scanned yet. `missing`: count of missing bars. `later`:
+    count of missing bars that no vendor can be asked for now. `blocked`, `again_us`: reason and end (0: unknown) of the
+    newest such block. `requests`, `bars`: counts of sent requests and of appended bars. `failed`: count of errors.
+    `request`: the last request. `orders`: ids of the finished orders of users (no request for them is possible now),
+    newest last. `at_us`: time of this progress.
     """
 
     working: bool = True
