@@ -13,7 +13,7 @@ from tests.support.commands import assert_refused, invoke
 from tests.support.plant import Plant
 from tests.support.waiting import PATIENCE
 
-from tickerplant.app.runtime.locks import FolderLock
+from tickerplant.app.wiring.locks import FolderLock
 
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 

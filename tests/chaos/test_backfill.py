@@ -24,7 +24,7 @@ import pytest
 
 from tests.support.plant import Plant
 from tests.support.waiting import PATIENCE, until
-from tickerplant.app.runtime.locks import FolderLock
+from tickerplant.app.wiring.locks import FolderLock
 from tickerplant.core.times import DAY_US, MINUTE_US, datetime_of, micros_of
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(600)]

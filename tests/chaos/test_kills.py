@@ -29,7 +29,7 @@ from tests.support.kafka import KafkaBroker
 from tests.support.plant import Plant, assert_same, json_lines, kill_trees
 from tests.support.waiting import PATIENCE, Guard, until
 from tickerplant.app.config.settings import load
-from tickerplant.app.runtime.locks import FolderLock
+from tickerplant.app.wiring.locks import FolderLock
 from tickerplant.core.errors import LogUnavailable
 from tickerplant.log.open import open_log
 from tickerplant.log.port import EventLog

@@ -31,7 +31,7 @@ from tests.e2e.support import bars_of_ticks, near, rows
 from tests.e2e.test_services import free_port
 from tests.support.plant import Plant, json_lines, kill_trees
 from tests.support.waiting import PATIENCE, until
-from tickerplant.app.runtime.locks import FolderLock
+from tickerplant.app.wiring.locks import FolderLock
 from tickerplant.core.errors import LogError
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.records import Bars, Down, FeedState, Mark, Record, Start, Ticks, Values, VendorBars, decode

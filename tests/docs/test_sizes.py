@@ -1,4 +1,4 @@
-"""Files and functions stay within their limits, and no modules of `src` import each other."""
+"""Files and functions stay within their limits; no modules and no packages of `src` import each other."""
 
 from __future__ import annotations
 
@@ -135,6 +135,30 @@ def _cycles(imports: Imports) -> list[list[str]]:
     return sorted(cycles)
 
 
+def _between_packages(imports: Imports, depth: int) -> Imports:
+    """Return the imports between the packages with `depth` parts, each with the imported modules of its modules.
+
+    Each module belongs to its package with `depth` parts. A module of a shorter package belongs to none.
+    """
+    parents = {module.rpartition(".")[0] for module in imports}
+
+    def package_of(module: str) -> str | None:
+        parts = (module if module in parents else module.rpartition(".")[0]).split(".")
+        return ".".join(parts[:depth]) if len(parts) >= depth else None
+
+    found: Imports = {}
+    for module, targets in imports.items():
+        package = package_of(module)
+        if package is None:
+            continue
+        of_package = found.setdefault(package, {})
+        for target, line in targets.items():
+            other = package_of(target)
+            if other is not None and other != package:
+                of_package.setdefault(other, line)
+    return found
+
+
 def _report(cycle: list[str], imports: Imports) -> str:
     lines = [
         f"  {module}:{line} imports {target}"
@@ -175,6 +199,13 @@ def test_no_modules_import_each_other() -> None:
     assert not cycles, "\n".join(cycles)
 
 
+@pytest.mark.parametrize("depth", [2, 3, 4, 5])
+def test_no_packages_import_each_other(depth: int) -> None:
+    imports = _between_packages(_imports(SOURCE), depth)
+    cycles = [_report(cycle, imports) for cycle in _cycles(imports)]
+    assert not cycles, "\n".join(cycles)
+
+
 # The checks themselves -----------------------------------------------------------------------------------------------
 
 
@@ -203,6 +234,18 @@ def test_cycles_of_every_kind_of_import_are_found(tmp_path: Path) -> None:
         "  room.inner.d:2 imports room.inner.c"
     )
     assert imports["room.lone"] == {"room.inner": 2}
+
+
+def test_cycles_of_packages_without_a_cycle_of_modules_are_found() -> None:
+    imports = {
+        "room": {}, "room.lone": {"room.a.one": 1},
+        "room.a": {}, "room.a.one": {"room.b.one": 2}, "room.a.two": {},
+        "room.b": {}, "room.b.one": {}, "room.b.two": {"room.a.two": 3, "room.lone": 4},
+    }  # fmt: skip
+    assert _cycles(imports) == []
+    packages = _between_packages(imports, 2)
+    assert packages == {"room.a": {"room.b": 2}, "room.b": {"room.a": 3}}
+    assert _cycles(packages) == [["room.a", "room.b"]]
 
 
 def test_self_does_not_count_as_a_parameter_and_a_command_is_exempt() -> None:

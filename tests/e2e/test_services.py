@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.plant import Plant, kill_trees
 from tests.support.waiting import PATIENCE, until
-from tickerplant.app.runtime.locks import FolderLock
+from tickerplant.app.wiring.locks import FolderLock
 
 pytestmark = [pytest.mark.slow]
 

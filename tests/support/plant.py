@@ -18,7 +18,7 @@ import asyncpg
 
 from tests.support.waiting import PATIENCE
 from tickerplant.app.config.settings import load
-from tickerplant.app.runtime.database import database
+from tickerplant.app.wiring.database import database
 
 EXACT = {
     "realtime_prices": "symbol, time, price, size, source, trade_id, flags",

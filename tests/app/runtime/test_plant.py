@@ -11,9 +11,9 @@ from tickerplant.app import health
 from tickerplant.app.component import DEGRADED, FAILED, OK, ComponentHealth, check
 from tickerplant.app.config.settings import Settings
 from tickerplant.app.metrics import CATALOGUE, PlantCollector, ServiceCounts, registry_of
-from tickerplant.app.runtime.locks import FolderLock
 from tickerplant.app.runtime.plant import folder_alone, folder_is_held, folder_shared
 from tickerplant.app.runtime.supervisor import Status
+from tickerplant.app.wiring.locks import FolderLock
 from tickerplant.app.wiring.log import open_log
 from tickerplant.app.wiring.rules import ensure_rules
 from tickerplant.core import records

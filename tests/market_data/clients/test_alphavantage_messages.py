@@ -18,8 +18,8 @@ from tickerplant.market_data.clients.alphavantage.messages import (
     raise_status,
     without_key,
 )
-from tickerplant.market_data.clients.columns import terms_of
 from tickerplant.market_data.vendors import errors
+from tickerplant.market_data.vendors.columns import terms_of
 
 NOW_US = micros_of(dt.datetime(2024, 3, 1, 3, 30, 20, tzinfo=dt.UTC))  # 22:30 of the previous day in New York
 KEY = "K3YK3YK3YK3YK3YK"

@@ -1,5 +1,8 @@
 """HTTP parts that the REST routes share.
 
+In: query parameters, and Arrow tables of the store. Out: pages of rows, error answers, and parameter types for the
+OpenAPI document. Begin with `queries`, then `responses`.
+
 - `openapi`: documented parameter types, and the responses in the OpenAPI document
 - `queries`: the query parameters of each route
 - `params`: parsing of parameters

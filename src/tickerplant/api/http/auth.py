@@ -12,10 +12,11 @@ from urllib.parse import parse_qs
 
 from tickerplant.api.http.asgi import App, Receive, Scope, Send
 from tickerplant.api.http.errors import error_response
-from tickerplant.api.websockets.protocol import CLOSE_KEY
 
 KEY_PARAMETER: Final = "apikey"
 PROTECTED: Final = ("/v1/", "/metrics")
+CLOSE_KEY: Final = 4001
+"""Code with which a WebSocket without a valid key is closed."""
 HINT: Final = "send the key in the header X-API-Key, or as ?apikey= if you cannot set headers"
 
 

@@ -31,7 +31,6 @@ MAX_MESSAGE_BYTES: Final = 256 * 1024
 
 CLOSE_SLOW: Final = 4008
 CLOSE_FULL: Final = 4006
-CLOSE_KEY: Final = 4001
 
 Pair: TypeAlias = tuple[str, str]
 Subscription: TypeAlias = frozenset[Pair]

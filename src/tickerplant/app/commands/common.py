@@ -112,7 +112,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     def wrapper(**given: Any) -> None:
         from tickerplant.app.config import settings
         from tickerplant.app.runtime import fault_injection, logging
-        from tickerplant.app.runtime.memory_tuning import reduce_memory
+        from tickerplant.app.wiring.memory_tuning import reduce_memory
 
         flags: dict[str, Any] = {}
         config = given.pop("config")

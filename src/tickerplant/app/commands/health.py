@@ -74,8 +74,8 @@ def _check_log(settings: Settings) -> Iterator[ComponentHealth]:
 def _check_store(settings: Settings, event_log: EventLog | None) -> Iterator[ComponentHealth]:
     from tickerplant.app import health
     from tickerplant.app.component import FAILED, ComponentHealth, check
-    from tickerplant.app.runtime.database import database
     from tickerplant.app.wiring.alert_rules import webhook_counts
+    from tickerplant.app.wiring.database import database
     from tickerplant.app.wiring.store import jobs_status, left_out, store_health
 
     try:

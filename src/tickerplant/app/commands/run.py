@@ -76,8 +76,8 @@ def run(
 ) -> None:
     """Run one service on the log and the store of the settings. `store` runs the embedded PostgreSQL alone."""
     from tickerplant.app.runtime import plant
-    from tickerplant.app.runtime.database import serve
     from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.wiring.database import serve
     from tickerplant.app.wiring.rules import always_open, ensure_rules
     from tickerplant.app.wiring.sandbox import sandbox_process
 

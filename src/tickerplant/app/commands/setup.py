@@ -27,8 +27,8 @@ def migrate(
     json: Json = False,
 ) -> None:
     """Apply the pending migrations to the database's tables."""
-    from tickerplant.app.runtime.database import database
     from tickerplant.app.wiring import open_readonly, store
+    from tickerplant.app.wiring.database import database
 
     with open_readonly.store_of(loaded.settings) if status else database(loaded.settings) as dsn:
         if status:

@@ -21,11 +21,11 @@ from tickerplant.app.component import ComponentHealth, check
 from tickerplant.app.config.settings import Settings
 from tickerplant.app.metrics import PlantCollector, ServiceCounts, registry_of
 from tickerplant.app.runtime import services
-from tickerplant.app.runtime.database import database
-from tickerplant.app.runtime.locks import FolderLock
 from tickerplant.app.runtime.supervisor import Service, Supervisor
 from tickerplant.app.wiring import store as store_wiring
 from tickerplant.app.wiring.alert_rules import webhook_counts
+from tickerplant.app.wiring.database import database
+from tickerplant.app.wiring.locks import FolderLock
 from tickerplant.app.wiring.log import open_log, snapshot_retentions
 from tickerplant.app.wiring.log_binding import create_first_topics
 from tickerplant.core.errors import StoreUnavailable

@@ -2,5 +2,5 @@
 
 In: the settings. Out: opened logs and stores, vendors, the sandbox, and rows for commands. Modules import the packages
 inside functions, so that `tickerplant --help` loads none of them. Begin with `log` and `store`; `open_readonly` opens
-both for commands that only read.
+both for commands that only read. `database` finds or starts the embedded PostgreSQL, under `locks` of the data folder.
 """

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def on_demand(settings: Settings) -> OnDemand:
     """Return the calculator of indicators on demand, which also describes the stream's indicators."""
     from tickerplant.analytics.ondemand.query import OnDemand
-    from tickerplant.app.runtime.memory_tuning import import_talib
+    from tickerplant.app.wiring.memory_tuning import import_talib
 
     import_talib()
     return OnDemand(settings.rules.rules())
@@ -34,7 +34,7 @@ def on_demand(settings: Settings) -> OnDemand:
 def calculations(texts: Sequence[str]) -> list[Calculation]:
     """Parse indicators, including plug-ins and TA-Lib's functions. Raises BadInput for an unknown one."""
     from tickerplant.analytics.ondemand.calculation import parse_calculation
-    from tickerplant.app.runtime.memory_tuning import import_talib
+    from tickerplant.app.wiring.memory_tuning import import_talib
 
     import_talib()
     return [parse_calculation(text) for text in texts]

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from tickerplant.app.runtime.database import database
+from tickerplant.app.wiring.database import database
 from tickerplant.app.wiring.log import has_log, open_log
 from tickerplant.app.wiring.store import has_store
 from tickerplant.core.errors import LogUnavailable, NoPlant

@@ -23,13 +23,13 @@ from tickerplant.core.errors import BadInput
 from tickerplant.core.schemas import SMALL_TEXT, VENDOR_BARS
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import DAY_US, Int64Array, times_of, timestamps
-from tickerplant.market_data.clients.columns import repeated
 from tickerplant.market_data.files.file_layout import layout_of
 from tickerplant.market_data.files.layout import BARS, FileLayout
 from tickerplant.market_data.files.open_file import DataFile, open_file
 from tickerplant.market_data.files.options import INTERVALS, ReadOptions
 from tickerplant.market_data.files.row_reader import RowReader
 from tickerplant.market_data.files.written_times import written_clock
+from tickerplant.market_data.vendors.columns import repeated
 
 SUFFIXES: Final = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".dbn")
 COMPRESSED_SUFFIXES: Final = (".gz", ".zst")

@@ -21,7 +21,7 @@ from tickerplant.market_data.clients.alphavantage.messages import (
     raise_status,
     without_key,
 )
-from tickerplant.market_data.clients.columns import no_bars
+from tickerplant.market_data.vendors.columns import no_bars
 from tickerplant.market_data.vendors.errors import BadRequest, Malformed, NoData, UnknownSymbol, VendorDown, VendorError
 from tickerplant.market_data.vendors.port import (
     ActionsAnswer,

@@ -30,7 +30,7 @@ from tickerplant.core.times import (
     micros_of,
     times_of,
 )
-from tickerplant.market_data.clients.columns import bars_batch, dividends_batch, on_the_grid, splits_batch
+from tickerplant.market_data.vendors.columns import bars_batch, dividends_batch, on_the_grid, splits_batch
 from tickerplant.market_data.vendors.errors import (
     BadKey,
     BadRequest,

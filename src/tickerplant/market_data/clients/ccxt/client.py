@@ -14,7 +14,7 @@ from tickerplant.core.errors import ConfigError
 from tickerplant.core.times import MILLISECOND_US, SECOND_US
 from tickerplant.market_data.clients.ccxt.exchange import Exchange
 from tickerplant.market_data.clients.ccxt.stream import TradesStream
-from tickerplant.market_data.clients.columns import bars_batch, on_the_grid
+from tickerplant.market_data.vendors.columns import bars_batch, on_the_grid
 from tickerplant.market_data.vendors.errors import BadRequest, Malformed, NoData, NotEntitled, VendorError
 from tickerplant.market_data.vendors.port import (
     ActionsAnswer,

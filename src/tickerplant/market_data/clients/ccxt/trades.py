@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tickerplant.core.schemas import TEXT, TICKS
 from tickerplant.core.times import MILLISECOND_US, timestamps
-from tickerplant.market_data.clients.columns import repeated
+from tickerplant.market_data.vendors.columns import repeated
 
 OVERLAP_MS: Final = 1_000
 FULL_PAGE: Final = 50

@@ -26,7 +26,6 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 
 from tickerplant.core.times import DAY_US, HOUR_US, SECOND_US, Float64Array, Int64Array
-from tickerplant.market_data.clients.columns import no_bars
 from tickerplant.market_data.clients.yahoo.messages import (
     DELAY_US,
     INTERVAL_NAMES,
@@ -40,6 +39,7 @@ from tickerplant.market_data.clients.yahoo.messages import (
     read_columns,
     yahoo_symbol,
 )
+from tickerplant.market_data.vendors.columns import no_bars
 from tickerplant.market_data.vendors.errors import (
     BadRequest,
     Burst,

@@ -19,7 +19,7 @@ import pyarrow as pa
 from tickerplant.core import interval as intervals
 from tickerplant.core.adjustment import split_factors
 from tickerplant.core.times import DAY_US, MINUTE_US, Float64Array, Int64Array
-from tickerplant.market_data.clients.columns import bars_batch, dividends_batch, on_the_grid, splits_batch
+from tickerplant.market_data.vendors.columns import bars_batch, dividends_batch, on_the_grid, splits_batch
 from tickerplant.market_data.vendors.errors import (
     BadRequest,
     Malformed,

@@ -15,14 +15,14 @@ import pytest
 from tests.support.waiting import PATIENCE, until
 
 from tickerplant.app.config.settings import Settings
-from tickerplant.app.runtime import database as module
-from tickerplant.app.runtime.database import database
-from tickerplant.app.runtime.locks import FolderLock
+from tickerplant.app.wiring import database as module
+from tickerplant.app.wiring.database import database
+from tickerplant.app.wiring.locks import FolderLock
 
 USER = """
 import sys, time
 from pathlib import Path
-from tickerplant.app.runtime.database import database
+from tickerplant.app.wiring.database import database
 from tickerplant.app.config.settings import Settings
 with database(Settings(data=Path(sys.argv[1])), lasting=True) as dsn:
     print(dsn, flush=True)
@@ -68,13 +68,21 @@ def test_a_command_owns_the_server_while_it_runs_and_others_share_it(data: Path)
     assert (data / "store.lock").stat().st_mode & 0o077 == 0
 
 
+def start_user(data: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", USER, str(data)], stdout=subprocess.PIPE, text=True)
+
+
+def address(user: subprocess.Popen[str]) -> str:
+    """Return the address of the store that a user prints when the store is up."""
+    assert user.stdout is not None
+    return user.stdout.readline().strip()
+
+
 @pytest.mark.slow
 def test_services_share_a_server_that_outlives_each_of_them(data: Path) -> None:
-    users = [
-        subprocess.Popen([sys.executable, "-c", USER, str(data)], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    users = [start_user(data) for _ in range(2)]
     try:
-        dsns = {user.stdout.readline().strip() for user in users if user.stdout}
+        dsns = {address(user) for user in users}
         assert len(dsns) == 1, (data / "store.log").read_text()
         (dsn,) = dsns
         assert answers(dsn)
@@ -82,17 +90,19 @@ def test_services_share_a_server_that_outlives_each_of_them(data: Path) -> None:
 
         users[0].kill()
         users[0].wait()
-        time.sleep(1)
-        assert answers(dsn), "the server ended when a service was killed"
-
         first = owner(data)
+        users.append(start_user(data))
+        assert address(users[-1]) == dsn
+        assert owner(data) == first, "the server ended when a service was killed"
+        assert answers(dsn)
+
         os.kill(first, signal.SIGKILL)
         until(lambda: answers(dsn) and owner(data) != first)
     finally:
+        began = time.monotonic()
         for user in users:
             user.kill()
             user.communicate()
-    began = time.monotonic()
     until(lambda: not FolderLock(data, "store.lock").is_held())
     assert time.monotonic() - began > module.IDLE_S / 2
     assert not answers(dsn)

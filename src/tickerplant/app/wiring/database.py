@@ -25,7 +25,7 @@ from typing import Final
 import structlog
 
 from tickerplant.app.config.settings import Settings, child_environment
-from tickerplant.app.runtime.locks import FolderLock
+from tickerplant.app.wiring.locks import FolderLock
 from tickerplant.app.wiring.store import embedded_postgres, has_store
 from tickerplant.core.errors import StoreUnavailable
 

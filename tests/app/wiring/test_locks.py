@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tickerplant.app.runtime.locks import FolderLock
+from tickerplant.app.wiring.locks import FolderLock
 from tickerplant.core.errors import ConfigError, FolderHeld
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from tickerplant.app.runtime.locks import FolderLock
+from tickerplant.app.wiring.locks import FolderLock
 lock = FolderLock(Path(sys.argv[1]), "plant.lock").acquire_or_raise(shared=sys.argv[2] == "shared")
 lock.write_holder()
 print("held", flush=True)
