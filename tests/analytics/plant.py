@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,8 +146,7 @@ class Bench:
             over = until or (lambda: self.idle(analytics=analytics))
             waiting.until(lambda: failed or over(), "the services to apply all records")
         finally:
-            while store and not loop_stop:
-                time.sleep(0.01)
+            waiting.until(lambda: loop_stop or not store, "the event loop of persistence")
             stop.set()
             for end in loop_stop:
                 end()
@@ -162,22 +160,25 @@ class Bench:
         return bool(lag) and not any(lag.values())
 
     def idle(self, *, analytics: bool = True) -> bool:
-        """Return True if two checks in a row find every record applied by both services and no series queued."""
-        for _ in range(2):
-            if analytics and (not self.read_all() or self.pending()):
-                return False
-            ends = {tp: end for topic in TOPICS for tp, (_, end) in self.log.offsets(topic).items()}
-            positions = self.query_store(lambda session: session.positions())
-            if any(positions.get(tp, 0) != end for tp, end in ends.items() if end):
-                return False
-            time.sleep(0.15)
-        return True
+        """Return True if both services have applied every record and no series is queued.
+
+        Analytics is checked first: afterwards it appends nothing that persistence has still to apply.
+        """
+        if analytics and (not self.read_all() or self.pending()):
+            return False
+        ends = {tp: end for topic in TOPICS for tp, (_, end) in self.log.offsets(topic).items()}
+        positions = self.query_store(lambda session: session.positions())
+        return all(positions.get(tp, 0) == end for tp, end in ends.items() if end)
 
     def pending(self) -> int:
-        """Return the number of queued series plus the number of stages that started without the store."""
+        """Return the number of queued series plus the number of stages that started without the store.
+
+        A series counts until the commit of its values.
+        """
         assert self.analytics is not None
-        stages = list(self.analytics.processor._stages.values())
-        return sum(len(owned.stage._pure.recompute_queue.marks) + owned.stage._pure.cold for owned in stages)
+        stages = [owned.stage for owned in list(self.analytics.processor._stages.values())]
+        queued = sum(len(stage._pure.recompute_queue.marks) + stage._pure.cold for stage in stages)
+        return max(queued, self.analytics.counters.pending)
 
     # Tables
 

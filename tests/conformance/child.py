@@ -12,6 +12,7 @@ from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION, TopicSpec
 from tickerplant.core.times import DAY_US
 from tickerplant.log.kafka import KafkaLog
 from tickerplant.log.kafka import writer as kafka_writer
+from tickerplant.log.kafka.writer import KafkaWriter
 from tickerplant.log.open import open_log
 from tickerplant.log.port import EventLog
 
@@ -37,7 +38,8 @@ def stuck(log: EventLog, name: str) -> None:
     with log.writer(name) as writer, writer.transaction() as transaction:
         transaction.append(RAW, 0, b"never committed")
         transaction.put_state(STATE_AGGREGATION, 0, "key", b"never committed")
-        time.sleep(0.5)  # until Kafka's producer has sent the records
+        if isinstance(writer, KafkaWriter):
+            writer._producer.flush()  # the brokers have the records
         emit("open")
         time.sleep(600)
 

@@ -28,6 +28,7 @@ from tests.conformance.conftest import (
     values,
     write,
 )
+from tests.support.kafka import unread_connections
 from tests.support.waiting import PATIENCE, Guard, until
 from tickerplant.core.errors import Fenced, LogError, LogUnavailable
 from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION
@@ -259,7 +260,7 @@ class TestKafka:
         admin = AdminClient({"bootstrap.servers": kafka.broker.bootstrap})
         for future in admin.delete_topics([kafka.prefix + RAW]).values():
             future.result(PATIENCE.seconds(30))
-        time.sleep(1)
+        until(lambda: kafka.prefix + RAW not in admin.list_topics(timeout=PATIENCE.seconds(30)).topics, "the deletion")
         again = kafka.open()
         again.create_topics(SPECS, PARTITIONS)
         assert again.identity() != identity
@@ -350,7 +351,8 @@ class TestKafka:
                     pool.submit(expect_no_log, copy),
                     pool.submit(expect_no_log, lambda: log.committed("g")),
                 ]
-                time.sleep(1)
+                port = int(kafka.broker.bootstrap.rpartition(":")[2])
+                until(lambda: unread_connections(port) >= 3, "requests of both calls and of the child")
                 kafka.broker.kill()
                 for future in under_way:
                     future.result(PATIENCE.seconds(60))

@@ -18,6 +18,7 @@ import polars as pl
 import talib
 
 from tests.support.plant import Plant
+from tests.support.waiting import PATIENCE
 
 Row = tuple[Any, ...]
 BAR = ("time", "open", "high", "low", "close", "volume", "vwap", "trades")
@@ -62,7 +63,7 @@ def run_command(plant: Plant, *arguments: str | Path, timeout_s: float = 120) ->
     """Run a command in a process to its end and return its result. Fail if it prints a traceback."""
     done = subprocess.run(
         plant.command(*map(str, arguments)), env=plant.environment(),
-        capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False,
+        capture_output=True, text=True, errors="replace", timeout=PATIENCE.seconds(timeout_s), check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     assert "Aborted" not in done.stderr, done.stderr

@@ -33,6 +33,18 @@ class KafkaBroker(broker.KafkaBroker):
         return super().start(PATIENCE.seconds(timeout_s or START_S))
 
 
+def unread_connections(port: int) -> int:
+    """Return the number of connections to a port of this machine whose server has not read all received bytes."""
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    # Fields: local address:port (hexadecimal), remote address, state (01 is established), tx_queue:rx_queue.
+    return sum(
+        int(local.rpartition(":")[2], 16) == port and state == "01" and int(queues.rpartition(":")[2], 16) > 0
+        for _, local, _, state, queues, *_ in lines
+    )
+
+
 @pytest.fixture(scope="session")
 def _broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
     with KafkaBroker(tmp_path_factory.mktemp("kafka")) as broker:

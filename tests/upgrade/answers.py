@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import websockets
 
+from tests.support.waiting import PATIENCE
+
 SPAN = "start=2026-03-04T15:00:00Z&end=2026-03-04T15:12:00Z"
 ROUTES = (
     "/openapi.json",
@@ -84,7 +86,7 @@ def rest(url: str) -> dict[str, Any]:
     A JSON body keeps the order of its keys.
     """
     found = {}
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with httpx.Client(base_url=url, timeout=PATIENCE.seconds(60)) as client:
         rules = [rule["id"] for rule in client.get("/v1/alerts").json()["alerts"]]
         for route in (*ROUTES, *(f"/v1/alerts/{id}" for id in rules), *(f"/v1/alerts/{id}/firings" for id in rules)):
             answer = client.get(route)

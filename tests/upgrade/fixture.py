@@ -22,7 +22,7 @@ import httpx
 from tools.kafka.broker import free_port
 
 from tests.support.kafka import KafkaBroker
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.upgrade.make import SETTINGS
 
 HERE = Path(__file__).parent
@@ -62,7 +62,8 @@ class Opened:
         """Run a command to its end and return its output."""
         done = subprocess.run(
             [sys.executable, "-m", "tickerplant.app", *arguments],
-            env=self.environment(rate), capture_output=True, text=True, timeout=timeout_s, check=False,
+            env=self.environment(rate), capture_output=True, text=True, timeout=PATIENCE.seconds(timeout_s),
+            check=False,
         )  # fmt: skip
         assert not check or done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -91,12 +92,12 @@ class Opened:
             raise
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(60)
+            process.wait(PATIENCE.seconds(60))
 
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/v1/status", timeout=10).status_code == 200
+        return httpx.get(f"{url}/v1/status", timeout=PATIENCE.seconds(10)).status_code == 200
     except httpx.HTTPError:
         return False
 

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.waiting import PATIENCE, Guard
+
 HERE = Path(__file__).parent
 PLUGINS: dict[str, Any] = json.loads((HERE / "names.json").read_text())["plugins"]
 NAMES = [(module, name) for module, names in PLUGINS.items() for name in names]
@@ -154,7 +156,7 @@ def test_a_plant_runs_on_an_old_vendor_and_an_old_indicator(tmp_path: Path, dsn:
         raise AssertionError(output.read_text()[-5000:]) from error
     finally:
         plant.send_signal(signal.SIGTERM)
-        plant.wait(60)
+        plant.wait(PATIENCE.seconds(60))
     prices = [tick["price"] for tick in ticks["ticks"]]
     assert prices == [100.0 + number for number in range(len(prices))], "each tick is stored once, in order"
     assert {(bar["close"], bar["source"]) for bar in days["bars"]} == {(10.0, "acme")}
@@ -169,12 +171,12 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def _until(url: str, good: Callable[[Any], Any], timeout_s: float = 120) -> Any:
-    deadline = time.monotonic() + timeout_s
+def _until(url: str, good: Callable[[Any], Any]) -> Any:
+    guard = Guard(120)
     last: Any = None
-    while time.monotonic() < deadline:
+    while not guard.is_over():
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=PATIENCE.seconds(10)) as answer:
                 last = json.load(answer)
             if good(last):
                 return last

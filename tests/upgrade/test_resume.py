@@ -19,7 +19,7 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.upgrade import ticks
 from tests.upgrade.fixture import Opened, open_embedded, open_kafka
 
@@ -85,7 +85,7 @@ def test_a_folder_of_28f7935_resumes_at_its_positions(opened: Opened, tmp_path: 
     assert len(before) == 3
     assert all(one["equal"] and one["records"] > 0 for one in before), before
 
-    with opened.running("up", rate=10) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with opened.running("up", rate=10) as url, httpx.Client(base_url=url, timeout=PATIENCE.seconds(60)) as client:
         # The file's feed resumes: each tick is stored once, and no committed tick was read again.
         resumed = json.loads(opened.run("replay", str(file), "--json", rate=10).splitlines()[-1])
         assert (resumed["ticks"], resumed["repeats"], resumed["dead_lettered"]) == (ticks.TICKS, 0, 0)

@@ -147,9 +147,8 @@ async def test_a_protocol_error_ends_the_connection(frame: bytes, code: int) -> 
 
 async def test_a_dropped_connection_has_the_close_code_1006() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes) -> None:
-        writer.write(answer + text(b"one") + text(b"half a message")[:5])
-        await writer.drain()
-        await asyncio.sleep(0.05)
+        writer.write(answer + text(b"one") + PING + text(b"half a message")[:5])
+        await reader.readexactly(6)  # the answer to the ping: the client has read the message before it
         writer.transport.abort()
 
     async with vendor(script) as url:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import time
+import math
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from tests.market_data.clients.manual_clock import ManualClock
 from tests.market_data.clients.vendor import StreamVendor, price
 from tests.support.waiting import PATIENCE, eventually
 from tickerplant.core.rules import DEFAULT_RULES, Rules
@@ -30,6 +31,7 @@ QUICK = StreamSettings(
     backoff_first_s=0.02, backoff_max_s=0.1, steady_s=0.05,
 )  # fmt: skip
 KEY = "hush-hush"
+HEARTBEAT = {"action": "heartbeat"}
 
 
 class Client:
@@ -72,6 +74,12 @@ async def client(vendor: StreamVendor, symbols: list[str], **changes: Any) -> As
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def heartbeats(vendor: StreamVendor, td: Client, seconds: float) -> None:
+    """Wait for so many heartbeats that `seconds` have passed by the client's clock."""
+    count = vendor.received.count(HEARTBEAT) + 1 + math.ceil(seconds / QUICK.heartbeat_s)
+    await td.until(lambda: vendor.received.count(HEARTBEAT) >= count)
 
 
 async def test_the_stream_subscribes_and_delivers_prices() -> None:
@@ -162,14 +170,17 @@ async def test_the_client_sends_at_most_the_vendors_limit_of_messages_per_minute
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(twelvedata_session, "CLIENT_EVENTS", 5)
-    settings = StreamSettings(heartbeat_s=60, mute_s=5)
-    async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"], settings=settings) as td:
+    clock, settings = ManualClock(), StreamSettings(heartbeat_s=10_000, mute_s=10_000, silent_s=10_000)
+    async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"], settings=settings, clock=clock) as td:
         await td.until(lambda: bool(td.ticks))
-        for at in range(10):
+        for at in range(11):
             td.stream.subscribe([f"S{at}"])
-        await td.until(lambda: len(vendor.received) == 5)
-        await asyncio.sleep(0.1)
-        assert len(vendor.received) == 5
+        for total in (5, 10):
+            await td.until(lambda total=total: len(vendor.received) >= total)
+            await td.until(lambda: 60.0 in clock.waits_s())
+            assert len(vendor.received) == total
+            clock.advance(60.0)
+        await td.until(lambda: len(vendor.received) == 12)
 
 
 async def test_a_price_is_matched_to_its_symbol_by_the_exchange() -> None:
@@ -196,8 +207,7 @@ async def test_pings_show_a_live_connection_if_heartbeats_are_not_answered() -> 
         vendor.answer = lambda message: None if message["action"] == "heartbeat" else vendor.default_answer(message)
         async with client(vendor, ["AAPL"]) as td:
             await td.until(lambda: len(td.of(Connected)) == 2)
-            await asyncio.sleep(2.5 * QUICK.mute_s)
-            td.take()
+            await heartbeats(vendor, td, 2.5 * QUICK.mute_s)
             assert [lost.reason for lost in td.of(Disconnected)] == ["mute"]
 
 
@@ -210,19 +220,24 @@ async def test_a_subscription_without_an_answer_is_a_dead_connection() -> None:
 
 
 async def test_a_connection_without_any_prices_is_lost_and_one_silent_symbol_is_no_loss() -> None:
-    async with StreamVendor().serving() as vendor, client(vendor, ["AAPL", "MSFT"]) as td:
+    clock, settings = ManualClock(), StreamSettings(heartbeat_s=10_000, mute_s=10_000, silent_s=1.0)
+    async with (
+        StreamVendor().serving() as vendor,
+        client(vendor, ["AAPL", "MSFT"], settings=settings, clock=clock) as td,
+    ):
         await td.until(lambda: bool(td.ticks))
-        for at in range(120):
+        for at in range(60):  # each price arrives 0.1 s after the previous one
             await vendor.send(price("AAPL" if at < 10 else "MSFT"))
-            await asyncio.sleep(0.01)
-        td.take()
+            await td.until(lambda at=at: len(td.rows()) == at + 1)
+            clock.advance(0.1)
         assert not td.of(Disconnected)
         last_us = td.of(Ticks)[-1].received_us
-        await td.until(lambda: bool(td.of(Disconnected)))
+        await td.until(lambda: clock.advance(0.25) > 0 and bool(td.of(Disconnected)))
         lost = td.of(Disconnected)[0]
         assert lost.reason == "no prices on a live connection"
-        assert abs(lost.since_us - last_us) < QUICK.silent_s * 1_000_000
-        await td.until(lambda: len(td.of(Connected)) == 2)
+        assert lost.since_us == last_us
+        assert clock.now_us() - last_us >= 50 * 100_000, "silence of 50 mean times between prices is allowed"
+        await td.until(lambda: clock.advance(0.25) > 0 and len(td.of(Connected)) == 2)
 
 
 async def test_the_stream_reconnects_slowly_outside_all_sessions() -> None:
@@ -234,15 +249,14 @@ async def test_the_stream_reconnects_slowly_outside_all_sessions() -> None:
             async with client(vendor, ["AAPL"], **options) as td:
                 await td.until(lambda: bool(td.ticks))
                 await vendor.send(*[price("AAPL")] * 20)
-                await asyncio.sleep(1.5 * QUICK.mute_s)
-                td.take()
+                await td.until(lambda: len(td.rows()) == 20)
+                await heartbeats(vendor, td, 1.5 * QUICK.mute_s)
                 assert not td.of(Disconnected), "a lack of prices outside sessions ended the connection"
+                dropped_us = td.stream.session.clock.now_us()
                 for connection in list(vendor.connections):
                     connection.transport.abort()
-                await td.until(lambda: bool(td.of(Disconnected)))
-                lost_s = time.monotonic()
                 await td.until(lambda: len(td.of(Connected)) == 2)
-                assert time.monotonic() - lost_s > 0.25, "the stream reconnected too early"
+                assert td.of(Connected)[1].at_us - dropped_us >= 300_000, "the stream reconnected too early"
         assert [entry["log_level"] for entry in logs if "again" in entry["event"]] == ["info"]
 
 
@@ -322,8 +336,9 @@ async def test_a_full_queue_loses_no_tick_and_ends_no_connection() -> None:
         await td.until(lambda: bool(td.ticks))
         for at in range(40):
             await vendor.send(*[price("AAPL", float(at * 100 + k)) for k in range(100)])
-        await asyncio.sleep(2.5 * QUICK.mute_s)  # the queue is not read
+        await asyncio.sleep(2.5 * QUICK.mute_s)  # the queue is not read for longer than a mute vendor is tolerated
         await td.until(lambda: len(td.rows()) == 4_000)
+        await heartbeats(vendor, td, QUICK.heartbeat_s)
         assert not td.of(Disconnected)
         assert [row["price"] for row in td.rows()] == [float(at) for at in range(4_000)]
         task.cancel()
@@ -338,10 +353,10 @@ async def test_a_fast_clock_does_not_turn_a_short_real_delay_into_a_lost_connect
     ):
         await td.until(lambda: bool(td.ticks))
         await vendor.send(*[price("AAPL")] * 20)
-        await asyncio.sleep(0.5)  # 250 s by the clock, ten times `mute_s`
-        td.take()
+        await fast.sleep(10 * StreamSettings().mute_s)  # half a second by the machine's clock
+        await vendor.send(price("AAPL"))
+        await td.until(lambda: len(td.rows()) == 21)
         assert not td.of(Disconnected)
-        assert len(td.rows()) == 20
 
 
 async def test_a_redirect_is_not_followed_and_the_key_is_not_sent() -> None:
@@ -364,7 +379,7 @@ async def test_a_redirect_is_not_followed_and_the_key_is_not_sent() -> None:
     ):
         elsewhere = f"ws://127.0.0.1:{there.sockets[0].getsockname()[1]}/"
         url = f"ws://127.0.0.1:{here.sockets[0].getsockname()[1]}/"
-        stream = TwelveDataStream(StreamConfig(url, "SECRET", ["AAPL"]))
+        stream = TwelveDataStream(StreamConfig(url, "SECRET", ["AAPL"], settings=QUICK, calendars=ALWAYS))
         task = asyncio.create_task(stream.run(asyncio.Queue(2)))
         await eventually(lambda: len(asked) == 2, "another attempt")
         assert not task.done(), "the stream stopped after a redirect"
