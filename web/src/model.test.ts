@@ -94,6 +94,13 @@ describe("the watchlist", () => {
     expect([...list.touched]).toEqual(["AAPL"]);
   });
 
+  it("a rise of a negative price is a positive change", () => {
+    const list = new Watchlist();
+    list.take(bar({ interval: "1d", open: -40, high: -30, low: -41, close: -30 }));
+    list.take(bar({ time: 120, close: -30 }));
+    expect(dayChange(list.quotes.get("AAPL")!)).toBe(0.25);
+  });
+
   it("returns to the previous minute when the newest is withdrawn", () => {
     const list = new Watchlist();
     list.take(bar({ interval: "1d", time: 0, open: 1, close: 9, volume: 99 }));

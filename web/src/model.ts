@@ -87,10 +87,10 @@ export class Watchlist {
   }
 }
 
-/** Change of a quote against the day's open, as a fraction; null if either is missing. */
+/** Change of a quote against the day's open, as a fraction of the absolute open; null if either is missing. */
 export function dayChange(quote: Quote): number | null {
   if (quote.last === null || quote.dayOpen === null || quote.dayOpen === 0) return null;
-  return quote.last / quote.dayOpen - 1;
+  return (quote.last / quote.dayOpen - 1) * Math.sign(quote.dayOpen);
 }
 
 export type Change = { kind: "update" | "revise" | "insert" | "remove"; bar: Bar } | { kind: "none" };

@@ -106,6 +106,24 @@ def test_a_percent_change_spans_the_given_bars_and_includes_the_threshold(
     assert at(fired(made, *([bar] for bar in closes(10, 10, 12, 15, 15, 7.5)))) == expected_bars
 
 
+@pytest.mark.parametrize(
+    ("prices", "percent", "expected_bars"),
+    [
+        ((-37, -40, -30), "25", [2]),  # WTI crude on 2020-04-20 settled at -37.63: from -40 to -30 is a rise
+        ((-37, -40, -30), "-25", []),
+        ((-40, -30, -37.5), "-25", [2]),
+        ((-10, 5), "150", [1]),
+        ((10, -5), "-150", [1]),
+        ((0, 5, 5), "0.1", []),
+    ],
+)
+def test_a_percent_change_of_a_negative_price_is_relative_to_its_absolute_value(
+    prices: tuple[float, ...], percent: str, expected_bars: list[int]
+) -> None:
+    made = stage(rule("close", "percent_change", percent))
+    assert at(fired(made, *([bar] for bar in closes(*prices)))) == expected_bars
+
+
 def test_a_percent_change_of_an_indicator_uses_its_values() -> None:
     prices = 100 + np.cumsum(np.random.default_rng(3).normal(0, 1, 300))
     sma = compute(prices, "SMA(5)")["sma_5"]

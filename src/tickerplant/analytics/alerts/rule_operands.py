@@ -70,12 +70,15 @@ _PRICES: Final = {kind.NAME.lower(): kind() for kind in (_Open, _High, _Low, _Cl
 class Change(Indicator):
     """Percent change of another indicator's output over `bars` bars; null if the earlier value was 0.
 
+    The change is relative to the absolute earlier value. A rise of a negative value is therefore positive: from -40 to
+    -30 is +25 percent, and from -10 to 5 is +150 percent.
+
     The state contains the state of the other indicator (`of`), then a ring of its last `bars` values.
     """
 
     NAME = "CHANGE"
     PARAMETERS = ()
-    SOURCE = "100 · (x / x[bars ago] − 1)"
+    SOURCE = "100 · (x − x[bars ago]) / |x[bars ago]|"
     of: Indicator
     output: int
     bars: int
@@ -94,7 +97,9 @@ class Change(Indicator):
         slot = own + index % self.bars
         before = state[slot, rows]
         known = before != 0.0
-        change = np.where(known, 100.0 * (now / np.where(known, before, 1.0) - 1.0), np.nan)
+        # The sign of the earlier value times the ratio keeps the bits of positive prices: 15 / 10 is exactly 50 percent.
+        ratio = now / np.where(known, before, 1.0) - 1.0
+        change = np.where(known, np.copysign(100.0, before) * ratio, np.nan)
         if keep:
             state[slot, rows] = now
         return (change,)

@@ -1,7 +1,8 @@
 """Checks of rows before they enter the log: columns in, a reason for each invalid row out. Pure, column-wise.
 
 A row with a price that is not a number, or with an impossible time, becomes a dead letter with its reason. Such a row
-does not advance the watermark. Corrupt data is worse than no data.
+does not advance the watermark. Corrupt data is worse than no data. Rounding noise is no corruption: `widen_bars` moves
+a high or low that misses another price by it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ EARLIEST_TICK_US: Final = DAY_US
 """Earliest time of a tick. A missing time is often 0 or -1, which is earlier; no electronic prints are that old."""
 EARLIEST_BAR_US: Final = -5_364_662_400_000_000  # 1800-01-01: the oldest daily series begin about then
 LATEST_US: Final = 7_258_118_400_000_000  # 2200-01-01: a file may be simulated, but a year 20121 is an error
+ROUNDING_NOISE: Final = 1e-9
+"""Largest relative distance between prices that counts as noise of float64 arithmetic. A price that a vendor has
+multiplied by a factor of adjustment differs by about 1e-16 per operation; the finest tick sizes are above 1e-9."""
 
 Reasons = dict[int, str]
 """Reason why a row is invalid, by row index."""
@@ -48,9 +52,11 @@ def check_bars(batch: pa.RecordBatch, latest_us: int = FOREVER_US) -> Reasons:
     with np.errstate(invalid="ignore"):
         finite = np.isfinite(o) & np.isfinite(h) & np.isfinite(low) & np.isfinite(c)
         _note(reasons, ~finite, "a price is not a finite number")
-        _note(reasons, finite & (low > h), "low is above high")
-        outside = (np.maximum(o, c) > h) | (np.minimum(o, c) < low)
-        _note(reasons, finite & (low <= h) & outside, "open or close is outside low to high")
+        noise = ROUNDING_NOISE * np.maximum(np.maximum(np.abs(o), np.abs(c)), np.maximum(np.abs(h), np.abs(low)))
+        crossed = low > h + noise
+        _note(reasons, finite & crossed, "low is above high")
+        outside = (np.maximum(o, c) > h + noise) | (np.minimum(o, c) < low - noise)
+        _note(reasons, finite & ~crossed & outside, "open or close is outside low to high")
         _note(reasons, ~(np.isfinite(volume) & (volume >= 0)), "the volume is negative or not a finite number")
     _note_times(reasons, time, EARLIEST_BAR_US, latest_us)
     column = batch["interval"]
@@ -63,6 +69,21 @@ def check_bars(batch: pa.RecordBatch, latest_us: int = FOREVER_US) -> Reasons:
         off = (codes == code) & (grid.floor(time) != time)
         _note(reasons, off, f"the time is not the start of a {grid} interval (UTC)")
     return reasons
+
+
+def widen_bars(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return valid bars whose low and high contain open and close: `check_bars` tolerates rounding noise.
+
+    The batch itself is returned if all bars do.
+    """
+    o, h, low, c = (batch[name].to_numpy(zero_copy_only=False) for name in ("open", "high", "low", "close"))
+    highest = np.maximum(np.maximum(o, c), np.maximum(h, low))
+    lowest = np.minimum(np.minimum(o, c), np.minimum(h, low))
+    if np.array_equal(highest, h) and np.array_equal(lowest, low):
+        return batch
+    for name, values in (("high", highest), ("low", lowest)):
+        batch = batch.set_column(batch.schema.get_field_index(name), batch.schema.field(name), pa.array(values))
+    return batch
 
 
 def is_plausible(time: Int64Array, earliest_us: int) -> BoolArray:

@@ -28,7 +28,14 @@ from tickerplant.market_data.feed.committer import Committer, state_partition
 from tickerplant.market_data.feed.cursor import Cursor
 from tickerplant.market_data.feed.dead_letters import DeadRow, dead_batches, dead_rows
 from tickerplant.market_data.feed.partitioner import Int32Array, SymbolPartitioner
-from tickerplant.market_data.feed.validation import FUTURE_US, Reasons, check_bars, check_ticks, without
+from tickerplant.market_data.feed.validation import (
+    FUTURE_US,
+    Reasons,
+    check_bars,
+    check_ticks,
+    widen_bars,
+    without,
+)
 
 MARK_EVERY_US: Final = 250 * MILLISECOND_US
 """Shortest time between two marks: four a second. Each mark triggers the publication of every forming bar."""
@@ -211,8 +218,12 @@ class FeedWriter:
     def append_bars(
         self, batch: pa.RecordBatch, watermark_us: int, resume_token: bytes | None = None, *, reason: str = "vendor"
     ) -> int:
-        """Append closed bars (columns `schemas.VENDOR_BARS`, as traded) and return how many were accepted."""
+        """Append closed bars (columns `schemas.VENDOR_BARS`, as traded) and return how many were accepted.
+
+        Low and high are widened by rounding noise; see `widen_bars`.
+        """
         batch, codes = self._valid(_BARS, batch)
+        batch = widen_bars(batch)
         self._cursor.bars += batch.num_rows
         self._append_rows(_BARS, batch, codes, watermark_us, reason=reason)
         self._end_of_call(resume_token)

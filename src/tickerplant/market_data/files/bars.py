@@ -15,6 +15,7 @@ from tickerplant.core import interval as intervals
 from tickerplant.core.errors import BadInput
 from tickerplant.core.schemas import VENDOR_BARS
 from tickerplant.core.symbols import check_symbol
+from tickerplant.market_data.feed.validation import widen_bars
 from tickerplant.market_data.files.bar_folder import symbol_in
 from tickerplant.market_data.files.block import BrokenRow
 from tickerplant.market_data.files.file_layout import layout_of
@@ -86,7 +87,7 @@ def _read(file: DataFile, layout: FileLayout, options: ReadOptions) -> FileBars:
     broken: list[BrokenRow] = []
     for block in file.blocks(layout.used_columns):
         rows = reader.read(block)
-        batches.append(rows.batch)
+        batches.append(widen_bars(rows.batch))
         broken += rows.dead
     if broken and not any(batch.num_rows for batch in batches):
         raise BadInput(f"none of the {len(broken)} rows can be read; {broken[0].reason}")
