@@ -100,6 +100,19 @@ def test_a_snapshot_within_a_session_and_a_revision_after_it_change_nothing() ->
     assert whole.snapshot() == cut.snapshot()
 
 
+def test_a_snapshot_keeps_the_order_of_the_calendars() -> None:
+    """Sorted, `*` would precede `B*`, and 05:00 UTC (01:00 in New York) would be in no session of BTC."""
+    calendars = {"B*": "24/7", "*": "XNYS"}
+    settings = {"indicators": {"1m": ["VWAP"]}, "forming_indicators": [], "calendars": calendars}
+    stage = AnalyticsStage()
+    stage.step(consumed(records.Settings(sent_at_us=T0, values=settings)))
+    stage = AnalyticsStage(stage.snapshot())
+    assert list(stage.engine.rules.calendars) == ["B*", "*"]
+    given = [Bar(utc(text), "BTC", x) for text, x in (("2012-06-21T05:00", 1.0), ("2012-06-21T13:30", 3.0))]
+    made = [records.decode(output.value).batch for output in stage.step(consumed_bars(given))]
+    assert [row["vwap"] for batch in made for row in batch.to_pylist()] == [1.0, 2.0]
+
+
 def test_the_vwap_indicator_of_a_daily_bar_covers_that_bar_only() -> None:
     assert values(rows(["2012-06-21T00:00", "2012-06-22T00:00"], [1.0, 3.0], "1d"), "1d") == [1.0, 3.0]
 

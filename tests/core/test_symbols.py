@@ -50,5 +50,7 @@ def test_a_settings_record_contains_the_differences_from_the_defaults() -> None:
     assert values_of(DEFAULT_RULES) == {}
     rules = Rules(allowed_lateness_us=0, indicators={"5m": ("RSI(14)",)})
     assert rules_from(values_of(rules)) == rules
+    reordered = Rules(calendars=dict(reversed(DEFAULT_RULES.calendars.items())))
+    assert list(values_of(reordered)["calendars"]) == list(reversed(DEFAULT_RULES.calendars))
     with pytest.raises(ConfigError, match="latness"):
         rules_from({"latness": 1})

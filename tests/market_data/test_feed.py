@@ -6,8 +6,11 @@ import pytest
 
 from tests.market_data.support import OPEN_US, SECOND, Clock, embedded, headers, read_all, rows, ticks
 from tests.support.killed import Killed
+from tickerplant.api.log_state import rules_in_force
 from tickerplant.core import faults, records, schemas
 from tickerplant.core.errors import Fenced, LogError, LogUnavailable
+from tickerplant.core.rules import DEFAULT_RULES, Rules, values_of
+from tickerplant.core.sessions import Calendars
 from tickerplant.core.symbols import partition_of
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.feed import cursor as feed_cursor
@@ -239,6 +242,28 @@ def test_settings_are_appended_only_if_they_differ_from_the_stored_ones(tmp_path
         for partition in range(3):
             written = [h.values for h in headers(log, partition) if isinstance(h, records.Settings)]
             assert written == [{"lateness_us": 1, "calendars": {"*": "24/7"}}, {}]
+
+
+def test_another_order_of_the_calendars_is_a_change_and_services_read_the_order_that_was_set(tmp_path: Path) -> None:
+    """Pattern `Z*` precedes `*`, although a sorted table has `*` first: ZURN has Switzerland's calendar."""
+    swiss_first, xetra_first = {"Z*": "XSWX", "*": "XETR"}, {"*": "XETR", "Z*": "XSWX"}
+    with embedded(tmp_path) as log:
+        assert ensure_settings(log, values_of(Rules(calendars=swiss_first)))
+        assert not ensure_settings(log, values_of(Rules(calendars=dict(swiss_first))))
+        assert list(rules_in_force(log, DEFAULT_RULES).calendars) == ["Z*", "*"]
+        assert Calendars(rules_in_force(log, DEFAULT_RULES)).of("ZURN").name == "XSWX"
+        assert ensure_settings(log, values_of(Rules(calendars=xetra_first)))
+        assert Calendars(rules_in_force(log, DEFAULT_RULES)).of("ZURN").name == "XETR"
+        written = [list(h.values["calendars"]) for h in headers(log) if isinstance(h, records.Settings)]
+        assert written == [["Z*", "*"], ["*", "Z*"]]
+
+
+def test_the_order_of_tables_without_patterns_is_no_change(tmp_path: Path) -> None:
+    with embedded(tmp_path) as log:
+        assert ensure_settings(log, {"indicators": {"5m": ["RSI(14)"], "1d": []}})
+        assert not ensure_settings(log, {"indicators": {"1d": [], "5m": ["RSI(14)"]}})
+        assert ensure_settings(log, {"activity_bars": {"B*": ["100t"], "*": []}})
+        assert ensure_settings(log, {"activity_bars": {"*": [], "B*": ["100t"]}})
 
 
 def test_a_rebuild_is_appended_to_every_partition(tmp_path: Path) -> None:

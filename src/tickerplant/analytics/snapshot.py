@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -77,7 +77,8 @@ class _StoredMark(msgspec.Struct, array_like=True):
 
 class _StoredState(msgspec.Struct, array_like=True):
     clock_us: int
-    rules: dict[str, Any]
+    rules: msgspec.Raw
+    """The rules' values as msgpack of their own: their patterns keep their order, although the state is sorted."""
     symbols: list[str]
     intervals: list[_StoredInterval]
     alerts: _StoredAlerts | None = None
@@ -97,7 +98,7 @@ def encode_snapshot(state: PartitionState) -> bytes:
     engine, queue, splits = state.engine, state.recompute_queue, state.engine.splits
     stored = _StoredState(
         state.clock_us,
-        values_of(engine.rules),
+        msgspec.Raw(msgspec.msgpack.encode(values_of(engine.rules))),
         engine.symbols,
         _stored_intervals(engine),
         _stored_alerts(state.alerts),
@@ -128,7 +129,7 @@ def decode_snapshot(data: bytes) -> PartitionState:
     """Return the state that `encode_snapshot` encoded. Raises SnapshotRefused for other bytes."""
     try:
         stored = msgspec.msgpack.decode(data, type=_StoredState)
-        engine = Engine(rules_from(stored.rules))
+        engine = Engine(rules_from(msgspec.msgpack.decode(stored.rules)))
         engine.add_symbols(stored.symbols)
         _restore_intervals(engine, stored.intervals)
         engine.splits.restore({symbol: dict(ratios) for symbol, ratios in stored.splits}, stored.pending_splits)

@@ -72,6 +72,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 DEFAULT_RULES: Final = Rules()
 
+_PATTERN_TABLES: Final = frozenset({"calendars", "activity_bars"})
+"""Names of the tables whose order matters: their first matching pattern applies."""
+
 
 def rules_from(values: Mapping[str, Any]) -> Rules:
     """Return the rules of a `Settings` record's values. Raises ConfigError that names the invalid value."""
@@ -82,7 +85,22 @@ def rules_from(values: Mapping[str, Any]) -> Rules:
 
 
 def values_of(rules: Rules) -> dict[str, Any]:
-    """Return the values for a `Settings` record: those that differ from the defaults."""
-    every = msgspec.to_builtins(rules)
-    default = msgspec.to_builtins(DEFAULT_RULES)
-    return {name: value for name, value in every.items() if value != default[name]}
+    """Return the values for a `Settings` record: those that differ from the defaults, if only in a table's order."""
+    every, default = msgspec.to_builtins(rules), msgspec.to_builtins(DEFAULT_RULES)
+    return {name: value for name, value in every.items() if _text({name: value}) != _text({name: default[name]})}
+
+
+def _text(values: Mapping[str, Any]) -> bytes:
+    return msgspec.json.encode(canonical(values))
+
+
+def canonical(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of a `Settings` record in the one order in which equal rules have equal bytes.
+
+    Names are sorted, and so are tables, except those whose order matters. An encoder must not sort them again: sorted
+    patterns select another calendar.
+    """
+    return {
+        name: dict(sorted(value.items())) if isinstance(value, Mapping) and name not in _PATTERN_TABLES else value
+        for name, value in sorted(values.items())
+    }

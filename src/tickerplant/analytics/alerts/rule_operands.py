@@ -97,7 +97,7 @@ class Change(Indicator):
         slot = own + index % self.bars
         before = state[slot, rows]
         known = before != 0.0
-        # The sign of the earlier value times the ratio keeps the bits of positive prices: 15 / 10 is exactly 50 percent.
+        # Sign times ratio keeps the bits of positive prices: 15 / 10 is exactly 50 percent.
         ratio = now / np.where(known, before, 1.0) - 1.0
         change = np.where(known, np.copysign(100.0, before) * ratio, np.nan)
         if keep:

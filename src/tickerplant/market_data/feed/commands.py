@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from tickerplant.core import records
 from tickerplant.core.errors import Fenced, LogUnavailable
+from tickerplant.core.rules import canonical
 from tickerplant.core.schemas import DIVIDENDS, RAW, SETTINGS_KEY, SPLITS, STATE_FEEDS, SYMBOLS
 from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import datetime_of
@@ -29,11 +30,11 @@ _ATTEMPTS: Final = 5
 def ensure_settings(log: EventLog, values: Mapping[str, Any], *, clock: Callable[[], int] = now_us) -> bool:
     """Append a `Settings` record to every partition if these values differ from the last ones; return True if appended.
 
-    `values` are those that differ from the defaults (`rules.values_of`). Processes that start together fence each
-    other. A fenced process tries again and usually finds the record. Raises Fenced or LogUnavailable after five
-    attempts.
+    `values` are those that differ from the defaults (`rules.values_of`). Another order of the patterns is a difference.
+    Processes that start together fence each other. A fenced process tries again and usually finds the record. Raises
+    Fenced or LogUnavailable after five attempts.
     """
-    text = msgspec.json.encode(values, order="deterministic")
+    text = msgspec.json.encode(canonical(values))
     for attempt in range(1, _ATTEMPTS):
         try:
             return _ensure(log, values, text, clock)
