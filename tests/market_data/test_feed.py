@@ -6,13 +6,13 @@ import pytest
 
 from tests.market_data.support import OPEN_US, SECOND, Clock, embedded, headers, read_all, rows, ticks
 from tests.support.killed import Killed
-from tickerplant.api.log_state import rules_in_force
 from tickerplant.core import faults, records, schemas
 from tickerplant.core.errors import Fenced, LogError, LogUnavailable
 from tickerplant.core.rules import DEFAULT_RULES, Rules, values_of
 from tickerplant.core.sessions import Calendars
 from tickerplant.core.symbols import partition_of
 from tickerplant.log.port import EventLog
+from tickerplant.log.rules_in_force import rules_in_force
 from tickerplant.market_data.feed import cursor as feed_cursor
 from tickerplant.market_data.feed.commands import ensure_settings, request_rebuild
 from tickerplant.market_data.feed.dead_letters import DeadRow

@@ -1,4 +1,4 @@
-"""State that the log contains: the active rules, the market's time, and the progress of the backfill."""
+"""State that the log contains: the market's time, and the progress of the backfill."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
-from tickerplant.core.errors import ConfigError, UnreadableRecord
+from tickerplant.core.errors import UnreadableRecord
 from tickerplant.core.records import header_of
-from tickerplant.core.rules import Rules, rules_from
-from tickerplant.core.schemas import PROGRESS_KEY, RAW, SETTINGS_KEY, STATE_FEEDS
+from tickerplant.core.schemas import PROGRESS_KEY, RAW, STATE_FEEDS
 from tickerplant.core.times import MINUTE_US
 from tickerplant.log.port import EventLog
 
@@ -35,15 +34,6 @@ def market_now(log: EventLog) -> int:
             if header.feed and record.appended_at_us >= appended_us:
                 appended_us, sent_us = record.appended_at_us, header.sent_at_us
     return time.time_ns() // 1_000 if abs(sent_us - appended_us) < OTHER_CLOCK_US else sent_us
-
-
-def rules_in_force(log: EventLog, default: Rules) -> Rules:
-    """Return the newest rules in the log, or `default` if the log contains no readable rules. Blocks."""
-    text = log.get_state(STATE_FEEDS, 0, SETTINGS_KEY)
-    try:
-        return default if text is None else rules_from(msgspec.json.decode(text, type=dict[str, Any]))
-    except (ConfigError, msgspec.MsgspecError):
-        return default
 
 
 def backfill_progress(log: EventLog) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from tickerplant.api import metrics
 from tickerplant.api.alert_rules import AlertRuleManager
+from tickerplant.api.log_state import market_now
 from tickerplant.api.on_demand import ConcurrencyLimiter, IndicatorCalculator
 from tickerplant.api.store_reader import StoreReader
 from tickerplant.api.websockets.endpoint import Stream
@@ -53,6 +54,10 @@ class ApiState:
     alert_rules: AlertRuleManager | None = None
     exclusions: dict[MetricSpec, dict[str, float]] = field(default_factory=dict)
     """Counts of data excluded from bars, by metric and feed, read from the store at the last scrape."""
+
+    def market_now(self) -> int:
+        """Return the market's time in µs. Blocks."""
+        return market_now(self.log) if self.now_us is None else self.now_us()
 
     async def refresh_exclusions(self) -> None:
         """Read `exclusions` from the store. If the store does not answer in time, the old counts remain."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tickerplant.market_data.clients.twelvedata.day_volume import NEW_DAY_US, RECENT_US, DayVolumes
+from tickerplant.market_data.clients.twelvedata.day_volume import NEW_DAY_US, DayVolumes
 
 SECOND = 1_000_000
 UNKNOWN = -1.0
@@ -30,8 +30,6 @@ def order(volumes: DayVolumes, *updates: Update) -> tuple[list[float], list[int]
     day = np.array([one[1] for one in updates], np.float64)
     times = np.array([(one[2] if len(one) > 2 else 0) * SECOND for one in updates], np.int64)
     sizes, order_of = volumes.sizes(codes, day, times)
-    unknown = {int(codes[row]) for row in np.flatnonzero(np.isnan(sizes))}
-    assert len(unknown) == np.count_nonzero(np.isnan(sizes)), "more than the first size of a symbol is unknown"
     return np.nan_to_num(sizes, nan=UNKNOWN).tolist(), order_of.tolist()
 
 
@@ -64,66 +62,106 @@ def test_ticks_of_a_batch_are_sorted_by_time() -> None:
     assert (sizes, order_of) == ([3, 3], [1, 0])
 
 
-def test_a_late_tick_in_another_batch_has_no_size_and_the_sum_is_right() -> None:
+def test_the_size_of_a_late_tick_in_another_batch_is_unknown_and_the_sum_is_right() -> None:
     volumes = volumes_of()
     sizes_of(volumes, (0, 100))
-    assert sizes_of(volumes, (0, 103)) + sizes_of(volumes, (0, 102)) + sizes_of(volumes, (0, 106)) == [3, 0, 3]
+    assert sizes_of(volumes, (0, 103)) + sizes_of(volumes, (0, 102)) + sizes_of(volumes, (0, 106)) == [3, UNKNOWN, 3]
 
 
 def test_a_downward_correction_keeps_the_former_volume() -> None:
     volumes = volumes_of()
     sizes_of(volumes, (0, 1_000))
-    assert sizes_of(volumes, (0, 980)) + sizes_of(volumes, (0, 990)) + sizes_of(volumes, (0, 1_010)) == [0, 0, 10]
+    found = sizes_of(volumes, (0, 980)) + sizes_of(volumes, (0, 990)) + sizes_of(volumes, (0, 1_010))
+    assert found == [UNKNOWN, UNKNOWN, 10]
 
 
 def test_the_volume_of_a_new_day_begins_at_zero() -> None:
     volumes = volumes_of()
     sizes_of(volumes, (0, 1_000), (1, 50))
-    assert sizes_of(volumes, (0, 40), (1, 51), (0, 50)) == [40, 1, 10]
+    assert sizes_of(volumes, (0, 40), (1, 51), (0, 50)) == [UNKNOWN, 1, 50]
     assert sizes_of(volumes, (0, 70)) == [20]
 
 
 def test_a_late_tick_of_the_previous_day_has_the_increase_of_that_day_as_its_size() -> None:
     volumes = volumes_of()
     sizes_of(volumes, (0, 1_000))
-    assert sizes_of(volumes, (0, 40), (0, 1_005), (0, 45)) == [40, 5, 5]
+    assert sizes_of(volumes, (0, 40), (0, 1_005), (0, 45)) == [UNKNOWN, 5, UNKNOWN]
     assert sizes_of(volumes, (0, 1_005)) == [0]
-    assert sizes_of(volumes, (0, 47)) == [2]
+    assert sizes_of(volumes, (0, 47)) == [UNKNOWN]
+    assert sizes_of(volumes, (0, 48)) == [48]
 
 
 def test_after_hours_of_silence_a_lower_volume_begins_a_new_day() -> None:
     volumes = volumes_of()
     sizes_of(volumes, (0, 100, 0), (1, 100, 0))
     hours = NEW_DAY_US // SECOND
-    assert sizes_of(volumes, (0, 80, hours), (1, 80, hours - 1)) == [80, 0]
+    assert sizes_of(volumes, (0, 80, hours), (1, 80, hours - 1)) == [80, UNKNOWN]
     assert sizes_of(volumes, (0, 90, hours + 1)) == [10]
 
 
-def test_a_jump_that_is_corrected_in_the_same_batch_has_no_size() -> None:
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "a batch for each tick"])
+@pytest.mark.parametrize(
+    ("volume", "expected"),
+    [
+        ((1_000, 90_000_000, 1_010, 1_015), (UNKNOWN, 10, 5)),
+        ((1_000, 0, 1_004, 1_005), (UNKNOWN, 4, 1)),
+        ((5_000_000, 40, 100, 5_000_200), (UNKNOWN, UNKNOWN, 200)),
+        ((5_000_000, 40, 45, 5_000_200, 5_000_300), (UNKNOWN, 45, UNKNOWN, 255)),
+        ((5_000_000, 40, 40, 5_000_200, 5_000_200), (UNKNOWN, UNKNOWN, 200, 0)),
+        ((5_000_000, 40, 90_000_000, 50, 5_000_010), (UNKNOWN, UNKNOWN, UNKNOWN, 10)),
+        ((5_000_000, 40, 45, 5_000_010, 5_000_020, 5_000_090), (UNKNOWN, 45, UNKNOWN, 0, 45)),
+    ],
+    ids=["jump", "fall", "fall and rise", "continued fall", "repeated fall", "fall and jump", "debt over two ticks"],
+)
+def test_the_total_is_right_after_an_error(
+    volume: tuple[float, ...], expected: tuple[float, ...], together: bool
+) -> None:
     volumes = volumes_of()
-    sizes_of(volumes, (0, 1_000))
-    assert sizes_of(volumes, (0, 90_000_000), (0, 1_010), (0, 1_015)) == [0, 10, 5]
-
-
-def test_sizes_after_a_wrong_jump_in_an_earlier_batch_are_right() -> None:
-    volumes = volumes_of()
-    sizes_of(volumes, (0, 1_000))
-    assert sizes_of(volumes, (0, 90_000_000)) == [89_999_000]
-    assert sizes_of(volumes, (0, 1_010)) + sizes_of(volumes, (0, 1_015)) == [10, 5]
-
-
-def test_a_fall_that_is_corrected_has_no_size() -> None:
-    volumes = volumes_of()
-    sizes_of(volumes, (0, 1_000))
-    assert sizes_of(volumes, (0, 0)) + sizes_of(volumes, (0, 1_004)) + sizes_of(volumes, (0, 1_005)) == [0, 4, 1]
+    updates: list[Update] = [(0, each, second) for second, each in enumerate(volume)]
+    batches = [updates] if together else [[one] for one in updates]
+    found = [size for batch in batches for size in sizes_of(volumes, *batch)]
+    assert found == [UNKNOWN, *expected]
+    assert sum(max(0, size) for size in found) == volume[-1] - volume[0]
 
 
 def test_an_auction_is_not_an_error() -> None:
     volumes = volumes_of()
     sizes_of(volumes, (0, 100, 0))
-    assert sizes_of(volumes, (0, 50_000, 1)) + sizes_of(volumes, (0, 50_010, 2)) == [49_900, 10]
-    later = RECENT_US // SECOND + 3
-    assert sizes_of(volumes, (0, 101, later)) == [101], "after RECENT_US a lower volume must begin a new day"
+    assert sizes_of(volumes, (0, 50_000, 1)) + sizes_of(volumes, (0, 50_010, 2)) == [UNKNOWN, 49_910]
+    assert sizes_of(volumes, (0, 101, 99)) + sizes_of(volumes, (0, 103, 100)) == [UNKNOWN, 103]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_single_error_in_a_session_leaves_the_total_right(seed: int) -> None:
+    """A session grows by less than its volume per tick. One volume is wrong, late or repeated."""
+    rng = np.random.default_rng(seed)
+    volume = 2_000 + rng.integers(0, 400, 60).cumsum().astype(float)
+    at = int(rng.integers(1, 58))
+    wrong = rng.choice([0, 40, volume[at] * 0.9, volume[at] * 3, volume[at] * 1_000, volume[at - 1]])
+    given = [*volume[:at], float(wrong), *volume[at:]]
+    volumes, found, start = volumes_of(), [], 0
+    while start < len(given):
+        end = start + int(rng.integers(1, 9))
+        found += sizes_of(volumes, *[(0, given[k], k) for k in range(start, min(end, len(given)))])
+        total = sum(max(0.0, size) for size in found)
+        assert total <= max(given[: len(found)])
+        if len(found) > at + 2:
+            assert total == given[len(found) - 1] - given[0]
+        start = end
+    assert found.count(UNKNOWN) <= 2
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_sequence_of_volumes_gives_more_than_the_highest_of_them(seed: int) -> None:
+    """Errors jump between few levels, near the true volume and far from it, without hours of silence."""
+    rng = np.random.default_rng(seed)
+    true = 1_000_000 + rng.integers(0, 500, 80).cumsum().astype(float)
+    given = np.where(rng.random(80) < 0.4, rng.integers(0, 200, 80), true)
+    given[0], given[-3:] = true[0], true[-3:]
+    volumes = volumes_of()
+    found = [size for k in range(80) for size in sizes_of(volumes, (0, given[k], k))]
+    assert sum(max(0.0, size) for size in found) <= given.max()
+    assert max(found) < given.max() / 2
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tickerplant.core.flags import TickFlag
 from tickerplant.market_data.clients.twelvedata.quotes import Price, QuoteDecoder, read_messages
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "twelvedata"
@@ -43,15 +44,15 @@ def sizes(decoder: QuoteDecoder, *prices: Price) -> list[float]:
 
 def test_the_size_of_a_tick_is_the_increase_of_the_volume_of_the_day() -> None:
     decoder = QuoteDecoder()
-    assert sizes(decoder, price("A", 100), price("B", 10), price("A", 103), price("B", 10)) == [0, 0, 3, 0]
-    assert sizes(decoder, price("A", None), price("B", 30), price("A", 110)) == [0, 20, 7]
+    assert sizes(decoder, price("A", 100), price("B", 20), price("A", 103), price("B", 20)) == [0, 0, 3, 0]
+    assert sizes(decoder, price("A", None), price("B", 40), price("A", 110)) == [0, 20, 7]
 
 
 def test_a_slightly_lower_volume_is_late_and_a_much_lower_one_starts_a_new_day() -> None:
     decoder = QuoteDecoder()
     sizes(decoder, price("A", 1000))
     assert sizes(decoder, price("A", 990), price("A", 1005)) == [0, 5]
-    assert sizes(decoder, price("A", 40), price("A", 50)) == [40, 10]
+    assert sizes(decoder, price("A", 40), price("A", 50)) == [0, 50]
 
 
 def test_volume_traded_between_two_connections_belongs_to_no_tick() -> None:
@@ -85,3 +86,13 @@ def test_sent_ns_is_the_time_of_a_tick_only_if_the_decoder_is_stamped() -> None:
     for decoder, expected in ((QuoteDecoder(), 1592249566_000000), (QuoteDecoder(stamped=True), 1592249566_123456)):
         columns, _ = decoder.columns([message])
         assert decoder.ticks(columns, 0)["time"][0].value == expected
+
+
+def test_a_print_that_arrives_after_a_later_print_of_its_second_has_an_unknown_size() -> None:
+    """The minute would open with the second print. Its first print shows by its volume that it was earlier."""
+    decoder = QuoteDecoder()
+    flags = []
+    for message in (price("AAPL", 1_000), price("AAPL", 1_020), price("AAPL", 1_010), price("AAPL", 1_030)):
+        columns, _ = decoder.columns([message])
+        flags += decoder.ticks(columns, 1592249567_000000)["flags"].to_pylist()
+    assert flags == [TickFlag.SIZE_UNKNOWN, 0, TickFlag.SIZE_UNKNOWN, 0]

@@ -15,7 +15,7 @@ from tickerplant.api.http import formats, params
 from tickerplant.api.http.openapi import REFUSALS, Format, Symbol, Times, Zone
 from tickerplant.api.http.queries import CoverageFrom, CoverageInterval, CoverageQuery, CoverageTo
 from tickerplant.api.http.responses import THREAD_ROWS, csv_response, positioned_response, unknown_symbol
-from tickerplant.api.log_state import backfill_progress, market_now, rules_in_force
+from tickerplant.api.log_state import backfill_progress
 from tickerplant.api.positions import HEADER
 from tickerplant.api.state import ApiState
 from tickerplant.core.coverage import HAVE, STATUSES, StatusRange, default_range, share, status_ranges
@@ -23,6 +23,7 @@ from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import D1, M1, M5, Interval
 from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import Calendar, Calendars
+from tickerplant.log.rules_in_force import rules_in_force
 
 INTERVALS: Final = (M1, M5, D1)
 
@@ -152,8 +153,7 @@ async def of_one(request: Request, symbol: Symbol, query: Annotated[CoverageQuer
 
 
 def _read_log_state(state: ApiState) -> tuple[Rules, dict[str, Any] | None, int]:
-    now_us = market_now(state.log) if state.now_us is None else state.now_us()
-    return rules_in_force(state.log, state.rules), backfill_progress(state.log), now_us
+    return rules_in_force(state.log, state.rules), backfill_progress(state.log), state.market_now()
 
 
 def _calendars(rules: Rules, symbols: Sequence[str]) -> dict[str, Calendar]:

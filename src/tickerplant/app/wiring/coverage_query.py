@@ -68,7 +68,8 @@ def rules_and_market_time(settings: Settings) -> tuple[Rules, int]:
 
     Without a log, they are the rules of the settings and the time of the machine.
     """
-    from tickerplant.api.log_state import market_now, rules_in_force
+    from tickerplant.api.log_state import market_now
+    from tickerplant.log.rules_in_force import rules_in_force
 
     rules = settings.rules.rules()
     with contextlib.suppress(NoPlant, LogUnavailable, UnknownTopic), open_readonly.log_of(settings) as log:

@@ -23,12 +23,15 @@ import numpy as np
 
 from tickerplant.core.errors import BadInput
 from tickerplant.core.records import FILE_FEED
+from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.schemas import RAW
 from tickerplant.core.times import FOREVER_US, SECOND_US, Int64Array
 from tickerplant.log.port import EventLog, at_positions
+from tickerplant.log.rules_in_force import rules_in_force
 from tickerplant.market_data.feed import cursor as feed_cursor
 from tickerplant.market_data.feed.dead_letters import DeadRow
 from tickerplant.market_data.feed.writer import FeedWriter, now_us
+from tickerplant.market_data.files.closing_prints import ClosingPrints
 from tickerplant.market_data.files.effective_options import EffectiveOptions, effective_options
 from tickerplant.market_data.files.file_layout import layout_of
 from tickerplant.market_data.files.layout import BARS, CLOSES, FileLayout
@@ -179,14 +182,21 @@ def replay(
         if writer.cursor.state == feed_cursor.ENDED:
             summary.already = True
         else:
+            closing = ClosingPrints(rules_in_force(log, DEFAULT_RULES)) if _can_miss_closing_prints(layout) else None
+            run = _Run(file, layout, options, writer, stop, progress, clock, sleep or stop.wait, summary, closing)
             with errors_of(path):
-                _Run(file, layout, options, writer, stop, progress, clock, sleep or stop.wait, summary).run()
+                run.run()
         cursor = writer.cursor
         summary.ticks, summary.bars = cursor.ticks, cursor.bars
         summary.dead, summary.repeats = cursor.dead, cursor.repeats
         summary.ends = _last_records(log) if summary.already else dict(writer.last_offsets)
     summary.seconds = time.monotonic() - began
     return summary
+
+
+def _can_miss_closing_prints(layout: FileLayout) -> bool:
+    """Return whether nothing in the file assigns a print to a session's closing auction."""
+    return layout.kind != BARS and not {"conditions", "flags"} & {*layout.columns}
 
 
 def _last_records(log: EventLog) -> dict[int, int]:
@@ -223,6 +233,7 @@ class _Run:
     clock: Callable[[], int]
     sleep: Callable[[float], object]
     summary: ReplaySummary
+    closing: ClosingPrints | None
     _began_us: int = 0
     _origin_us: int = 0
 
@@ -240,6 +251,8 @@ class _Run:
         origin_us = max(start_us, self.writer.cursor.watermark_us)
         for at, block in enumerate(self.file.blocks(self.layout.used_columns)):
             rows = reader.read(block)
+            if self.closing is not None:
+                self.closing.add(rows.batch, rows.times)
             if not at:
                 _check_first_block(rows)
                 self.writer.start(scan.symbols, start_us=start_us, whole=self.options.whole or stopped_before)
@@ -251,10 +264,10 @@ class _Run:
                 return
             done = max(done, rows.end)
         self.writer.end(str(done).encode(), whole=self.options.whole)
-        self._add_condition_notes(reader)
+        self._add_notes(reader)
 
-    def _add_condition_notes(self, reader: RowReader) -> None:
-        """Add notes about unknown and ambiguous conditions to the summary."""
+    def _add_notes(self, reader: RowReader) -> None:
+        """Add notes about conditions, and about prints that daily bars leave out, to the summary."""
         summary, notes = self.summary, list(self.summary.notes)
         summary.unknown_conditions = {**reader.conditions.unknown}
         if self.options.conditions and "conditions" not in self.layout.columns:
@@ -268,6 +281,8 @@ class _Run:
             )
         if reader.corrections.unknown:
             notes.append(f"unknown corrections, treated as ordinary trades: {_counted(reader.corrections.unknown)}")
+        if self.closing is not None and (note := self.closing.note()) is not None:
+            notes.append(note)
         summary.notes = tuple(notes)
 
     def _reader(self) -> RowReader:
