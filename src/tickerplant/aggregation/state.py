@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import Final
 
 import msgspec
@@ -16,7 +15,7 @@ from tickerplant.aggregation.source_priority import PendingMinutes, SourceRankin
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.interval import Interval, parse
 from tickerplant.core.rules import DEFAULT_RULES, Rules
-from tickerplant.core.sessions import Calendar, Calendars
+from tickerplant.core.sessions import Calendar, Calendars, matches
 from tickerplant.core.times import FOREVER_US, HOUR_US, NEVER_US, BoolArray, Int64Array
 
 _MAX_HOURS: Final = 24 * 8
@@ -161,7 +160,7 @@ class State:
             self.members = np.concatenate((self.members, fits))
 
     def _membership(self, symbol: str) -> list[bool]:
-        chosen = next((n for pattern, n in self.rules.activity_bars.items() if fnmatchcase(symbol, pattern)), ())
+        chosen = next((n for pattern, n in self.rules.activity_bars.items() if matches(symbol, pattern)), ())
         return [interval.name in chosen for interval in self.activities]
 
     def _calendar_number(self, symbol: str) -> int:

@@ -32,6 +32,12 @@ SEED_INDICATORS: Final = (
 )
 
 
+FX_CALENDARS: Final[Mapping[str, str]] = {
+    "{currency}/{currency}": "FX", "*/*": "24/7", "*USDT": "24/7", "*USDC": "24/7", "BTC*": "24/7", "*": "XNYS",
+}  # fmt: skip
+"""Default calendars of a new log. The defaults of `Rules` never change: a log that exists may rely on them."""
+
+
 class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The rules in force. Patterns are shell patterns on the symbol (`BTC*`, `*/USD`); the first match applies."""
 
@@ -47,7 +53,10 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     calendars: Mapping[str, str] = msgspec.field(
         default_factory=lambda: {"*/*": "24/7", "*USDT": "24/7", "*USDC": "24/7", "BTC*": "24/7", "*": "XNYS"}
     )
-    """Calendar by pattern of symbols: a name of exchange_calendars (`XNYS`, `XLON`, `XHKG`) or `24/7`."""
+    """Calendar by pattern of symbols: a name of exchange_calendars (`XNYS`, `XLON`, `XHKG`), `24/7`, or `FX`.
+
+    In these patterns `{currency}` matches a code of ISO 4217.
+    """
 
     calendar_version: str = ""
     """Version of the calendar data with which the rules were written."""
@@ -88,6 +97,11 @@ def values_of(rules: Rules) -> dict[str, Any]:
     """Return the values for a `Settings` record: those that differ from the defaults, if only in a table's order."""
     every, default = msgspec.to_builtins(rules), msgspec.to_builtins(DEFAULT_RULES)
     return {name: value for name, value in every.items() if _text({name: value}) != _text({name: default[name]})}
+
+
+def same_order(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Return whether two tables of patterns are equal, with their patterns in the same order."""
+    return [*one.items()] == [*other.items()]
 
 
 def _text(values: Mapping[str, Any]) -> bytes:

@@ -26,6 +26,7 @@ Schedule: TypeAlias = Mapping[str, Int64Array]
 """Arrays of a calendar by the name of the array, with one element per session."""
 _EXTENDED_FROM: Final = dt.time(4)
 _EXTENDED_TO: Final = dt.time(20)
+_FX_CLOSE: Final = dt.time(17)
 _EXTENDED_FOR_US: Final = 4 * HOUR_US
 """Maximum time from the close to the session's end. New York's late trading ends at 20:00, on half days at 17:00."""
 
@@ -82,6 +83,25 @@ def library_schedule(name: str) -> Schedule:
         "extended_from": _local(days, _EXTENDED_FROM, zone),
         "extended_to": np.minimum(_local(days, _EXTENDED_TO, zone), hours["close"] + _EXTENDED_FOR_US),
     }
+
+
+def foreign_exchange_schedule() -> Schedule:
+    """Return the schedule of currency pairs: each weekday is a session, from 17:00 to 17:00 New York.
+
+    The week begins on Sunday at 17:00, in Monday's session, and ends on Friday at 17:00. There are no holidays: banks
+    quote on most of them. A day without trades has no bars.
+    """
+    zone = ZoneInfo("America/New_York")
+    count = (LAST_DAY - FIRST_DAY).days + 1
+    days = [day for i in range(count) if (day := FIRST_DAY + dt.timedelta(i)).weekday() < 5]
+    closes = _local(days, _FX_CLOSE, zone)
+    opens = _local([day - dt.timedelta(1) for day in days], _FX_CLOSE, zone)
+    never = np.full(len(days), FOREVER_US)
+    dates = np.array([micros_of(dt.datetime.combine(day, dt.time(), tzinfo=dt.UTC)) for day in days], dtype=np.int64)
+    return {
+        "dates": dates, "open": opens, "close": closes, "break_start": never, "break_end": never,
+        "extended_from": opens, "extended_to": closes,
+    }  # fmt: skip
 
 
 def _microseconds(values: Any) -> Int64Array:

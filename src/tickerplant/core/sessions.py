@@ -16,21 +16,27 @@ session outside these years.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 from functools import cache
 from typing import Final, Protocol
 
 import numpy as np
 
+from tickerplant.core.currency import ISO_4217
 from tickerplant.core.rules import Rules
-from tickerplant.core.schedules import Schedule, library_schedule, packaged_schedule
+from tickerplant.core.schedules import Schedule, foreign_exchange_schedule, library_schedule, packaged_schedule
 from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, BoolArray, Int64Array
 
 NO_SESSION: Final = NEVER_US
 """Result of `session_of` for a time in no session."""
 
 ALWAYS_OPEN: Final = "24/7"
+FOREIGN_EXCHANGE: Final = "FX"
+"""Name of the calendar of currency pairs: `schedules.foreign_exchange_schedule`."""
+_CURRENCY: Final = "{currency}"
+_PLACE: Final = "\ue000"  # a character without meaning in patterns
 
 
 class Calendar(Protocol):
@@ -189,13 +195,15 @@ class ExchangeCalendar:
 
 @cache
 def calendar(name: str) -> Calendar:
-    """Return the calendar of a name: `24/7`, or a name of exchange_calendars, for example `XNYS`.
+    """Return the calendar of a name: `24/7`, `FX`, or a name of exchange_calendars, for example `XNYS`.
 
     Results are cached. The first call takes about 0.25 s if no schedule is packaged, plus some seconds to import the
     library. Raises ConfigError for an unknown name, or if the library fails.
     """
     if name == ALWAYS_OPEN:
         return AlwaysOpen()
+    if name == FOREIGN_EXCHANGE:
+        return _from_schedule(name, foreign_exchange_schedule())
     return _from_schedule(name, packaged_schedule(name) or library_schedule(name))
 
 
@@ -223,6 +231,18 @@ def end_of(calendar: Calendar, session: int, *, extended: bool) -> int:
     return int(ends[0])
 
 
+def matches(symbol: str, pattern: str) -> bool:
+    """Return whether a symbol matches a shell pattern in which `{currency}` is a code of ISO 4217.
+
+    >>> matches("EUR/USD", "{currency}/{currency}"), matches("BTC/USD", "{currency}/{currency}")
+    (True, False)
+    """
+    if _CURRENCY not in pattern:
+        return fnmatchcase(symbol, pattern)
+    found = re.match(translate(pattern.replace(_CURRENCY, _PLACE)).replace(_PLACE, "([A-Z]{3})"), symbol)
+    return found is not None and ISO_4217.issuperset(found.groups())
+
+
 class Calendars:
     """The calendar of each symbol by the rules' patterns. The first matching pattern applies."""
 
@@ -234,7 +254,7 @@ class Calendars:
         """Return the symbol's calendar, 24/7 if no pattern matches. Raises ConfigError as `calendar` does."""
         found = self._found.get(symbol)
         if found is None:
-            names = (name for pattern, name in self._patterns.items() if fnmatchcase(symbol, pattern))
+            names = (name for pattern, name in self._patterns.items() if matches(symbol, pattern))
             found = self._found[symbol] = calendar(next(names, ALWAYS_OPEN))
         return found
 

@@ -38,7 +38,10 @@ def test_the_page_equals_the_generated_text() -> None:
 
 def test_every_rule_has_a_setting_and_the_defaults_are_the_same() -> None:
     from_settings = load().settings.rules.rules()
-    assert set(values_of(from_settings)) <= {"calendar_version"}
+    assert set(values_of(from_settings)) <= {"calendar_version", "calendars"}
+    assert list(from_settings.calendars) == ["{currency}/{currency}", *DEFAULT_RULES.calendars], (
+        "new logs have FX first"
+    )
     fields = set(type(load().settings.rules).model_fields)
     assert {name.replace("_us", "_ms") for name in Rules.__struct_fields__} - fields == {"calendar_version"}
     assert from_settings.indicators == DEFAULT_RULES.indicators

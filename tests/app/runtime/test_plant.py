@@ -18,9 +18,13 @@ from tickerplant.app.wiring.log import open_log
 from tickerplant.app.wiring.rules import ensure_rules
 from tickerplant.core import records
 from tickerplant.core.errors import FolderHeld, StoreUnavailable
+from tickerplant.core.rules import DEFAULT_RULES, FX_CALENDARS, Rules, values_of
 from tickerplant.core.schemas import RAW, STALE_FEED_US, STATUS
+from tickerplant.core.sessions import Calendars
 from tickerplant.core.times import SECOND_US, iso
 from tickerplant.log.processor import ProcessorCounters
+from tickerplant.log.rules_in_force import rules_in_force
+from tickerplant.market_data.feed.commands import ensure_settings
 from tickerplant.market_data.feed.writer import FeedWriter
 
 
@@ -62,6 +66,34 @@ def test_rules_are_appended_only_when_they_differ(settings: Settings) -> None:
     later = settings.model_copy(update={"rules": settings.rules.model_copy(update={"allowed_lateness_ms": 5})})
     assert ends(later, only_first=True) == 2, "a command that only feeds a running plant does not change its rules"
     assert ends(later) == 4
+
+
+def test_a_log_keeps_its_calendars_until_the_user_sets_others(settings: Settings) -> None:
+    """The version before the calendar FX wrote no calendars, because they were its defaults."""
+
+    def calendar_of(symbol: str, chosen: Settings) -> str:
+        with open_log(chosen) as event_log:
+            ensure_rules(event_log, chosen)
+            return Calendars(rules_in_force(event_log, DEFAULT_RULES)).of(symbol).name
+
+    def with_calendars(calendars: dict[str, str]) -> Settings:
+        rules = settings.rules.model_copy(update={"calendars": calendars})
+        return settings.model_copy(update={"rules": rules})
+
+    with open_log(settings) as event_log:
+        ensure_settings(event_log, values_of(Rules(calendar_version="4.5")))
+    assert calendar_of("EUR/USD", settings) == "24/7"
+    assert calendar_of("EUR/USD", settings) == "24/7", "the record of the new calendar data does not change this"
+    assert calendar_of("EUR/USD", with_calendars(dict(FX_CALENDARS))) == "FX"
+    assert calendar_of("AAPL", with_calendars({"A*": "XLON", "*": "XNYS"})) == "XLON"
+    assert calendar_of("AAPL", with_calendars({"*": "XNYS", "A*": "XLON"})) == "XNYS"
+
+
+def test_a_new_log_has_the_calendar_of_foreign_exchange(settings: Settings) -> None:
+    with open_log(settings) as event_log:
+        ensure_rules(event_log, settings)
+        calendars = Calendars(rules_in_force(event_log, DEFAULT_RULES))
+    assert [calendars.of(symbol).name for symbol in ("EUR/USD", "BTC/USD", "AAPL")] == ["FX", "24/7", "XNYS"]
 
 
 def test_health_reports_the_newest_state_of_each_feed(settings: Settings) -> None:

@@ -13,7 +13,7 @@ from pydantic_settings import NoDecode
 
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.interval import parse
-from tickerplant.core.rules import DEFAULT_RULES, Rules
+from tickerplant.core.rules import DEFAULT_RULES, FX_CALENDARS, Rules
 from tickerplant.core.sources import SourceOrder
 
 
@@ -296,8 +296,11 @@ class RulesSettings(SettingsGroup):
         description="Time for which a bar waits for a live feed of a better source, in milliseconds.",
     )
     calendars: dict[str, str] = Field(
-        default=dict(DEFAULT_RULES.calendars),
-        description="Calendar of each pattern of symbols: `XNYS`, `XLON`, … or `24/7`; the first match applies.",
+        default=dict(FX_CALENDARS),
+        description=(
+            "Calendar of each pattern of symbols: `XNYS`, `XLON`, …, `24/7`, or `FX` for foreign exchange; the first "
+            "match applies. `{currency}` is a code of ISO 4217. A log keeps its calendars until this is set."
+        ),
     )
     extended_hours: bool = Field(
         default=DEFAULT_RULES.extended_hours, description="Include trades outside regular hours in daily bars."

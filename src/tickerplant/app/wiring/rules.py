@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from tickerplant.core.rules import DEFAULT_RULES, Rules, values_of
+from tickerplant.app.wiring import open_readonly
+from tickerplant.core.errors import LogUnavailable, NoPlant, UnknownTopic
+from tickerplant.core.rules import DEFAULT_RULES, Rules, same_order, values_of
 from tickerplant.core.schemas import SETTINGS_KEY, STATE_FEEDS
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Settings
     from tickerplant.log.port import EventLog
 
+logger = logging.getLogger(__name__)
+
 
 def ensure_rules(log: EventLog, settings: Settings, *, only_first: bool = False, always_open: bool = False) -> None:
     """Append the rules if they differ from those in force; with `only_first`, only to a log that has none.
 
-    `always_open`: see `rules_of`.
+    A log keeps the calendars with which its bars were made, until the user sets others: a log of a former version has
+    the former defaults. `always_open`: see `rules_of`.
     """
+    from tickerplant.log.rules_in_force import rules_in_force
     from tickerplant.market_data.feed.commands import ensure_settings
 
-    if only_first and log.get_state(STATE_FEEDS, 0, SETTINGS_KEY) is not None:
-        return
-    ensure_settings(log, values_of(rules_of(settings, always_open)))
+    rules = rules_of(settings, always_open)
+    if log.get_state(STATE_FEEDS, 0, SETTINGS_KEY) is not None:
+        if only_first:
+            return
+        former = rules_in_force(log, rules).calendars
+        if not always_open and not _sets_calendars(settings) and same_order(former, DEFAULT_RULES.calendars):
+            rules = msgspec.structs.replace(rules, calendars=former)
+            logger.info(
+                "currency pairs of this log trade round the clock, as in the version that made it; set rules.calendars "
+                "for the trading day of foreign exchange"
+            )
+    ensure_settings(log, values_of(rules))
+
+
+def log_rules(settings: Settings) -> Rules:
+    """Return the rules in force in the log of the settings; without a log, those of the settings. Creates nothing."""
+    from tickerplant.log.rules_in_force import rules_in_force
+
+    rules = settings.rules.rules()
+    with contextlib.suppress(NoPlant, LogUnavailable, UnknownTopic), open_readonly.log_of(settings) as log:
+        return rules_in_force(log, rules)
+    return rules
 
 
 def always_open(settings: Settings, made_up: bool) -> bool:
@@ -38,6 +65,11 @@ def rules_of(settings: Settings, always_open: bool) -> Rules:
     has set no calendars, the calendar of all symbols is then `24/7`.
     """
     rules = settings.rules.rules()
-    if always_open and rules.calendars == DEFAULT_RULES.calendars:
+    if always_open and not _sets_calendars(settings):
         rules = msgspec.structs.replace(rules, calendars={"*": "24/7"})
     return rules
+
+
+def _sets_calendars(settings: Settings) -> bool:
+    """Return whether the user has set calendars."""
+    return "calendars" in settings.rules.model_fields_set

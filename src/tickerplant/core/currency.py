@@ -1,0 +1,53 @@
+"""Currency codes: ISO 4217, and the minor units in which some exchanges quote prices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+ISO_4217: Final = frozenset(
+    """
+    AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF CHE
+    CHF CHW CLF CLP CNY COP COU CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ
+    GYD HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL
+    LYD MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR
+    PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY
+    TTD TWD TZS UAH UGX USD USN UYI UYU UYW UZS VED VES VND VUV WST XAF XAG XAU XCD XCG XOF XPD XPF XPT YER ZAR ZMW
+    ZWG CNH
+    """.split()  # noqa: SIM905 - a list has one line per code
+)
+"""Codes of ISO 4217 for money and metals, without test codes and units of account; CNH is the market's offshore CNY."""
+
+_MINOR: Final[Mapping[str, tuple[str, str]]] = {
+    "GBp": ("GBp", "GBP"), "GBX": ("GBp", "GBP"), "GBPENCE": ("GBp", "GBP"),
+    "ZAc": ("ZAc", "ZAR"), "ZAC": ("ZAc", "ZAR"), "ILA": ("ILA", "ILS"), "ILa": ("ILA", "ILS"),
+}  # fmt: skip
+"""The usual spelling of a minor unit, and its currency of 100 units. The case matters: GBp is a hundredth of GBP."""
+
+
+def normal_currency(text: str) -> str | None:
+    """Return a currency in its usual spelling, `GBp` for pence; None if it has not three letters.
+
+    >>> normal_currency("usd"), normal_currency("GBX"), normal_currency("GBp"), normal_currency("dollar")
+    ('USD', 'GBp', 'GBp', None)
+    """
+    text = text.strip()
+    if text in _MINOR:
+        return _MINOR[text][0]
+    return text.upper() if len(text) == 3 and text.isascii() and text.isalpha() else None
+
+
+def units_of(amount_in: str, prices_in: str) -> float | None:
+    """Return the factor that converts an amount to the unit of the prices; None for another currency.
+
+    >>> units_of("GBP", "GBp"), units_of("ILA", "ILS"), units_of("EUR", "EUR"), units_of("USD", "GBp")
+    (100.0, 0.01, 1.0, None)
+    """
+    given, wanted = _MINOR.get(amount_in, (amount_in, None)), _MINOR.get(prices_in, (prices_in, None))
+    if given[0] == wanted[0]:
+        return 1.0
+    if given[0] == wanted[1]:
+        return 100.0
+    if given[1] == wanted[0]:
+        return 0.01
+    return None
