@@ -92,6 +92,7 @@ class MemoryStore(StoreReader):
         self.log = log
         self.at: dict[TopicPartition, int] = {}
         self.broken = False
+        self.over = False
         self.tables: dict[str, pa.Table] = {
             "prices": schemas.TICKS.empty_table(),
             "ohlcv": schemas.BARS.empty_table(),
@@ -138,6 +139,9 @@ class MemoryStore(StoreReader):
 
     async def adjustment(self, symbol: str, how: str, calendar: Calendar, now_us: int) -> Adjustment:
         return Adjustment()
+
+    async def is_over(self, symbol: str, interval: str, start_us: int) -> bool:
+        return self.over
 
     async def exclusion_counts(self) -> pa.Table:
         return self.tables["exclusions"]

@@ -267,6 +267,8 @@ def test_an_added_subscription_sends_only_new_rows() -> None:
         ('{"action":"subscribe","symbols":["A"],"channels":["quotes"]}', "unknown_channel"),
         ('{"action":"subscribe","symbols":["A"],"channels":["bars.5d"]}', "unknown_channel"),
         ('{"action":"subscribe","symbols":["A"],"channels":["bars.7m"]}', "unknown_channel"),
+        ('{"action":"subscribe","symbols":["A"],"channels":["bars.15m"]}', "unknown_channel"),
+        ('{"action":"subscribe","symbols":["A"],"channels":["analytics.1w"]}', "unknown_channel"),
         ('{"action":"subscribe","symbols":["A"],"channels":["ticks.100t"]}', "unknown_channel"),
         ('{"action":"subscribe","symbols":["A"],"channels":[]}', "bad_channels"),
         ('{"action":"subscribe","symbols":["a b"]}', "bad_symbols"),

@@ -24,7 +24,7 @@ from tickerplant.api.service import Api, ApiOptions
 from tickerplant.core import schemas
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.flags import TickFlag
-from tickerplant.core.rules import DEFAULT_RULES
+from tickerplant.core.rules import DEFAULT_RULES, FX_CALENDARS, Rules
 from tickerplant.core.times import iso
 from tickerplant.log.port import EventLog, TopicPartition
 
@@ -138,6 +138,46 @@ def test_weeks_and_hours_are_built_when_read(client: httpx.Client) -> None:
     ]  # fmt: skip
     assert hours[0]["volume"] == 60.0
     assert [hour["state"] for hour in hours] == ["final", "final", "forming"]
+
+
+def test_a_bar_that_is_built_when_read_is_final_when_its_end_has_passed_for_the_feed(
+    log: EventLog, store: MemoryStore
+) -> None:
+    """AAPL stops at 15:30: no bar follows in the hour to 16:00. The week has bars of Monday and Tuesday only."""
+    fill(store)
+    friday_close = MIDNIGHT + 4 * DAY + 20 * 3600 * 1_000_000
+    clock = [T0 + 149 * MINUTE]
+    with serving(log, store, now_us=lambda: clock[0]) as (client, _, _):
+
+        def states(path: str) -> list[str]:
+            found = client.get(path).json()["bars"]
+            return [bar["state"] for bar in found][-2:]
+
+        hours, weeks = "/v1/intraday/AAPL?interval=1h", "/v1/historical/AAPL?interval=1w"
+        assert states(hours) == ["final", "forming"]
+        store.over = True
+        assert states(hours) == ["final", "forming"], "15:59"
+        assert states("/v1/intraday/AAPL?interval=30m") == ["final", "final"]
+        clock[0] += MINUTE
+        assert states(hours) == ["final", "final"]
+        store.over = False
+        assert states(hours) == ["final", "forming"], "the feed may be late"
+        store.over = True
+        clock[0] = friday_close - 1
+        assert states(weeks) == ["final", "forming"]
+        clock[0] = friday_close
+        assert states(weeks) == ["final", "final"]
+
+
+def test_a_week_is_final_with_the_bar_of_its_last_session(log: EventLog, store: MemoryStore) -> None:
+    """2026-04-03 is Good Friday: New York's week ends on Thursday. The week of XAU/USD ends on Friday."""
+    days = [{"time": MIDNIGHT + n * DAY, "interval": "1d"} for n in (21, 22, 23, 24)]
+    rows = [{**day, "symbol": symbol} for symbol in ("AAPL", "XAU/USD") for day in days]
+    store.tables["ohlcv"] = pa.Table.from_batches([bar_batch(rows)])
+    with serving(log, store, rules=Rules(calendars=FX_CALENDARS), now_us=lambda: T0) as (client, _, _):
+        for symbol, state in (("AAPL", "final"), ("XAU/USD", "forming")):
+            (week,) = client.get(f"/v1/historical/{symbol}?interval=1w").json()["bars"]
+            assert (week["time"], week["state"]) == ("2026-03-30", state)
 
 
 def test_a_symbol_may_contain_a_slash_and_missing_numbers_are_null(client: httpx.Client) -> None:

@@ -157,3 +157,20 @@ async def test_a_request_for_too_many_intervals_is_refused(store: Store) -> None
         some = {f"S{number}": calendar("24/7") for number in range(100)}
         with pytest.raises(BadInput, match="100 symbols have more than 20,000,000"):
             await reading.statuses.of(some, "1m", NOW - 200 * DAY_US, NOW, NOW)
+
+
+async def test_an_interval_is_over_when_a_feed_reports_that_the_symbol_had_no_trades_in_it_or_later(
+    store: Store,
+) -> None:
+    async def over(minute: int, symbol: str = "GOOG") -> bool:
+        async with store.read() as reading:
+            return await reading.coverage.is_over(symbol, "1m", OPEN_US + minute * MINUTE_US)
+
+    assert not await over(0), "nothing is known of any feed"
+    await write_intervals(store, [0, 1], ["GOOG"])
+    await write_intervals(store, [5], ["MSFT"], feed="of other symbols")
+    assert [await over(minute) for minute in (0, 1, 2)] == [True, True, False]
+    await partitions(store)
+    assert [await over(minute) for minute in (0, 1, 2)] == [True, True, False]
+    await write_intervals(store, [9], ["GOOG"], interval="5m", step_us=5 * MINUTE_US)
+    assert not await over(2)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 from fastapi import Response
 
@@ -16,33 +18,61 @@ from tickerplant.api.state import ApiState
 from tickerplant.api.store_reader import ReadTransaction
 from tickerplant.core.adjustment import AS_TRADED, Adjustment
 from tickerplant.core.interval import Interval
+from tickerplant.core.sessions import AlwaysOpen, Calendar, end_of
+from tickerplant.core.times import times_of
 
 MAX_BASE_ROWS: Final = 200_000
 """Maximum stored rows from which one answer builds coarser bars."""
 
 
-async def read_resampled(
-    transaction: ReadTransaction, symbol: str, interval: Interval, start_us: int | None, end_us: int | None, count: int,
-    adjustment: Adjustment | None = None,
-) -> pa.Table:  # fmt: skip
-    """Return at most `count` bars of `interval`, built from stored bars, in ascending order of time.
+@dataclass(frozen=True, slots=True)
+class CoarseBars:
+    """Reader of a symbol's bars of an interval that is built from stored bars (`resample.BASE`).
 
-    A bar is left out if not all of its stored bars were read. The stored bars are adjusted first, so that a bar across
+    `calendar` is the symbol's. `now_us` is the market's time. The stored bars are adjusted first, so that a bar across
     a split is correct too.
     """
-    base = BASE[interval]
-    if start_us is not None:
-        start_us = interval.floor(start_us)
-    if end_us is not None:
-        end_us = interval.end(interval.floor(end_us - 1))
-    rows = min((count + 1) * ratio(interval), MAX_BASE_ROWS)
-    table = await transaction.bars(symbol, base, start_us, end_us, rows)
-    if adjustment is not None:
-        table = adjustment.bars(table, daily=not base.is_intraday)
-    built = resample(table, interval)
-    if table.num_rows >= rows and built.num_rows > 1:
-        built = built.slice(1) if start_us is None else built.slice(0, built.num_rows - 1)
-    return built.slice(max(0, built.num_rows - count)) if start_us is None else built.slice(0, count)
+
+    symbol: str
+    interval: Interval
+    calendar: Calendar
+    now_us: int
+    adjustment: Adjustment = field(default_factory=Adjustment)
+
+    async def read(
+        self, transaction: ReadTransaction, start_us: int | None, end_us: int | None, count: int
+    ) -> pa.Table:
+        """Return at most `count` bars in ascending order of time. The newest ones if `start_us` is None.
+
+        A bar is left out if not all of its stored bars were read.
+        """
+        interval, base = self.interval, BASE[self.interval]
+        if start_us is not None:
+            start_us = interval.floor(start_us)
+        if end_us is not None:
+            end_us = interval.end(interval.floor(end_us - 1))
+        rows = min((count + 1) * ratio(interval), MAX_BASE_ROWS)
+        table = await transaction.bars(self.symbol, base, start_us, end_us, rows)
+        table = self.adjustment.bars(table, daily=not base.is_intraday)
+        built = resample(table, interval, over=bool(table.num_rows) and await self._is_over(transaction, table))
+        if table.num_rows >= rows and built.num_rows > 1:
+            built = built.slice(1) if start_us is None else built.slice(0, built.num_rows - 1)
+        return built.slice(max(0, built.num_rows - count)) if start_us is None else built.slice(0, count)
+
+    async def _is_over(self, transaction: ReadTransaction, table: pa.Table) -> bool:
+        """Return whether no base bar can follow in the last bar: its end has passed for the symbol's feeds."""
+        base, newest_us = BASE[self.interval], int(times_of(table.column("time"))[-1])
+        start_us = self.interval.floor(newest_us)
+        last_us, end_us = self.interval.end(start_us) - base.us, self.interval.end(start_us)
+        if not base.is_intraday:
+            # The week of a stock ends with its last session, which may be Thursday's.
+            days = np.arange(start_us, end_us, base.us, dtype=np.int64)
+            sessions = days[self.calendar.is_session(days)]
+            last_us = int(sessions[-1]) if len(sessions) else last_us
+            end_us = end_of(self.calendar, last_us, extended=False)
+        if newest_us >= last_us:
+            return True
+        return self.now_us >= end_us and await transaction.is_over(self.symbol, base, last_us)
 
 
 async def bars_response(state: ApiState, page: PageRequest, adjust: str) -> Response:
@@ -50,14 +80,17 @@ async def bars_response(state: ApiState, page: PageRequest, adjust: str) -> Resp
     interval = page.interval
     assert interval is not None
     # Computing an exchange's calendar for the first time is slow, so a thread does it and the stream continues.
-    calendar = None if adjust == AS_TRADED else await asyncio.to_thread(state.calendars.of, page.symbol)
+    needs_calendar = adjust != AS_TRADED or interval in BASE
+    symbol_calendar = await asyncio.to_thread(state.calendars.of, page.symbol) if needs_calendar else AlwaysOpen()
+    now_us = await asyncio.to_thread(state.market_now) if interval in BASE else 0
 
     async def read(transaction: ReadTransaction, start_us: int | None, end_us: int | None, count: int) -> pa.Table:
         adjustment = Adjustment()
-        if calendar is not None:
-            adjustment = await transaction.adjustment(page.symbol, adjust, calendar, time.time_ns() // 1000)
+        if adjust != AS_TRADED:
+            adjustment = await transaction.adjustment(page.symbol, adjust, symbol_calendar, time.time_ns() // 1000)
         if interval in BASE:
-            return await read_resampled(transaction, page.symbol, interval, start_us, end_us, count, adjustment)
+            coarse = CoarseBars(page.symbol, interval, symbol_calendar, now_us, adjustment)
+            return await coarse.read(transaction, start_us, end_us, count)
         bars = await transaction.bars(page.symbol, interval, start_us, end_us, count)
         return adjustment.bars(bars, daily=page.by_session)
 

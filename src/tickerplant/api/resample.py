@@ -20,12 +20,13 @@ def ratio(interval: Interval) -> int:
     return interval.us // BASE[interval].us
 
 
-def resample(bars: pa.Table, interval: Interval) -> pa.Table:
+def resample(bars: pa.Table, interval: Interval, *, over: bool = False) -> pa.Table:
     """Return bars of `interval` built from base bars in ascending order. Withdrawn base bars are left out.
 
-    A bar is `forming` if one of its base bars is `forming`, or if it ends later than the last base bar. A bar is
-    complete if all its base bars are complete. Its version is the greatest version of its base bars. Its `vwap` is
-    weighted by volume.
+    A bar is `forming` if one of its base bars is `forming`. The last bar is also `forming` if it ends later than the
+    last base bar, unless its end has passed for the feed (`over`): no further base bar follows then. A bar is complete
+    if all its base bars are complete. Its version is the greatest version of its base bars. Its `vwap` is weighted by
+    volume.
     """
     bars = bars.filter(pa.array(np.asarray(bars.column("state").to_pylist(), dtype=object) != schemas.WITHDRAWN))
     if not bars.num_rows:
@@ -44,7 +45,7 @@ def resample(bars: pa.Table, interval: Interval) -> pa.Table:
     trades = np.add.reduceat(column["trades"], first)
     forming = np.asarray(bars.column("state").to_pylist(), dtype=object) == schemas.FORMING
     still_forming = np.logical_or.reduceat(forming, first)
-    if base.end(int(times[-1])) < interval.end(int(buckets[-1])):
+    if not over and base.end(int(times[-1])) < interval.end(int(buckets[-1])):
         still_forming[-1] = True
     newest = _at_largest(bars, "version", first, last)
     built: dict[str, Any] = {

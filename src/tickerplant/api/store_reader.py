@@ -26,11 +26,17 @@ MIN_CONNECTIONS, MAX_CONNECTIONS = 1, 8
 
 
 class ReadTransaction:
-    """One consistent view of the store. `position` is the log position of the view."""
+    """One consistent view of the store. `position` is the log position of the view; the command line needs none."""
 
-    def __init__(self, session: ReadSession, position: Position) -> None:
+    def __init__(self, session: ReadSession, position: Position | None = None) -> None:
         self._session = session
-        self.position = position
+        self._position = position
+
+    @property
+    def position(self) -> Position:
+        """The log position of the view."""
+        assert self._position is not None
+        return self._position
 
     async def ticks(self, symbol: str, start_us: int | None, end_us: int | None, limit: int) -> pa.Table:
         """Return at most `limit` ticks in ascending order of time. If `start_us` is None, they are the newest ones."""
@@ -50,6 +56,10 @@ class ReadTransaction:
         `names` selects columns; None means all.
         """
         return await self._session.ohlcv.read(symbol, interval.name, start_us, end_us, limit, names=names)
+
+    async def is_over(self, symbol: str, interval: Interval, start_us: int) -> bool:
+        """Return whether a feed of the symbol has passed the interval that starts at `start_us`, or a later one."""
+        return await self._session.coverage.is_over(symbol, interval.name, start_us)
 
     async def values(
         self, symbol: str, interval: Interval, start_us: int | None, end_us: int | None, limit: int

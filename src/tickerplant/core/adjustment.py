@@ -14,11 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.core.currency import units_of
 from tickerplant.core.errors import BadInput
 from tickerplant.core.sessions import Calendar
 from tickerplant.core.times import DAY_US, NEVER_US, Float64Array, Int64Array, times_of
 
 AS_TRADED, FOR_SPLITS, FOR_ALL = "none", "splits", "all"
+USER: Final = "user"
+"""Source of the splits and dividends that a user enters."""
 ADJUSTMENTS: Final = (AS_TRADED, FOR_SPLITS, FOR_ALL)
 """Adjustments that a reader may request: none, for splits, or for splits and dividends."""
 DIVIDED: Final = ("open", "high", "low", "close", "vwap")
@@ -76,6 +79,19 @@ class Closes:
 
 
 @dataclass(frozen=True, slots=True)
+class Payments:
+    """Dividends as readers apply them: for each row the amount in the unit of the prices (0: not applied).
+
+    `reasons`: for each row the reason why it is not applied, or None. `prices_in`: the currency of the prices, or None
+    if no vendor has reported it.
+    """
+
+    amounts: Float64Array
+    reasons: list[str | None]
+    prices_in: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Adjustment:
     """The splits and dividends of one symbol.
 
@@ -111,14 +127,40 @@ class Adjustment:
         return bars
 
 
+def payments_of(dividends: pa.Table, reported: pa.Table) -> Payments:
+    """Return the amounts of dividends (`schemas.DIVIDENDS`) in the unit of the prices.
+
+    A vendor's dividend has the currency of its prices, or `A/B` if it is paid in A and the prices are in B. The newest
+    of the vendors' rows in `reported` therefore defines the currency of the prices. A minor unit is converted: 1 GBP is
+    100 GBp. An amount in another currency is not applied. If one of the two currencies is unknown, the amount counts as
+    it is.
+    """
+    named = [
+        (row["time"], row["currency"].rpartition("/")[2])
+        for row in reported.to_pylist()
+        if row["source"] != USER and row["currency"]
+    ]
+    prices_in = max(named)[1] if named else None
+    amounts, reasons = dividends.column("amount").to_numpy().copy(), []
+    for at, text in enumerate(dividends.column("currency").to_pylist()):
+        paid_in, _, own = (text or "").partition("/")
+        wanted = own or prices_in
+        factor = units_of(paid_in, wanted) if paid_in and wanted else 1.0
+        reasons.append(f"paid in {paid_in}, but prices are in {wanted}" if factor is None else None)
+        amounts[at] *= factor or 0.0
+    return Payments(amounts, reasons, prices_in)
+
+
 def adjustment_for(
-    splits: pa.Table, calendar: Calendar, now_us: int, dividends: pa.Table | None = None, closes: Closes | None = None
-) -> Adjustment:
+    splits: pa.Table, calendar: Calendar, now_us: int, dividends: pa.Table | None = None, closes: Closes | None = None,
+    payments: Payments | None = None,
+) -> Adjustment:  # fmt: skip
     """Return the adjustment for one symbol's splits (`schemas.SPLITS`), and for dividends (`schemas.DIVIDENDS`).
 
-    `closes` are those before `ex_dates_of(dividends)`. All payments of one ex-date are one dividend. A split or an
-    ex-date counts if its session has begun by `now_us`. Amounts are per share of the ex-date. If a split is between a
-    close and the ex-date, the close is therefore converted to shares of the ex-date.
+    `closes` are those before `ex_dates_of(dividends)`; `payments` are the converted amounts, by default those of
+    `payments_of(dividends, dividends)`. All payments of one ex-date are one dividend. A split or an ex-date counts if
+    its session has begun by `now_us`. Amounts are per share of the ex-date. If a split is between a close and the
+    ex-date, the close is therefore converted to shares of the ex-date.
     """
     sessions = times_of(splits.column("time"))
     low = splits.column("denominator").to_numpy()
@@ -131,12 +173,27 @@ def adjustment_for(
     ex_dates = ex_dates_of(dividends)
     amounts = np.zeros(len(ex_dates))
     at = np.searchsorted(ex_dates, times_of(dividends.column("time")))
-    np.add.at(amounts, at, dividends.column("amount").to_numpy())
+    np.add.at(amounts, at, (payments or payments_of(dividends, dividends)).amounts)
     shares = split_factors(closes.session_us, sessions, ratios) / split_factors(ex_dates, sessions, ratios)
     ex_begins = session_starts(calendar, ex_dates)
     due = ex_begins <= now_us
     price = closes.price / shares
     return Adjustment(sessions, begins, ratios, ex_dates[due], ex_begins[due], amounts[due], price[due])
+
+
+def reasons_not_applied(adjustment: Adjustment, dividends: pa.Table, payments: Payments) -> list[str | None]:
+    """Return for each dividend the reason why no bar is adjusted for it, or None. The arguments belong together."""
+    result: list[str | None] = []
+    for time, reason in zip(times_of(dividends.column("time")).tolist(), payments.reasons, strict=True):
+        at = int(np.searchsorted(adjustment.ex_dates, time))
+        if reason is None and (at == len(adjustment.ex_dates) or adjustment.ex_dates[at] != time):
+            reason = "the ex-date has not begun"
+        elif reason is None and not adjustment.closes[at] > 0:
+            reason = "no positive close before the ex-date is stored"
+        elif reason is None and not adjustment.amounts[at] < adjustment.closes[at]:
+            reason = f"the amount is not below the close before the ex-date, {adjustment.closes[at]:.10g}"
+        result.append(reason)
+    return result
 
 
 def ex_dates_of(dividends: pa.Table) -> Int64Array:

@@ -128,3 +128,36 @@ def test_invalid_actions_are_refused_in_one_sentence(plant: Plant, tmp_path: Pat
         invoke(plant, "action", "dividend", "ACME", "2020-08-31", "1", "--currency", "$"), 2, "is not a currency"
     )
     assert_refused(invoke(Plant(tmp_path / "none"), *split, "2020-08-31", "4:1"), 1, "there is no plant in")
+
+
+def test_a_dividend_that_is_not_applied_is_listed_with_its_reason(plant: Plant) -> None:
+    last = DATES[69].isoformat()
+    before = (100 + 68 % 11) / 4
+    said = invoke(plant, "action", "dividend", "ACME", last, "80")
+    assert f"ACME {last}: bars are not adjusted for it: the amount is not below the close" in said.err
+    rows = objects(invoke(plant, "action", "list", "ACME", "--json"))
+    (row,) = [row for row in rows if row["kind"] == "dividend" and row["date"] == last]
+    assert (row["counts"], row["note"]) == (False, f"the amount is not below the close before the ex-date, {before:g}")
+    (said_row,) = objects(invoke(plant, "action", "dividend", "PENCE", last, "24", "--currency", "GBX", "--json"))
+    assert said_row["currency"] == "GBp"
+    (row,) = objects(invoke(plant, "action", "list", "PENCE", "--json"))
+    assert row["note"] == "no positive close before the ex-date is stored"
+
+
+def test_query_builds_weeks_of_stored_days(plant: Plant) -> None:
+    weeks = objects(invoke(plant, "query", "ACME", "-i", "1w", "--json", "-n", "3"))
+    days = objects(invoke(plant, "query", "ACME", "--json", "-n", "90"))
+    by_week: dict[str, list[dict[str, float]]] = {}
+    for day in days:
+        date = dt.date.fromisoformat(str(day["time"])[:10])
+        by_week.setdefault(str(date - dt.timedelta(days=date.weekday())), []).append(day)
+    assert [str(week["time"])[:10] for week in weeks] == [*by_week][-3:]
+    for week in weeks:
+        of_it = by_week[str(week["time"])[:10]]
+        assert week["open"] == of_it[0]["open"]
+        assert week["high"] == max(day["high"] for day in of_it)
+        assert week["volume"] == sum(day["volume"] for day in of_it)
+    assert [week["state"] for week in weeks] == ["final", "final", "forming"], "the file ends on a Friday, its week not"
+    (beside,) = objects(invoke(plant, "query", "ACME", "-i", "1w", "--indicator", "SMA(2)", "-n", "1", "--json"))
+    assert beside["sma_2"] == pytest.approx((weeks[-1]["close"] + weeks[-2]["close"]) / 2)
+    assert "no 15m bars" in invoke(plant, "query", "ACME", "-i", "15m").err

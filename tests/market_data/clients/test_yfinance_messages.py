@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import json
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tickerplant.market_data.clients.yahoo.messages import (
     Answer,
     Columns,
     Splits,
+    dividend_currencies,
     error_of,
     raise_error,
     read_columns,
@@ -167,3 +169,33 @@ def test_an_unknown_error_body_raises_nothing_and_an_unknown_text_is_malformed()
         raise_error(400, body)
     assert isinstance(error_of(""), errors.NoData)
     assert isinstance(error_of("Short and stout"), errors.Malformed)
+
+
+def chart(*paid: dict[str, object]) -> bytes:
+    events = {"dividends": {str(one["date"]): one for one in paid}}
+    return json.dumps({"chart": {"result": [{"events": events}], "error": None}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("event", "prices_in", "amount", "currency"),
+    [
+        ("GBp", "GBp", 4.5, "GBp"), ("GBP", "GBp", 450.0, "GBp"), ("GBp", "GBP", 0.045, "GBP"),
+        ("USD", "GBp", 4.5, "USD/GBp"), ("EUR", "", 4.5, None), (None, "USD", 4.5, "USD"),
+    ],
+)  # fmt: skip
+def test_a_dividend_has_the_currency_of_the_prices_or_both(
+    event: str | None, prices_in: str, amount: float, currency: str | None
+) -> None:
+    """The chart gives a dividend's time as that of the session's open, and its own currency only if it differs."""
+    midnight = OPEN_US + EASTERN_US - (OPEN_US + EASTERN_US) % DAY_US
+    time = np.array([midnight - EASTERN_US])
+    paid_in = dividend_currencies(chart({"date": OPEN_US // 1_000_000, "amount": 4.5, "currency": event}))
+    found = columns([0], [1.0], time=time, local=time + EASTERN_US, dividends=np.array([4.5]), paid_in=paid_in)
+    found = dataclasses.replace(found, currency=prices_in)
+    (row,) = read(found, "1d").dividends.to_pylist()
+    assert (row["amount"], row["currency"]) == (pytest.approx(amount), currency)
+
+
+def test_unreadable_events_have_no_currencies() -> None:
+    for body in (b"", b"{}", b'{"chart":{"result":null}}', b"[1]", chart({"date": 1e300, "currency": "USD"})):
+        assert dividend_currencies(body) == {}

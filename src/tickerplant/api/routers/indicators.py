@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import pyarrow as pa
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from tickerplant.api.bars import read_resampled
+from tickerplant.api.bars import CoarseBars
 from tickerplant.api.http import params
 from tickerplant.api.http.auth import KEY_PARAMETER
 from tickerplant.api.http.errors import ApiError
@@ -21,7 +21,7 @@ from tickerplant.api.resample import BASE
 from tickerplant.api.state import ApiState
 from tickerplant.api.store_reader import ReadTransaction
 from tickerplant.core import interval as intervals
-from tickerplant.core.adjustment import Adjustment, adjustment_for
+from tickerplant.core.adjustment import adjustment_for
 from tickerplant.core.bar_request import BarRequest
 from tickerplant.core.errors import BadInput, UnknownIndicator
 from tickerplant.core.interval import D1, H1, M1, M5, M15, M30, W1
@@ -160,10 +160,12 @@ async def compute(
     async with state.limiter.acquire():
         async with state.store.read() as transaction:
             splits, now_us = await transaction.splits(page.symbol), time.time_ns() // 1000
-            adjustment = None
+            coarse = None
             if step in BASE:  # stored bars are adjusted first: a week built across a split would be wrong
                 adjustment, splits = adjustment_for(splits, calendar, now_us), splits.slice(0, 0)
-            read_bars = _bar_reader(transaction, page.symbol, step, adjustment)
+                market_us = await asyncio.to_thread(state.market_now)
+                coarse = CoarseBars(page.symbol, step, calendar, market_us, adjustment)
+            read_bars = _bar_reader(transaction, page.symbol, step, coarse)
             requested = page.range
             bar_request = BarRequest(
                 page.symbol, step, requested.start_us, requested.end_us, requested.limit + 1, splits, now_us
@@ -185,13 +187,13 @@ async def compute(
 
 
 def _bar_reader(
-    transaction: ReadTransaction, symbol: str, step: intervals.Interval, adjustment: Adjustment | None
+    transaction: ReadTransaction, symbol: str, step: intervals.Interval, coarse: CoarseBars | None
 ) -> ReadBars:
     """Return a reader of bars. Stored intervals are read as traded; built intervals are built from adjusted bars."""
 
     async def read(start_us: int | None, end_us: int | None, count: int) -> pa.Table:
-        if step in BASE:
-            return await read_resampled(transaction, symbol, step, start_us, end_us, count, adjustment)
+        if coarse is not None:
+            return await coarse.read(transaction, start_us, end_us, count)
         return await transaction.bars(symbol, step, start_us, end_us, count, _BAR_COLUMNS)
 
     return read

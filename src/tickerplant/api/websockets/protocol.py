@@ -18,12 +18,14 @@ import numpy.typing as npt
 from tickerplant.api.positions import Position, parse_position
 from tickerplant.api.websockets.rows import ANALYTICS, BARS, KINDS, STATUS, StreamRecord
 from tickerplant.core.errors import BadInput
-from tickerplant.core.interval import INTERVALS, parse
+from tickerplant.core.interval import D1, INTERVALS, M1, M5, parse
 from tickerplant.core.symbols import check_symbol
 
 EVERY: Final = "*"
 DEFAULT_CHANNELS: Final = ("ticks", "bars", "analytics")
-CHANNELS: Final = (*KINDS, *(f"{kind}.{interval}" for kind in (BARS, ANALYTICS) for interval in INTERVALS))
+CHANNELS: Final = (*KINDS, *(f"{kind}.{interval}" for kind in (BARS, ANALYTICS) for interval in (M1, M5, D1)))
+"""Channels without intervals of activity. The stream sends stored bars only; coarser bars are built when REST reads."""
+_NOT_SENT: Final = {f"{kind}.{interval}" for kind in (BARS, ANALYTICS) for interval in INTERVALS} - {*CHANNELS}
 MAX_SYMBOLS: Final = 1_000
 """Maximum symbols that one connection's subscription names. A client that needs more subscribes to `*`."""
 MAX_MESSAGE_BYTES: Final = 256 * 1024
@@ -121,6 +123,12 @@ def _channels(message: dict[str, Any], default: tuple[str, ...]) -> tuple[str, .
         raise Refusal("bad_channels", '"channels" must be a list of names, for example ["ticks","bars.1m"]')
     for name in value:
         if name not in CHANNELS and not _is_by_activity(name):
+            if name in _NOT_SENT:
+                raise Refusal(
+                    "unknown_channel",
+                    f"the stream has no {name}: it sends bars of 1m, 5m and 1d; read coarser bars over REST, or build "
+                    "them from bars.5m or bars.1d",
+                )
             raise Refusal(
                 "unknown_channel",
                 f"unknown channel {name!r}; use {', '.join(CHANNELS)}, or bars and analytics of an interval by "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import re
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -24,8 +23,7 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the act
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 
 YEARS: Final = range(1900, 2200)
-COLUMNS: Final = ("kind", "date", "split", "amount", "currency", "source", "counts")
-_CURRENCY: Final = re.compile(r"[A-Z]{3}\Z")
+COLUMNS: Final = ("kind", "date", "split", "amount", "currency", "source", "counts", "note")
 
 app = typer.Typer(no_args_is_help=True, help="Enter and list splits and dividends. Indicators are adjusted for splits.")
 
@@ -67,17 +65,18 @@ def dividend(
     symbol: Symbol,
     date: Annotated[str, typer.Argument(help="Ex-date, e.g. 2024-02-09.")],
     amount: Annotated[str, typer.Argument(help="Amount per share.")],
-    currency: Annotated[str | None, typer.Option("--currency", help="Currency of the amount, e.g. USD.")] = None,
+    currency: Annotated[str | None, typer.Option("--currency", help="Currency: USD; GBp for pence.")] = None,
     wait: Wait = True,
     json: Json = False,
 ) -> None:
     """Enter a dividend. Bars read with `adjust=all` are adjusted for the dividend; indicators are not."""
     from tickerplant.app.wiring import corporate_actions
+    from tickerplant.core.currency import normal_currency
 
     ex_date_us, paid = _date(date), _positive(amount, f"AMOUNT {amount!r}")
-    name, money = _symbol(symbol), None if currency is None else currency.strip().upper()
-    if money is not None and not _CURRENCY.match(money):
-        raise BadInput(f"--currency {currency!r} is not a currency; write three letters, such as USD")
+    name, money = _symbol(symbol), None if currency is None else normal_currency(currency)
+    if currency is not None and money is None:
+        raise BadInput(f"--currency {currency!r} is not a currency; write three letters, such as USD, or GBp for pence")
     row = {"kind": "dividend", "symbol": name, "date": date, "amount": paid, "currency": money}
     _write(
         loaded,
@@ -91,13 +90,14 @@ def dividend(
 def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
     """Print a symbol's splits and dividends, oldest first.
 
-    If several entries exist for one session, `counts` marks the entry for which bars are adjusted.
+    If several entries exist for one session, `counts` marks the entry for which bars are adjusted. `note` is the reason
+    why they are not adjusted for a dividend: its currency, or a close that is missing or not above the amount.
     """
     from tickerplant.app.wiring import corporate_actions, open_readonly
 
     name = _symbol(symbol)
     with open_readonly.store_of(loaded.settings) as dsn:
-        rows = corporate_actions.stored(dsn, name)
+        rows = corporate_actions.stored(loaded.settings, dsn, name)
     if json:
         for row in rows:
             emit(row)
@@ -132,10 +132,26 @@ def _write(
     what = f"{row['symbol']} {row['date']}: {row['kind']} {_of(row)}"
     if not wait:
         print(f"{what} is in the log; the plant applies the action when it reaches the record")
-    elif row["kind"] == "dividend" or computed:
+    elif row["kind"] == "dividend":
+        print(f"{what} is in the tables")
+        _warn_if_not_applied(loaded, row)
+    elif computed:
         print(f"{what} is in the tables")
     else:
         print(f"{what} is in the tables; the running plant recomputes the indicators")
+
+
+def _warn_if_not_applied(loaded: Loaded, row: dict[str, Any]) -> None:
+    """Print the reason if bars are not adjusted for a dividend that was just entered."""
+    from tickerplant.app.wiring import corporate_actions, open_readonly
+    from tickerplant.core.adjustment import USER
+
+    with open_readonly.store_of(loaded.settings) as dsn:
+        rows = corporate_actions.stored(loaded.settings, dsn, row["symbol"])
+    for found in rows:
+        if (found["kind"], found["date"], found["source"]) == ("dividend", row["date"], USER) and found["note"]:
+            notify(f"{row['symbol']} {row['date']}: bars are not adjusted for it: {found['note']}")
+            return
 
 
 def _of(row: dict[str, Any]) -> str:

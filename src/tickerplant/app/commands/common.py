@@ -68,6 +68,9 @@ LASTING: Final = ("up", "run", "sandbox")
 WITHOUT_DATA: Final = ("config_",)
 """Commands that need no Arrow."""
 
+READABLE_INTERVALS = (
+    "1m, 5m, 15m, 30m, 1h, 1d, 1w, or an activity interval: 100t (trades), 10000v (volume), 1000000d (turnover)."
+)
 STORED_INTERVALS = "1m, 5m, 1d, or an activity interval: 100t (trades), 10000v (volume), 1000000d (turnover)."
 
 DateOrderOption = Annotated[
@@ -242,6 +245,13 @@ def stored_interval(text: str) -> str:
             f"use the REST API for bars of {interval}"
         )
     return interval.name
+
+
+def readable_interval(text: str) -> str:
+    """Return the name of an interval whose bars are stored or built from stored bars. Raises BadInput for others."""
+    from tickerplant.core.interval import parse
+
+    return parse(text).name
 
 
 def exit_code_of(error: TickerplantError) -> int:

@@ -150,7 +150,7 @@ def indicators(
     """List the indicators with parameters, defaults, columns and warm-up, then TA-Lib's functions."""
     from tickerplant.app.wiring import on_demand
 
-    known = on_demand.on_demand(loaded.settings)
+    known = on_demand.on_demand(loaded.settings.rules.rules())
     for broken in on_demand.broken_plugins():
         notify(broken)
     found = [known.describe(name)] if name else known.listing()

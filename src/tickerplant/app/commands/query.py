@@ -10,12 +10,12 @@ import typer
 
 from tickerplant.app.commands.common import (
     END_HELP,
+    READABLE_INTERVALS,
     START_HELP,
-    STORED_INTERVALS,
     cell,
     emit,
     notify,
-    stored_interval,
+    readable_interval,
     table,
     time_range,
 )
@@ -33,7 +33,7 @@ VALUE_COLUMNS = ("time", "open", "high", "low", "close", "volume", "state")
 def query(
     loaded: Loaded,
     symbol: Annotated[str, typer.Argument(help="A symbol, e.g. AAPL or EUR/USD.")],
-    interval: Annotated[str, typer.Option("--interval", "-i", help=STORED_INTERVALS)] = "1d",
+    interval: Annotated[str, typer.Option("--interval", "-i", help=READABLE_INTERVALS)] = "1d",
     start: Annotated[str | None, typer.Option("--start", help=START_HELP)] = None,
     end: Annotated[str | None, typer.Option("--end", help=END_HELP)] = None,
     limit: Annotated[
@@ -55,13 +55,14 @@ def query(
     --indicator also prints indicator values, computed from as many earlier bars as they need.
     """
     from tickerplant.app.wiring import on_demand, open_readonly
-    from tickerplant.app.wiring.store import BarSelection, bars
+    from tickerplant.app.wiring.store import BarSelection
+    from tickerplant.app.wiring.stored_bars import bars
     from tickerplant.core.adjustment import check_adjustment
     from tickerplant.core.symbols import check_symbol
 
     if csv and json:
         raise BadInput("--csv and --json exclude each other; use one of them")
-    symbol, interval, adjust = check_symbol(symbol), stored_interval(interval), check_adjustment(adjust)
+    symbol, interval, adjust = check_symbol(symbol), readable_interval(interval), check_adjustment(adjust)
     start_us, end_us = time_range(start, end, ("--start", "--end"))
     columns: tuple[str, ...] = COLUMNS
     selection = BarSelection(symbol, interval, start_us, end_us, limit)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tickerplant.app.config.settings import Settings
 from tickerplant.app.wiring.rules import always_open, rules_of
+from tickerplant.log.rules_in_force import rules_in_force
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -53,7 +54,7 @@ async def run_market_data(
     from tickerplant.app.wiring import vendors
     from tickerplant.market_data.service import MarketData, MarketDataConfig, run_feeds
 
-    rules = rules_of(settings, always_open=always_open(settings, vendor is not None))
+    rules = rules_in_force(log, rules_of(settings, always_open=always_open(settings, vendor is not None)))
     async with vendors.open_scheduler(settings, log, endpoint=vendor, rules=rules) as scheduler:
         clock = vendors.clock_of(vendor)
         backfill = vendors.backfill(settings, log, dsn, scheduler, clock, rules) if dsn else None
@@ -86,7 +87,7 @@ async def backfill(
     """
     from tickerplant.app.wiring import vendors
 
-    rules = rules_of(settings, always_open=always_open(settings, vendor is not None))
+    rules = rules_in_force(log, rules_of(settings, always_open=always_open(settings, vendor is not None)))
     clock = vendors.clock_of(vendor)
     async with vendors.open_scheduler(settings, log, endpoint=vendor, rules=rules) as scheduler:
         manager = vendors.backfill(settings, log, dsn, scheduler, clock, rules, order=order)
@@ -139,9 +140,10 @@ async def run_api(
     from tickerplant.app.wiring.on_demand import on_demand
 
     key = settings.api.key.get_secret_value() if settings.api.key is not None else None
+    rules = rules_in_force(log, settings.rules.rules())
     options = ApiOptions(
         host=settings.api.host, port=settings.api.port, api_key=key, health=health, registry=registry,
-        indicators=on_demand(settings), check_rule=check_rule, rules=settings.rules.rules(),
+        indicators=on_demand(rules), check_rule=check_rule, rules=rules,
     )  # fmt: skip
     delivering = asyncio.create_task(deliver_alerts(settings, log, dsn, registry))
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from tickerplant.app.wiring.rows import plain
 from tickerplant.app.wiring.store import with_store
 
 if TYPE_CHECKING:
+    from tickerplant.app.config.settings import Settings
     from tickerplant.log.port import EventLog
     from tickerplant.store import Store
 
@@ -26,17 +28,31 @@ def append_dividend(log: EventLog, symbol: str, ex_date_us: int, amount: float, 
     return commands.append_dividend(log, symbol, ex_date_us, amount, currency)
 
 
-def stored(dsn: str, symbol: str) -> list[dict[str, Any]]:
-    """Return a symbol's splits and dividends by time. `counts` is true if bars are adjusted for the row."""
+def stored(settings: Settings, dsn: str, symbol: str) -> list[dict[str, Any]]:
+    """Return a symbol's splits and dividends by time.
+
+    `counts` is true if bars are adjusted for the row. A dividend has a `note`: the reason why they are not, if its
+    source is the newest; otherwise None.
+    """
+    from tickerplant.app.wiring.rules import log_rules
+    from tickerplant.core.adjustment import reasons_not_applied
+    from tickerplant.core.sessions import Calendars
+
+    calendar = Calendars(log_rules(settings)).of(symbol)
 
     async def read(store: Store) -> list[dict[str, Any]]:
         async with store.read() as session:
-            newest = (await session.actions.newest_splits(symbol)).to_pylist()
-            paid = (await session.actions.newest_dividends(symbol)).to_pylist()
+            newest_splits = await session.actions.newest_splits(symbol)
+            newest = newest_splits.to_pylist()
+            applied = await session.actions.applied_dividends(symbol, newest_splits, calendar, time.time_ns() // 1000)
             splits = (await session.actions.splits(symbol)).to_pylist()
             dividends = (await session.actions.dividends(symbol)).to_pylist()
+        notes = reasons_not_applied(*applied)
+        paid = applied[1].to_pylist()
         found = [{"kind": "split", **row, "counts": row in newest} for row in splits]
-        found += [{"kind": "dividend", **row, "counts": row in paid} for row in dividends]
+        for row in dividends:
+            note = notes[paid.index(row)] if row in paid else None
+            found.append({"kind": "dividend", **row, "counts": row in paid and note is None, "note": note})
         return [_as_dict(row) for row in sorted(found, key=lambda row: row["time"])]
 
     return with_store(dsn, read)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tickerplant.app.config.settings import Settings
+from tickerplant.app.wiring.coverage_query import rules_and_market_time
 from tickerplant.app.wiring.rows import plain
 from tickerplant.app.wiring.store import BarSelection, with_store
+from tickerplant.app.wiring.stored_bars import bars as stored_bars
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -19,16 +21,17 @@ if TYPE_CHECKING:
     from tickerplant.analytics.ondemand.calculation import Calculation
     from tickerplant.analytics.ondemand.query import InputBars, OnDemand
     from tickerplant.core.adjustment import Adjustment
+    from tickerplant.core.rules import Rules
     from tickerplant.store import Store
 
 
-def on_demand(settings: Settings) -> OnDemand:
+def on_demand(rules: Rules) -> OnDemand:
     """Return the calculator of indicators on demand, which also describes the stream's indicators."""
     from tickerplant.analytics.ondemand.query import OnDemand
     from tickerplant.app.wiring.memory_tuning import import_talib
 
     import_talib()
-    return OnDemand(settings.rules.rules())
+    return OnDemand(rules)
 
 
 def calculations(texts: Sequence[str]) -> list[Calculation]:
@@ -107,14 +110,19 @@ def values(
     The returned bars are adjusted as `adjust` defines; the indicator values are adjusted for splits only.
     """
     from tickerplant.analytics.ondemand import query
+    from tickerplant.api.bars import CoarseBars
+    from tickerplant.api.resample import BASE
+    from tickerplant.api.store_reader import ReadTransaction
+    from tickerplant.core.adjustment import FOR_SPLITS
     from tickerplant.core.bar_request import BarRequest
     from tickerplant.core.interval import parse
     from tickerplant.core.sessions import Calendars
 
-    symbol, interval = selection.symbol, selection.interval
+    symbol, interval, step = selection.symbol, selection.interval, parse(selection.interval)
+    rules, market_us = rules_and_market_time(settings)
 
     async def read(store: Store) -> tuple[InputBars, Adjustment]:
-        calendar = Calendars(settings.rules.rules()).of(symbol)
+        calendar = Calendars(rules).of(symbol)
         async with store.read() as session:
 
             async def bars(first: int | None, last: int | None, count: int) -> pa.Table:
@@ -123,17 +131,30 @@ def values(
                 )
                 return table.take(np.arange(table.num_rows)[::-1])
 
+            async def built(first: int | None, last: int | None, count: int) -> pa.Table:
+                return await coarse.read(ReadTransaction(session), first, last, count)
+
             splits, now_us = await session.actions.newest_splits(symbol), time.time_ns() // 1000
             adjustment = await session.actions.adjustment(symbol, adjust, calendar, now_us)
-            request = BarRequest(
-                symbol, parse(interval), selection.start_us, selection.end_us, selection.limit, splits, now_us
-            )
-            return await query.gather(bars, chosen, request), adjustment
+            if step in BASE:  # stored bars are adjusted first: a week built across a split would be wrong
+                for_splits = await session.actions.adjustment(symbol, FOR_SPLITS, calendar, now_us)
+                coarse, splits = CoarseBars(symbol, step, calendar, market_us, for_splits), splits.slice(0, 0)
+            request = BarRequest(symbol, step, selection.start_us, selection.end_us, selection.limit, splits, now_us)
+            return await query.gather(built if step in BASE else bars, chosen, request), adjustment
 
     input_bars, adjustment = with_store(dsn, read)
-    table = adjustment.bars(input_bars.bars.slice(input_bars.lead), daily=not parse(interval).is_intraday)
-    found = query.values(input_bars, chosen, settings.rules.rules())
+    found = query.values(input_bars, chosen, rules)
+    if step in BASE:
+        return _beside(stored_bars(settings, dsn, selection, adjust), found), input_bars
+    table = adjustment.bars(input_bars.bars.slice(input_bars.lead), daily=not step.is_intraday)
     for name in found.schema.names:
         if name not in table.schema.names:
             table = table.append_column(name, found.column(name))
     return [plain(row) for row in table.to_pylist()], input_bars
+
+
+def _beside(bars: list[dict[str, Any]], values: pa.Table) -> list[dict[str, Any]]:
+    """Return bars with the values of the same times."""
+    by_time = {row["time"]: row for row in map(plain, values.to_pylist())}
+    nothing = dict.fromkeys(values.schema.names)
+    return [{**by_time.get(bar["time"], nothing), **bar} for bar in bars]

@@ -6,7 +6,6 @@ Each function opens the store itself, because it is called rarely: once per comm
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from tickerplant.app.wiring.rows import plain
 from tickerplant.core.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from tickerplant.app.config.settings import Settings
     from tickerplant.log.port import EventLog
     from tickerplant.store import Store
     from tickerplant.store.migrations import MigrationStatus
@@ -148,22 +146,3 @@ def left_out(dsn: str, patience_s: float | None = None) -> list[dict[str, Any]]:
             return [plain(row) for row in (await session.coverage.exclusion_counts()).to_pylist()]
 
     return with_store(dsn, read, patience_s)
-
-
-def bars(settings: Settings, dsn: str, selection: BarSelection, adjust: str = "none") -> list[dict[str, Any]]:
-    """Return the newest bars of the selection, oldest first, adjusted as `core.adjustment` defines."""
-    from tickerplant.core.interval import parse
-    from tickerplant.core.sessions import Calendars
-
-    async def read(store: Store) -> list[dict[str, Any]]:
-        calendar = Calendars(settings.rules.rules()).of(selection.symbol)
-        async with store.read() as session:
-            adjustment = await session.actions.adjustment(selection.symbol, adjust, calendar, time.time_ns() // 1_000)
-            table = await session.ohlcv.read(
-                selection.symbol, selection.interval, selection.start_us, selection.end_us, selection.limit,
-                newest_first=True,
-            )  # fmt: skip
-        table = adjustment.bars(table, daily=not parse(selection.interval).is_intraday)
-        return [plain(row) for row in reversed(table.to_pylist())]
-
-    return with_store(dsn, read)

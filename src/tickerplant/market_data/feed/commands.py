@@ -11,6 +11,7 @@ import msgspec
 import pyarrow as pa
 
 from tickerplant.core import records
+from tickerplant.core.adjustment import USER
 from tickerplant.core.errors import Fenced, LogUnavailable
 from tickerplant.core.rules import canonical
 from tickerplant.core.schemas import DIVIDENDS, RAW, SETTINGS_KEY, SPLITS, STATE_FEEDS, SYMBOLS
@@ -19,9 +20,6 @@ from tickerplant.core.times import datetime_of
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.feed.partitioner import SymbolPartitioner
 from tickerplant.market_data.feed.writer import now_us
-
-USER: Final = "user"
-"""Source of the rows that a user enters."""
 
 _WRITER: Final = "control"
 _ATTEMPTS: Final = 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -68,15 +69,18 @@ def splits_batch(symbol: str, time: Int64Array, ratios: Float64Array, source: st
     )
 
 
-def dividends_batch(symbol: str, time: Int64Array, amounts: Float64Array, currency: str, source: str) -> pa.RecordBatch:
-    """Return dividends (`schemas.DIVIDENDS`), oldest first; `currency`: "" if unknown."""
+def dividends_batch(
+    symbol: str, time: Int64Array, amounts: Float64Array, currency: str | Sequence[str], source: str
+) -> pa.RecordBatch:
+    """Return dividends (`schemas.DIVIDENDS`), oldest first; `currency`: of all or of each, "" if unknown."""
     order = np.argsort(time, kind="stable")
+    names = [currency] * len(order) if isinstance(currency, str) else [currency[at] for at in order.tolist()]
     return pa.RecordBatch.from_arrays(
         [
             timestamps(time[order]),
             repeated(symbol, len(order)),
             pa.array(amounts[order], pa.float64()),
-            repeated(currency, len(order)) if currency else pa.nulls(len(order), TEXT),
+            pa.array([name or None for name in names], pa.utf8()).dictionary_encode().cast(TEXT),
             repeated(source, len(order)),
         ],
         schema=DIVIDENDS,

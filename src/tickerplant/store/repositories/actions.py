@@ -11,10 +11,13 @@ from tickerplant.core import schemas
 from tickerplant.core.adjustment import (
     AS_TRADED,
     FOR_ALL,
+    USER,
     Adjustment,
     Closes,
+    Payments,
     adjustment_for,
     ex_dates_of,
+    payments_of,
     session_or_day,
     sessions_before,
 )
@@ -90,9 +93,18 @@ class Actions:
         splits = await self.newest_splits(symbol)
         if how != FOR_ALL:
             return adjustment_for(splits, calendar, now_us)
+        adjustment, _, _ = await self.applied_dividends(symbol, splits, calendar, now_us)
+        return adjustment
+
+    async def applied_dividends(
+        self, symbol: str, splits: pa.Table, calendar: Calendar, now_us: int
+    ) -> tuple[Adjustment, pa.Table, Payments]:
+        """Return the adjustment for splits and dividends, the newest dividends, and their converted amounts."""
         dividends = await self.newest_dividends(symbol)
+        entered = USER in dividends.column("source").to_pylist()
+        payments = payments_of(dividends, await self.dividends(symbol) if entered else dividends)
         closes = await self.closes_before(symbol, ex_dates_of(dividends), calendar)
-        return adjustment_for(splits, calendar, now_us, dividends, closes)
+        return adjustment_for(splits, calendar, now_us, dividends, closes, payments), dividends, payments
 
     async def closes_before(self, symbol: str, ex_dates: Int64Array, calendar: Calendar) -> Closes:
         """Return the last close before each ex-date: the close of the daily bar of the session before it.

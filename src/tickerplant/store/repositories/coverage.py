@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tickerplant.core import records
+from tickerplant.core import records, schemas
+from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, TIMESTAMP, BoolArray, Int64Array, datetime_of
 from tickerplant.store.copy_protocol import stage_rows, table_of
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
@@ -317,6 +318,23 @@ class Coverage:
                FROM feeds ORDER BY feed, partition"""
         )
         return table_of(rows, FEEDS)
+
+    async def is_over(self, symbol: str, interval: str, start_us: int) -> bool:
+        """Return whether a feed of the symbol has passed the interval that starts at `start_us`, or a later one.
+
+        A feed reports each interval when it is over, with the symbols that had no trades in it. A symbol that trades
+        again has bars, which show the same. A file reports nothing after its end.
+        """
+        count = await self._session.value("SELECT count(*) FROM positions WHERE topic = $1", schemas.RAW)
+        found = await self._session.value(
+            """SELECT EXISTS (SELECT 1 FROM coverage WHERE "interval" = $1 AND "time" >= $2 AND $3 = ANY (silent)
+                   AND ($4::integer IS NULL OR partition = $4))""",
+            interval,
+            datetime_of(start_us),
+            symbol,
+            partition_of(symbol, count) if count else None,
+        )
+        return bool(found)
 
     async def exclusion_counts(self) -> pa.Table:
         """Return the counts of late, unusable and differing ticks and bars by feed (`EXCLUSION_COUNTS`)."""

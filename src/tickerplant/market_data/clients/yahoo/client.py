@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,7 @@ from tickerplant.market_data.clients.yahoo.messages import (
     NOTHING,
     Columns,
     Splits,
+    dividend_currencies,
     error_of,
     raise_error,
     read_actions,
@@ -254,14 +255,14 @@ class _Yfinance:
         """Return the result of `Ticker.history`, with exceptions enabled during the call. Raises VendorError only."""
         debug = self._library.config.debug
         hidden = debug.hide_exceptions
-        self.session.chart_status, self.session.retry_after = 0, ""
+        self.session.chart_status, self.session.retry_after, self.session.paid_in = 0, "", {}
         debug.hide_exceptions = False
         try:
             ticker = self._library.Ticker(name)
             if not hasattr(ticker, "_data") or not hasattr(getattr(ticker, "_quote", None), "_data"):
                 raise Malformed("this version of yfinance has no known attribute for its connection")
             ticker._data = ticker._quote._data = self._data
-            return columns_of(ticker.history(**options), ticker.history_metadata)
+            return columns_of(ticker.history(**options), ticker.history_metadata, self.session.paid_in)
         except VendorError:
             raise
         except Exception as error:  # a library may raise any error for an answer of unknown form
@@ -315,6 +316,7 @@ def _session(url: str) -> Any:
     class Session(base):  # type: ignore[misc]
         chart_status = 0
         retry_after = ""
+        paid_in: Mapping[int, str] = {}
 
         def request(self, method: Any, url: str, *args: Any, **options: Any) -> Any:
             parts = urlsplit(url)
@@ -330,6 +332,8 @@ def _session(url: str) -> Any:
                 self.chart_status = answer.status_code
                 if answer.status_code in (400, 404, 422):
                     raise_error(answer.status_code, answer.content)
+                # yfinance drops the currencies of dividends, and would read an amount in USD as one in GBp.
+                self.paid_in = dividend_currencies(answer.content)
             return answer
 
     if target is None and http.HAS_CURL_CFFI:
@@ -341,8 +345,11 @@ def _session(url: str) -> Any:
     return session
 
 
-def columns_of(frame: Any, meta: Any) -> Columns:
-    """Return a frame of yfinance and its metadata as columns. Raises errors of pandas for an invalid frame."""
+def columns_of(frame: Any, meta: Any, paid_in: Mapping[int, str] | None = None) -> Columns:
+    """Return a frame of yfinance, its metadata and its dividends' currencies as columns.
+
+    Raises errors of pandas for an invalid frame.
+    """
     if not len(frame):
         return NOTHING
 
@@ -368,6 +375,7 @@ def columns_of(frame: Any, meta: Any) -> Columns:
         dividends=column("Dividends"),
         currency=currency if isinstance(currency, str) else "",
         market_us=int(seconds * SECOND_US) if isinstance(seconds, int | float) else None,
+        paid_in=paid_in or {},
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,7 +19,8 @@ import pyarrow as pa
 
 from tickerplant.core import interval as intervals
 from tickerplant.core.adjustment import split_factors
-from tickerplant.core.times import DAY_US, MINUTE_US, Float64Array, Int64Array
+from tickerplant.core.currency import units_of
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, Float64Array, Int64Array
 from tickerplant.market_data.vendors.columns import bars_batch, dividends_batch, on_the_grid, splits_batch
 from tickerplant.market_data.vendors.errors import (
     BadRequest,
@@ -90,8 +92,22 @@ class _Error(msgspec.Struct):
     description: str = ""
 
 
+class _Paid(msgspec.Struct):
+    date: float = 0
+    currency: str | None = None
+
+
+class _Events(msgspec.Struct):
+    dividends: dict[str, _Paid] = {}
+
+
+class _Result(msgspec.Struct):
+    events: _Events | None = None
+
+
 class _Chart(msgspec.Struct):
     error: _Error | None = None
+    result: list[_Result] | None = None
 
 
 class _Body(msgspec.Struct):
@@ -119,13 +135,28 @@ def raise_error(status: int, body: bytes) -> None:
         raise UnknownSymbol(str(error))
 
 
+def dividend_currencies(body: bytes) -> dict[int, str]:
+    """Return the currencies that a chart gives for its dividends, by time in microseconds; {} if there are none."""
+    try:
+        chart = _body.decode(body).chart
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+    events = [result.events for result in (chart.result if chart is not None else None) or [] if result.events]
+    return {
+        int(paid.date * SECOND_US): paid.currency
+        for event in events
+        for paid in event.dividends.values()
+        if paid.currency and abs(paid.date) < 1e11
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Columns:
     """A frame of `Ticker.history(auto_adjust=False)` as columns, in its order.
 
     `time`: starts in microseconds UTC; `local`: the same starts in the exchange's local time (midnight for days).
     `splits`, `dividends`: 0 in rows without a split or dividend. `market_us`: the vendor's clock, by its last trade;
-    None if unknown.
+    None if unknown. `paid_in`: currencies that the chart gives for dividends, by time; often those of the prices.
     """
 
     time: Int64Array
@@ -139,6 +170,7 @@ class Columns:
     dividends: Float64Array
     currency: str = ""
     market_us: int | None = None
+    paid_in: Mapping[int, str] = field(default_factory=dict)
 
 
 NOTHING: Final = Columns(np.empty(0, np.int64), np.empty(0, np.int64), *[np.empty(0)] * 7)  # type: ignore[arg-type]
@@ -219,7 +251,30 @@ def read_actions(
     factor = split_factors(paid_day[paid], splits.day, splits.ratio)
     amounts = _as_traded(columns.dividends[paid], factor)
     sound = np.isfinite(amounts)
-    return split_rows, dividends_batch(symbol, paid_day[paid][sound], amounts[sound], columns.currency, source)
+    rows = np.flatnonzero(paid)[sound]
+    amounts, currencies = _in_the_currency_of_prices(columns, rows, amounts[sound])
+    return split_rows, dividends_batch(symbol, paid_day[rows], amounts, currencies, source)
+
+
+def _in_the_currency_of_prices(
+    columns: Columns, rows: Int64Array, amounts: Float64Array
+) -> tuple[Float64Array, list[str]]:
+    """Return amounts of dividends in the unit of the prices, and their currencies.
+
+    The amount and the currency `A/B` are returned for a dividend that is paid in A, if prices are in another currency
+    B. Prices in pence (GBp) often have dividends in pounds.
+    """
+    amounts, result, prices_in = amounts.copy(), [columns.currency] * len(rows), columns.currency
+    for time, currency in columns.paid_in.items():
+        at = int(np.searchsorted(columns.time[rows], time, side="right")) - 1
+        if at < 0 or time - columns.time[rows[at]] >= DAY_US or not prices_in:
+            continue
+        factor = units_of(currency, prices_in)
+        if factor is None:
+            result[at] = f"{currency}/{prices_in}"
+        else:
+            amounts[at] *= factor
+    return amounts, result
 
 
 def _as_traded(prices: Float64Array, factor: Float64Array) -> Float64Array:
