@@ -25,6 +25,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the rows of the tests
 
 from tests.store.rows import OPEN_US, bars, ticks  # noqa: E402
+from tests.store.test_arrival import check_order, nothing  # noqa: E402
 from tests.store.test_bars import put as put_bars  # noqa: E402
 from tests.store.test_compression import TODAY_US, check_ages, write  # noqa: E402
 from tests.store.test_prices import put as put_ticks  # noqa: E402
@@ -122,6 +123,26 @@ async def direct_compress_off(store: Store) -> str:
     return "no chunk is compressed"
 
 
+async def order_of_compressed_ticks(store: Store) -> str:
+    """Check the order of ticks of one instant that COPY wrote as compressed rows, and the roll-up of them."""
+    normal = prices.DENSE_TICKS
+    prices.DENSE_TICKS = 1  # type: ignore[misc]
+    try:
+        await check_order(store, nothing)
+    finally:
+        prices.DENSE_TICKS = normal  # type: ignore[misc]
+    await run_plant_job(store, "rollup_5m")
+    async with store.session() as session:
+        compressed = "SELECT bool_and(is_compressed) FROM timescaledb_information.chunks WHERE hypertable_name = $1"
+        assert await session.value(compressed, "realtime_prices")
+        rows = await session.rows("SELECT symbol, open, close, ordered FROM ohlcv_5m_rollup ORDER BY symbol")
+        for row in rows:
+            async with store.read() as reading:
+                wanted = (await reading.prices.read(row["symbol"])).column("price").to_pylist()
+            assert (row["open"], row["close"], row["ordered"]) == (wanted[0], wanted[-1], True)
+    return f"{len(rows)} symbols"
+
+
 async def two_sessions(store: Store) -> str:
     """Check that sessions can create the same chunks at the same time, of old and of recent rows, in both orders."""
 
@@ -165,6 +186,7 @@ async def scheduler(store: Store) -> str:
 CASES: Final[dict[str, Case]] = {
     "direct_compress": direct_compress,
     "direct_compress_off": direct_compress_off,
+    "order_of_compressed_ticks": order_of_compressed_ticks,
     "two_sessions": two_sessions,
     "scheduler": scheduler,
 }
