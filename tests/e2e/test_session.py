@@ -103,6 +103,13 @@ def test_intraday_bars_equal_an_independent_computation(
     assert_bars(stored_bars(dsn, "GOOG", interval), wanted)
 
 
+def test_bars_of_stored_ticks_in_order_of_arrival_equal_the_published_minutes(dsn: str) -> None:
+    stored = rows(dsn, 'SELECT time, price, size FROM realtime_prices ORDER BY time, version, "row"')
+    frame = pl.DataFrame(stored, schema=["time", "price", "size"], orient="row")
+    assert frame["time"].n_unique() < len(frame), "some ticks share an instant"
+    assert_bars(stored_bars(dsn, "GOOG", "1m"), bars_of_ticks(frame, "1m"))
+
+
 def test_the_daily_bar_contains_the_regular_session(dsn: str, ticks: pl.DataFrame) -> None:
     clock = pl.col("time").dt.convert_time_zone("America/New_York").dt.time()
     (wanted,) = bars_of_ticks(ticks.filter(clock >= dt.time(9, 30), clock < dt.time(16)), "1d")

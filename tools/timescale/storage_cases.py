@@ -36,6 +36,7 @@ from tickerplant.core.version import make_version  # noqa: E402
 from tickerplant.store import Store  # noqa: E402
 from tickerplant.store.migrations import migrate  # noqa: E402
 from tickerplant.store.repositories import prices  # noqa: E402
+from tickerplant.store.repositories.ohlcv import Ohlcv  # noqa: E402
 from tickerplant.store.repositories.prices import with_arrival  # noqa: E402
 
 Case = Callable[[Store], Awaitable[str]]
@@ -147,16 +148,33 @@ async def two_sessions(store: Store) -> str:
     """Check that sessions can create the same chunks at the same time, of old and of recent rows, in both orders."""
 
     async def write_days(number: int) -> None:
-        days = range(0, 200, 7)
+        days = range(0, 400, 7)
         for day in days if number % 2 else reversed(days):
-            symbol = f"S{number}"
-            await put_bars(store, bars({"time_us": TODAY_US - day * DAY_US, "symbol": symbol, "interval": "5m"}))
+            row = {"time_us": TODAY_US - day * DAY_US, "symbol": f"S{number}"}
+            await put_bars(store, bars(row | {"interval": "5m"}, row | {"interval": "1d"}))
 
-    await asyncio.gather(*(write_days(number) for number in range(4)))
+    await asyncio.gather(*(write_days(number) for number in range(6)))
     async with store.session() as session:
-        count = await session.value("SELECT count(*) FROM intraday_ohlcv")
-    assert count == 4 * 29, count
+        found = await session.value("SELECT count(*) FROM intraday_ohlcv")
+        daily = await session.value("SELECT count(*) FROM historical_ohlcv")
+    assert (found, daily) == (6 * 58, 6 * 58)
+    count = found + daily
     return f"{count} rows"
+
+
+async def another_writer(store: Store) -> str:
+    """Check that the chunk of a writer that does not ask for chunks stops no other writer."""
+    recent = {"time_us": TODAY_US - DAY_US, "interval": "1d"}
+    async with store.session() as session:
+        async with session.transaction():
+            await Ohlcv(session).upsert(bars(recent), 0)  # TimescaleDB creates a chunk of 30 days
+            older = bars({"time_us": TODAY_US - 10 * DAY_US, "interval": "1d"})
+            waiting = asyncio.create_task(put_bars(store, older))
+            await asyncio.sleep(1.0)
+            assert not waiting.done(), "the creation of the other chunk waits for this transaction"
+        await waiting
+        assert await session.value("SELECT count(*) FROM historical_ohlcv") == 2
+    return "both rows are stored"
 
 
 async def scheduler(store: Store) -> str:
@@ -188,6 +206,7 @@ CASES: Final[dict[str, Case]] = {
     "direct_compress_off": direct_compress_off,
     "order_of_compressed_ticks": order_of_compressed_ticks,
     "two_sessions": two_sessions,
+    "another_writer": another_writer,
     "scheduler": scheduler,
 }
 
