@@ -130,7 +130,8 @@ def test_an_invalid_text_is_named_and_the_others_are_read() -> None:
 def test_the_order_of_day_and_month_follows_from_one_value_or_from_dots() -> None:
     assert order_of(pa.array(["3/4/2024", "3/13/2024"])) == ("mdy", None)
     assert order_of(pa.array(["3/4/2024", "13/3/2024"])) == ("dmy", None)
-    assert order_of(pa.array(["03.04.2024 00:01"])) == ("dmy", None)
+    assert order_of(pa.array(["03.04.2024 00:01"])) == ("dmy", "03.04.2024 00:01")
+    assert order_of(pa.array(["03.04.2024", "13.04.2024"])) == ("dmy", None)
     assert order_of(pa.array(["3/4/2024"])) == (None, "3/4/2024")
     assert order_of(pa.array(["2024-03-04", "20240304"])) == (None, None)
 

@@ -50,8 +50,8 @@ class TimeColumn:
     `tz`: the user's zone. `implied_tz`: the zone in the column's name, which precedes it. `line`: line of the first
     value, for errors. After the first block: `is_ordered`: dates have the order of day and month. `takes_zone`,
     `takes_order`: the user's zone and order have an effect. `differs`: the first version of the program read other
-    times, because dates of sessions differ from the dates in UTC, or because numbers are dates. The state is the last
-    time of each symbol in an hour that occurs twice.
+    times, because dates of sessions differ from the dates in UTC, or because numbers are dates. `choice`: a note about
+    an order that no value shows, or None. The state is the last time of each symbol in an hour that occurs twice.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TimeColumn:
         self._first = True
         self._has_clock = False
         self.is_ordered = self.takes_order = self.takes_zone = self.differs = False
-        self.notes: list[str] = []
+        self.choice: str | None = None
         self._last_local: dict[int, int] = {}
         self._folded: dict[int, bool] = {}
 
@@ -104,12 +104,15 @@ class TimeColumn:
         if self._first:
             shown, ambiguous = order_of(column)
             self.is_ordered = shown is not None or ambiguous is not None
-            if ambiguous is not None and self._order is None:
+            if ambiguous is not None and shown is not None and self._order is None:
+                self.choice = f"the day is first in {ambiguous}, because it has dots"
+            if ambiguous is not None and (self._order or shown) is None:
                 raise BadInput(
                     f"the order of day and month in {ambiguous} is ambiguous; set it with --date-order",
                     line=self._line,
                 )
-            self.takes_order = self.is_ordered and self._order is not None and self._order != shown
+            needed = ambiguous is not None or self._order != shown
+            self.takes_order = self.is_ordered and self._order is not None and needed
             self._order = (self._order or shown) if self.is_ordered else None
         return parse_times(column, self._order)
 
@@ -230,10 +233,10 @@ def parse_instant(text: str, zone: dt.tzinfo) -> int:
     True
     """
     column = pa.array([text])
-    _, ambiguous = order_of(column)
-    if ambiguous is not None:
+    order, ambiguous = order_of(column)
+    if ambiguous is not None and order is None:
         raise BadInput(f"{text!r} is not a time: the order of day and month is ambiguous; write the year first")
-    values = parse_times(column, order_of(column)[0])
+    values = parse_times(column, order)
     if values.reasons:
         _, reason, detail = values.reasons[0].partition(" is not a time")
         raise BadInput(f"{text!r} is not a time{detail if reason else ''}")

@@ -80,9 +80,10 @@ def parse_times(column: pa.Array, order: str | None = None) -> TimeValues:
 
 
 def order_of(column: pa.Array) -> tuple[str | None, str | None]:
-    """Return the order of day and month that a column of texts shows (`mdy`, `dmy` or None), and an ambiguous date.
+    """Return the order of day and month of a column of texts (`mdy`, `dmy` or None), and an ambiguous date or None.
 
-    Both are None without dates such as 3/4/2024. Dates with dots are `dmy` unless a value shows `mdy`.
+    Both are None without dates such as 3/4/2024. If no value shows the order, dates with dots are `dmy` and ambiguous,
+    and other dates are None and ambiguous.
     """
     if not is_text(column.type):
         return None, None
@@ -97,9 +98,8 @@ def order_of(column: pa.Array) -> tuple[str | None, str | None]:
         return DMY, None
     if (second > 12).any():
         return MDY, None
-    if pc.all(pc.equal(parts.field("mark"), ".")).as_py():
-        return DMY, None
-    return None, texts[0].as_py()
+    has_dots = pc.all(pc.equal(parts.field("mark"), ".")).as_py()
+    return DMY if has_dots else None, texts[0].as_py()
 
 
 # Typed values -------------------------------------------------------------------------------------------------------

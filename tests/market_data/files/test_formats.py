@@ -340,6 +340,7 @@ def test_an_option_decides_between_two_readings(tmp_path: Path, text: str, optio
             {**MINUTE, "symbol": "BTC/USD"},
             "the column Volume BTC is the volume",
         ),
+        ("Date,Open,High,Low,Close\n03.04.2024,1,4,0.5,2\n", DAY, "the day is first in 03.04.2024"),
     ],
 )
 def test_a_choice_is_noted_and_refused_by_strict(tmp_path: Path, text: str, options: dict, note: str) -> None:

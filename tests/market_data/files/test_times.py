@@ -220,6 +220,11 @@ FEEDS = [
         {"tz": "America/New_York", "conditions": "utp", "whole": False},
         "21920cf3c19d5f439085-76bde70a",
     ),
+    (
+        f"date,symbol,interval,{BARS}\n03.04.2012,A,1d,1,1,1,1\n",
+        {"date_order": "dmy"},
+        "4301e1c016ab7cf03a39-2520a323",
+    ),
     ("t;o;h;l;c;v\n1340285400000;1;1;1;1;5\n", {"symbol": "A", "interval": "5m"}, "3e9430d1b918c65033b2-ff3197ea"),
 ]
 """Files and options, with the names that the version before the options `columns` and `decimal` gave their feeds."""

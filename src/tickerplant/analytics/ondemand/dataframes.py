@@ -128,7 +128,7 @@ class Frame:
         if column.null_count:
             raise BadInput("a time is missing; remove the bars without a time")
         order, ambiguous = order_of(column)
-        if ambiguous is not None:
+        if ambiguous is not None and order is None:
             raise BadInput(f"the order of day and month in {ambiguous} is ambiguous; pass timestamps or ISO 8601")
         values = parse_times(column, order)
         zoned = np.isin(values.kind, (NUMBER, UTC, OFFSET))

@@ -120,7 +120,8 @@ class RowReader:
     @property
     def choices(self) -> list[str]:
         """Return notes about choices that the first rows show, for the user."""
-        return [self._numbers.choice] if self._numbers.choice else []
+        choices = (self._numbers.choice, self._times.choice if self._times is not None else None)
+        return [choice for choice in choices if choice is not None]
 
     @property
     def takes_decimal(self) -> bool:
