@@ -186,7 +186,7 @@ def test_broken_rows_are_dead_letters_with_their_line_and_others_are_appended(tm
         ("1340285400,1.5\n", "line 1: the first line contains numbers"),
         ("time,price\n1,1\n", "line 1: .*--symbol"),
         ("time,symbol,open,high,low,close\n1,A,1,1,1,1\n", "line 1: .*--interval"),
-        ("time;symbol;price\n1340285400;A;1;5\n", "f.csv has a valid time; line 2: 4 values where the header"),
+        ("time;symbol;price\n1340285400;A;1;5\n", "no row of f.csv can be read; line 2: 4 values where the header"),
         ("time,symbol,price\nyesterday,A,1\n", "line 2: 'yesterday' is not a time"),
         ("\n\ntime,symbol,price\n2020-01-01 10:00,A,1\n", "line 4: .*--tz"),
     ],

@@ -302,10 +302,8 @@ class _Run:
         if not rows:
             raise BadInput(f"{self.file.path.name} has a header but no rows; add rows", line=self._line_after_header())
         if first == FOREVER_US:
-            raise BadInput(
-                f"no row of {self.file.path.name} has a valid time; {reader.first_reason or 'all are out of range'}; "
-                "use ISO 8601 or Unix times"
-            )
+            reason = reader.first_reason or "all times are out of range; use ISO 8601 or Unix times"
+            raise BadInput(f"no row of {self.file.path.name} can be read; {reason}")
         min_later = np.minimum.accumulate(np.array([*least[1:], newest], np.int64)[::-1])[::-1]
         return _Scan(reader.symbols, rows, first, newest, min_later.tolist())
 
