@@ -86,18 +86,18 @@ async def lateness(found: list[float]) -> None:
 
 
 async def fill(
-    folder: Path, dsn: str, place: SandboxEndpoint, symbols: tuple[str, ...], seconds: float, quotas: Sequence[Quota]
+    folder: Path, dsn: str, endpoint: SandboxEndpoint, symbols: tuple[str, ...], seconds: float, quotas: Sequence[Quota]
 ) -> list[str]:  # fmt: skip
     log = open_log("embedded:", data=folder)
-    context = ProviderContext(VENDOR, "key", {}, place.url, place.stream_url, place.clock, RULES)
-    made, keeping = provider(context), await asyncio.to_thread(StateStore, log)
+    context = ProviderContext(VENDOR, "key", {}, endpoint.url, endpoint.stream_url, endpoint.clock, RULES)
+    made, state_store = provider(context), await asyncio.to_thread(StateStore, log)
     plan = VendorPlan({VENDOR: made}, {kind: (VENDOR,) for kind in KINDS}, {VENDOR: quotas}, reserve=0.25)
-    desk = RequestScheduler(plan, clock=place.clock, save=keeping.save, stored=keeping.stored)
+    scheduler = RequestScheduler(plan, clock=endpoint.clock, save=state_store.save, stored=state_store.stored)
     depths = [Depth("1d", 3_650), Depth("5m", None), Depth("1m", None)]
     late: list[float] = []
     began, cpu = time.perf_counter(), time.process_time()
     base_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    manager = BackfillManager(log, desk, dsn, BackfillPlan(symbols, depths), rules=RULES, clock=place.clock)
+    manager = BackfillManager(log, scheduler, dsn, BackfillPlan(symbols, depths), rules=RULES, clock=endpoint.clock)
     running, ticking = asyncio.create_task(manager.run()), asyncio.create_task(lateness(late))
     first_s = 0.0
     while (passed := time.perf_counter() - began) < seconds and not running.done():
@@ -108,7 +108,7 @@ async def fill(
         task.cancel()
     await asyncio.gather(running, ticking, return_exceptions=True)
     await made.close()
-    keeping.close()
+    state_store.close()
     log.close()
     progress, took = manager.progress, time.perf_counter() - began
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -136,7 +136,7 @@ def main() -> None:
         text=True,
     )
     assert process.stdout is not None
-    place = parse_greeting(process.stdout.readline(), names)
+    endpoint = parse_greeting(process.stdout.readline(), names)
     spawn = multiprocessing.get_context("spawn")
     stop = spawn.Event()
     try:
@@ -150,7 +150,7 @@ def main() -> None:
             after = spawn.Process(target=followers, args=(folder, server.dsn, stop))
             after.start()
             try:
-                print("\n".join(asyncio.run(fill(folder, server.dsn, place, names, args.seconds, quotas))))
+                print("\n".join(asyncio.run(fill(folder, server.dsn, endpoint, names, args.seconds, quotas))))
             finally:
                 stop.set()
                 after.join()

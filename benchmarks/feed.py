@@ -80,16 +80,16 @@ def stream(args: argparse.Namespace) -> None:
     ):
         try:
             assert sandbox.stdout is not None
-            place = json.loads(sandbox.stdout.readline())
+            endpoint = json.loads(sandbox.stdout.readline())
             log.create_topics(schemas.TOPICS, args.partitions)
-            asyncio.run(_stream(args, log, place, sandbox.pid))
+            asyncio.run(_stream(args, log, endpoint, sandbox.pid))
         finally:
             sandbox.terminate()
 
 
-async def _stream(args: argparse.Namespace, log: EmbeddedLog, place: dict[str, str], vendor: int) -> None:
+async def _stream(args: argparse.Namespace, log: EmbeddedLog, endpoint: dict[str, str], vendor: int) -> None:
     symbols = symbol_names(args.symbols)
-    ticks = TwelveDataStream(StreamConfig(place["stream_url"], "key", symbols, stamped=True))
+    ticks = TwelveDataStream(StreamConfig(endpoint["stream_url"], "key", symbols, stamped=True))
     service, stop = MarketData(log, MarketDataConfig(symbols), ticks), asyncio.Event()
     latencies: list[np.ndarray] = []
     reading = threading.Event()

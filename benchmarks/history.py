@@ -44,7 +44,7 @@ SLICES_BARS = 4_000_000
 
 
 @dataclass(frozen=True)
-class Stretch:
+class IntervalBars:
     """Bars of one interval: one per symbol at each of `times`."""
 
     interval: str
@@ -58,7 +58,7 @@ class Stretch:
         return self.times[at // symbols], (at % symbols).astype(np.int32)
 
 
-def stretches(symbols: int, bars: int | None) -> list[Stretch]:
+def interval_bars(symbols: int, bars: int | None) -> list[IntervalBars]:
     """Return the days of 2016 to 2025 and the 5m bars of 2024 and 2025. `bars` limits both to a newest part."""
     calendar = exchange_calendars.get_calendar("XNYS", start="2016-01-01", end="2025-12-31")
     days = calendar.sessions.values.astype("datetime64[us]").astype(np.int64)
@@ -67,7 +67,7 @@ def stretches(symbols: int, bars: int | None) -> list[Stretch]:
     closes = calendar.closes[recent].values.astype("datetime64[us]").astype(np.int64)
     fives = np.concatenate([np.arange(a, b, FIVE_US) for a, b in zip(opens, closes, strict=True)])
     share = min(1.0, bars / ((len(days) + len(fives)) * symbols)) if bars else 1.0
-    return [Stretch(name, t[-max(1, int(share * len(t))) :]) for name, t in (("1d", days), ("5m", fives))]
+    return [IntervalBars(name, t[-max(1, int(share * len(t))) :]) for name, t in (("1d", days), ("5m", fives))]
 
 
 def prices(count: int, chance: np.random.Generator) -> dict[str, np.ndarray]:
@@ -78,23 +78,23 @@ def prices(count: int, chance: np.random.Generator) -> dict[str, np.ndarray]:
     return {"open": opened, "high": high, "low": low, "close": closed, "volume": volume}
 
 
-def said(stretch: Stretch, order: str, symbols: int, size: int) -> Iterator[pa.Buffer]:
+def feed_records(part: IntervalBars, order: str, symbols: int, size: int) -> Iterator[pa.Buffer]:
     """Yield the records of one feed, from its start to its end."""
     chance = np.random.default_rng(1)
     names = pa.array([f"S{number:03}" for number in range(symbols)])
-    feed, first, total = f"file:{stretch.interval}", int(stretch.times[0]), len(stretch.times) * symbols
-    now = int(stretch.times[-1])
+    feed, first, total = f"file:{part.interval}", int(part.times[0]), len(part.times) * symbols
+    now = int(part.times[-1])
     everyone = pa.DictionaryArray.from_arrays(pa.array(np.arange(symbols, dtype=np.int32)), names)
     start = records.Start(feed=feed, sent_at_us=now, from_us=first, whole=True)
     yield records.encode(start, pa.RecordBatch.from_arrays([everyone], schema=schemas.SYMBOLS))
     for begin in range(0, total, size):
-        times, symbol = stretch.rows(order, symbols, begin, begin + size)
+        times, symbol = part.rows(order, symbols, begin, begin + size)
         count = len(times)
         zeros = pa.array(np.zeros(count, np.int8)), pa.array(np.zeros(count, np.int32))
         arrays = [
             timestamps(times),
             pa.DictionaryArray.from_arrays(pa.array(symbol), names),
-            pa.DictionaryArray.from_arrays(zeros[0], pa.array([stretch.interval])),
+            pa.DictionaryArray.from_arrays(zeros[0], pa.array([part.interval])),
             *(pa.array(values) for values in prices(count, chance).values()),
             pa.nulls(count, pa.float64()),
             pa.nulls(count, pa.int64()),
@@ -104,8 +104,8 @@ def said(stretch: Stretch, order: str, symbols: int, size: int) -> Iterator[pa.B
         # The watermark is the smallest time of the remaining rows. If the file is sorted by symbol, it is the first
         # time until the last symbol begins. It is always the first time in a backfill.
         behind = min(begin + size, total - 1)
-        moves = order == "time" or (order == "symbol" and behind >= total - len(stretch.times))
-        watermark = int(stretch.rows(order, symbols, behind, behind + 1)[0][0]) if moves else first
+        moves = order == "time" or (order == "symbol" and behind >= total - len(part.times))
+        watermark = int(part.rows(order, symbols, behind, behind + 1)[0][0]) if moves else first
         header = records.VendorBars(feed=feed, sent_at_us=now, watermark_us=watermark, reason="file")
         yield records.encode(header, pa.RecordBatch.from_arrays(arrays, schema=schemas.VENDOR_BARS))
     yield records.encode(records.End(feed=feed, sent_at_us=now, whole=True))
@@ -113,9 +113,9 @@ def said(stretch: Stretch, order: str, symbols: int, size: int) -> Iterator[pa.B
 
 def through_stage(order: str, symbols: int, bars: int | None, size: int) -> None:
     pure, offset, every, worst = AggregationStage(1), 0, 0.0, 0.0
-    for stretch in stretches(symbols, bars):
-        given, taken, published, seconds, ending = len(stretch.times) * symbols, 0, 0, 0.0, 0.0
-        for value in said(stretch, order, symbols, size):
+    for part in interval_bars(symbols, bars):
+        given, taken, published, seconds, ending = len(part.times) * symbols, 0, 0, 0.0, 0.0
+        for value in feed_records(part, order, symbols, size):
             began = time.perf_counter()
             out = pure.step(consumed(value, offset))
             ending = time.perf_counter() - began
@@ -128,27 +128,27 @@ def through_stage(order: str, symbols: int, bars: int | None, size: int) -> None
                     batch = records.decode(produced.value).batch
                     if "interval" in batch.schema.names:
                         published += batch.num_rows
-                        taken += pc.sum(pc.equal(batch["interval"], stretch.interval)).as_py()
+                        taken += pc.sum(pc.equal(batch["interval"], part.interval)).as_py()
         if taken < given:
-            raise SystemExit(f"{taken:,} of {given:,} bars of {stretch.interval} were published")
+            raise SystemExit(f"{taken:,} of {given:,} bars of {part.interval} were published")
         every += seconds
         print(
-            f"{order:8}{stretch.interval:4}{given:12,} bars{given / seconds:12,.0f} bars/s   {published:,} published, "
+            f"{order:8}{part.interval:4}{given:12,} bars{given / seconds:12,.0f} bars/s   {published:,} published, "
             f"slowest step {1000 * worst:,.0f} ms, the end {1000 * ending:,.0f} ms",
             flush=True,
         )
         worst = 0.0
-    total = sum(len(stretch.times) for stretch in stretches(symbols, bars)) * symbols
+    total = sum(len(part.times) for part in interval_bars(symbols, bars)) * symbols
     print(f"{order:8}all {total:12,} bars{total / every:12,.0f} bars/s   {total / every / AIM:.2f} of the aim")
 
 
 def through_plant(symbols: int, bars: int) -> None:
-    fives = stretches(symbols, None)[1]
-    stretch = Stretch("5m", fives.times[-(bars // symbols) :])
+    fives = interval_bars(symbols, None)[1]
+    part = IntervalBars("5m", fives.times[-(bars // symbols) :])
     chance = np.random.default_rng(1)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         path = Path(name) / "bars.parquet"
-        times, symbol = stretch.rows("time", symbols, 0, bars)
+        times, symbol = part.rows("time", symbols, 0, bars)
         names = pa.array([f"S{number:03}" for number in range(symbols)])
         columns = {
             "time": timestamps(times),
@@ -186,7 +186,9 @@ def main() -> None:
         elif way == "time":
             through_stage(way, asked.symbols, asked.bars, BLOCK_ROWS)
         else:
-            few = max(1, min(asked.bars or SYMBOL_BARS, SYMBOL_BARS) // sum(len(s.times) for s in stretches(1, None)))
+            few = max(
+                1, min(asked.bars or SYMBOL_BARS, SYMBOL_BARS) // sum(len(s.times) for s in interval_bars(1, None))
+            )
             through_stage(way, few, None, BLOCK_ROWS)
 
 

@@ -160,20 +160,20 @@ def told(what: str, messages: int, began: float, used: float) -> None:
 
 def full_speed(args: argparse.Namespace) -> None:
     parts: list[Callable[[str, int, int], Awaitable[None]]] = [library, socket_and_parse, into_the_log]
-    with vendor("benchmarks.stream", "--blast", "--symbols", str(args.symbols)) as (place, _):
+    with vendor("benchmarks.stream", "--blast", "--symbols", str(args.symbols)) as (addresses, _):
         for part in parts:
-            asyncio.run(part(place["url"], args.messages, args.symbols))  # type: ignore[arg-type]
+            asyncio.run(part(addresses["url"], args.messages, args.symbols))  # type: ignore[arg-type]
 
 
 def steady(args: argparse.Namespace) -> None:
     sandbox = ["tickerplant.sandbox", "--stamp", "--symbols", str(args.symbols), "--rate", str(args.rate)]
     with (
         tempfile.TemporaryDirectory() as folder,
-        vendor(*sandbox) as (place, pid),
+        vendor(*sandbox) as (addresses, pid),
         EmbeddedLog(Path(folder) / "market.log") as log,
     ):
         log.create_topics(schemas.TOPICS, args.partitions)
-        asyncio.run(_steady(args, log, place["stream_url"], pid))
+        asyncio.run(_steady(args, log, addresses["stream_url"], pid))
 
 
 async def _steady(args: argparse.Namespace, log: EmbeddedLog, url: str, vendor_pid: int) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.analytics.support import T0, Bar, Table, bars, consumed, consumed_bars
+from tests.core.samples import no_rows
 from tests.support.properties import examples
 from tickerplant.analytics import compute
 from tickerplant.analytics.stage import AnalyticsStage
@@ -73,7 +74,7 @@ def test_marks_and_ends_are_forwarded_and_settings_and_splits_are_not() -> None:
         (output,) = made.step(consumed(header))
         assert output.topic == schemas.ANALYTICS
         assert records.decode(output.value).header == header
-    assert made.step(consumed(records.Splits(sent_at_us=T0), records.no_rows(records.Splits))) == []
+    assert made.step(consumed(records.Splits(sent_at_us=T0), no_rows(records.Splits))) == []
 
 
 @pytest.mark.parametrize(
@@ -271,7 +272,7 @@ def test_bytes_that_are_no_snapshot_are_refused() -> None:
 
 
 def test_an_empty_record_gives_no_output() -> None:
-    assert AnalyticsStage().step(consumed(records.Bars(sent_at_us=T0), records.no_rows(records.Bars))) == []
+    assert AnalyticsStage().step(consumed(records.Bars(sent_at_us=T0), no_rows(records.Bars))) == []
 
 
 def test_compute_reads_an_arrow_table_by_symbol() -> None:

@@ -253,7 +253,7 @@ def test_csv_has_the_other_fields_in_headers(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "code", "says"),
+    ("path", "status", "code", "words"),
     [
         ("RSII/MSFT", 404, "unknown_indicator", "did you mean"),
         ("RSII", 404, "unknown_indicator", "did you mean"),
@@ -275,11 +275,11 @@ def test_csv_has_the_other_fields_in_headers(client: httpx.Client) -> None:
     ],
 )
 def test_an_invalid_request_gets_the_valid_choices(
-    client: httpx.Client, path: str, status: int, code: str, says: str
+    client: httpx.Client, path: str, status: int, code: str, words: str
 ) -> None:
     error = get(client, f"/v1/indicators/{path}".replace("/?", "?"), status)["error"]
     assert error["code"] == code
-    assert says in error["message"]
+    assert words in error["message"]
 
 
 def test_a_range_without_bars_is_empty(client: httpx.Client) -> None:
@@ -353,8 +353,8 @@ def test_bars_before_a_split_are_adjusted_but_not_for_a_future_split() -> None:
     bars = table("MSFT", "1d", times, columns).select(on_demand.COLUMNS)
     at = bars.schema.get_field_index("state")
     bars = bars.set_column(at, "state", bars.column("state").cast(pa.utf8()))
-    stretch = on_demand.InputBars("MSFT", "1d", bars, 0, False, splits, int(times[500]))
-    found = on_demand.values(stretch, [parse_calculation("SMA(20)"), parse_calculation("RSI(14)")], RULES)
+    input_bars = on_demand.InputBars("MSFT", "1d", bars, 0, False, splits, int(times[500]))
+    found = on_demand.values(input_bars, [parse_calculation("SMA(20)"), parse_calculation("RSI(14)")], RULES)
     close = columns["close"] / np.where(np.arange(len(times)) < 100, 4.0, 1.0)
     for name, expected in (("sma_20", talib.SMA(close, 20)), ("rsi_14", talib.RSI(close, 14))):
         np.testing.assert_allclose(found.column(name).to_numpy(), expected, rtol=1e-9)

@@ -14,6 +14,13 @@ from tickerplant.core import records, schemas
 from tickerplant.core.alerts import Rule
 from tickerplant.core.times import timestamps
 
+
+def no_rows(kind: type[records.Header]) -> pa.RecordBatch:
+    """Return an empty batch with the columns of a kind."""
+    columns = records.COLUMNS[kind]
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in columns], schema=columns)
+
+
 GOLDEN = Path(__file__).parent / "golden"
 OPEN_US = 1_340_285_400_000_000  # 2012-06-21T13:30:00Z
 SENT_US = OPEN_US + 1_500
@@ -228,7 +235,7 @@ def samples() -> dict[str, records.Record]:
         ),
     ]
     return {
-        name: records.Record(header, batch if batch is not None else records.no_rows(type(header)))
+        name: records.Record(header, batch if batch is not None else no_rows(type(header)))
         for name, header, batch in made
     }
 

@@ -6,7 +6,7 @@ import pytest
 
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.rules import DEFAULT_RULES, Rules, rules_from, values_of
-from tickerplant.core.symbols import check_symbol, partition_of, partitions_of
+from tickerplant.core.symbols import check_symbol, partition_of
 from tickerplant.core.version import MAX_OFFSET, make_version, split_version
 
 
@@ -36,7 +36,6 @@ def test_other_text_is_rejected(text: str) -> None:
 
 def test_the_partition_is_the_crc32_of_the_name() -> None:
     assert partition_of("GOOG", 4) == zlib.crc32(b"GOOG") % 4
-    assert partitions_of(["GOOG", "AAPL"], 16).tolist() == [partition_of("GOOG", 16), partition_of("AAPL", 16)]
 
 
 def test_versions_grow_with_offset_and_generation() -> None:

@@ -65,7 +65,7 @@ async def work(service: MarketData, until: Callable[[MarketData], bool]) -> Mark
 
 async def order(endpoint: SandboxEndpoint, what: str, seconds: float = 1.0) -> None:
     async with httpx.AsyncClient(timeout=PATIENCE.seconds(30)) as client:
-        (await client.get(f"{endpoint.url}/sandbox/orders", params={"do": what, "seconds": seconds})).raise_for_status()
+        (await client.get(f"{endpoint.url}/sandbox/faults", params={"do": what, "seconds": seconds})).raise_for_status()
 
 
 async def test_prints_arrive_between_start_and_down(tmp_path: Path, endpoint: SandboxEndpoint) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from tickerplant.core.times import micros_of
 from tickerplant.protocols.http_types import Request
+from tickerplant.sandbox import SandboxEndpoint
 from tickerplant.sandbox.corporate_actions import TradedMarket
 from tickerplant.sandbox.fault_injector import FaultyResponse
 from tickerplant.sandbox.fault_script import parse_fault
@@ -44,3 +45,8 @@ class SandboxClient:
     def json(self, path: str, **query: Any) -> Any:
         """Return the decoded body of a response."""
         return msgspec.json.decode(self.request(path, **query).body)
+
+
+def yahoo_stream_url(endpoint: SandboxEndpoint) -> str:
+    """Return the address of Yahoo's stream."""
+    return f"ws://{endpoint.url.removeprefix('http://')}/?version=2"

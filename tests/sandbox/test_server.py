@@ -16,6 +16,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.sandbox.support import yahoo_stream_url
 from tests.support.waiting import PATIENCE, eventually
 from tickerplant.core.times import HOUR_US, SECOND_US
 from tickerplant.sandbox import MarketSettings, SandboxEndpoint, SandboxSettings, SimulatedMarket, running
@@ -92,6 +93,11 @@ def test_responses_can_be_truncated_malformed_or_delayed(client: httpx.Client) -
     began = time.monotonic()
     assert price(client).status_code == 200
     assert time.monotonic() - began >= 0.3
+
+
+def test_the_former_route_of_faults_still_works(client: httpx.Client) -> None:
+    client.get("/sandbox/orders", params={"do": "429", "seconds": 60}).raise_for_status()
+    assert price(client).status_code == 429
 
 
 def test_invalid_faults_are_refused(client: httpx.Client) -> None:
@@ -184,7 +190,7 @@ async def test_streams_are_refused_and_dropped_by_vendor(endpoint: SandboxEndpoi
         await connect(f"{endpoint.stream_url}?apikey=bad")
     with pytest.raises(InvalidStatus):
         await connect(endpoint.stream_url.replace("price", "nothing") + "?apikey=k")
-    yahoo = await connect(endpoint.yahoo_stream_url)
+    yahoo = await connect(yahoo_stream_url(endpoint))
     socket = await connect(f"{endpoint.stream_url}?apikey=k")
     fault(client, "down", vendor="twelvedata", seconds=60)
     with pytest.raises(ConnectionClosed):

@@ -234,11 +234,6 @@ _EMPTY = {
 }
 
 
-def no_rows(kind: type[Header]) -> pa.RecordBatch:
-    """Return an empty batch with the columns of a kind."""
-    return _EMPTY[kind]
-
-
 def encode(header: Header, batch: pa.RecordBatch | None = None) -> pa.Buffer:
     """Return the record's bytes as an Arrow buffer (it supports the buffer protocol; `len()` is its size).
 

@@ -130,7 +130,6 @@ DIVIDENDS: Final = pa.schema(
 ANSWERED, NO_DATA, QUOTA, OUTAGE, NOT_OFFERED, DIFFERS = (
     "answered", "no_data", "quota", "outage", "not_offered", "differs",
 )  # fmt: skip
-VERDICTS: Final = (ANSWERED, NO_DATA, QUOTA, OUTAGE, NOT_OFFERED, DIFFERS)
 """Verdicts of a row of `ANSWERS` about its range:
 
 - `answered`: the vendor returned its bars for the range; intervals without a bar had no trades,

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 import zlib
-from collections.abc import Sequence
-
-import numpy as np
-import numpy.typing as npt
 
 from tickerplant.core.errors import BadInput
 
@@ -36,8 +32,3 @@ def check_symbol(text: str) -> str:
 def partition_of(symbol: str, partitions: int) -> int:
     """Return the partition of a symbol, the same in every topic: `crc32(symbol) % partitions`."""
     return zlib.crc32(symbol.encode()) % partitions
-
-
-def partitions_of(symbols: Sequence[str], partitions: int) -> npt.NDArray[np.int32]:
-    """Return `partition_of` of each symbol: int32[len(symbols)]. This function is too slow for columns of ticks."""
-    return np.fromiter((zlib.crc32(s.encode()) % partitions for s in symbols), dtype=np.int32, count=len(symbols))

@@ -36,11 +36,6 @@ class SandboxEndpoint(NamedTuple):
     symbols: tuple[str, ...]
     clock: SystemClock = SystemClock()
 
-    @property
-    def yahoo_stream_url(self) -> str:
-        """Return the address of Yahoo's stream."""
-        return f"ws://{self.url.removeprefix('http://')}/?version=2"
-
     def greeting(self) -> str:
         """Return the line of JSON that `parse_greeting` reads."""
         clock = _ClockNumbers(self.clock.origin_us, self.clock.epoch_us, self.clock.speed)

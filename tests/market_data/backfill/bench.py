@@ -58,29 +58,29 @@ class Bench:
     wrap: Callable[[Provider], Provider] = field(default=lambda made: made)
 
     @asynccontextmanager
-    async def desk(self) -> AsyncIterator[RequestScheduler]:
+    async def scheduler(self) -> AsyncIterator[RequestScheduler]:
         context = ProviderContext(
             VENDOR, "key", {}, self.endpoint.url, self.endpoint.stream_url, self.endpoint.clock, RULES
         )
         made = self.wrap(provider(context))
-        keeping = await asyncio.to_thread(StateStore, self.log)
+        state_store = await asyncio.to_thread(StateStore, self.log)
         try:
             orders = {kind: (VENDOR,) for kind in KINDS}
             plan = VendorPlan({VENDOR: made}, orders, {VENDOR: (), **self.quotas}, reserve=0.25)
-            yield RequestScheduler(plan, clock=self.endpoint.clock, save=keeping.save, stored=keeping.stored)
+            yield RequestScheduler(plan, clock=self.endpoint.clock, save=state_store.save, stored=state_store.stored)
         finally:
             await made.close()
-            await asyncio.to_thread(keeping.close)
+            await asyncio.to_thread(state_store.close)
 
     async def fill(self, *depths: Depth, **plan: Any) -> BackfillManager:
         """Run a manager until it can send no more requests; return it. `plan` contains further fields of its plan."""
-        async with self.desk() as desk:
-            manager = self.manager(desk, BackfillPlan(SYMBOLS, depths, once=True, **plan))
+        async with self.scheduler() as scheduler:
+            manager = self.manager(scheduler, BackfillPlan(SYMBOLS, depths, once=True, **plan))
             await manager.run()
             return manager
 
-    def manager(self, desk: RequestScheduler, plan: BackfillPlan) -> BackfillManager:
-        return BackfillManager(self.log, desk, self.dsn, plan, rules=RULES, clock=self.endpoint.clock)
+    def manager(self, scheduler: RequestScheduler, plan: BackfillPlan) -> BackfillManager:
+        return BackfillManager(self.log, scheduler, self.dsn, plan, rules=RULES, clock=self.endpoint.clock)
 
     async def have(self, symbol: str, interval: str, start_us: int, end_us: int) -> tuple[Int64Array, BoolArray]:
         async with self.store.read() as session:

@@ -276,7 +276,7 @@ async def test_every_order_is_carried_out_once(tmp_path: Path, dsn: str) -> None
     with sandbox() as vendor:
         now_us = vendor.clock.now_us()
         today_us = now_us - now_us % DAY_US
-        async with bench(tmp_path, dsn, vendor) as parts, parts.desk() as desk:
+        async with bench(tmp_path, dsn, vendor) as parts, parts.scheduler() as scheduler:
 
             def place_numbered_order(number: int) -> None:
                 symbol = SYMBOLS[number % 2]
@@ -286,7 +286,7 @@ async def test_every_order_is_carried_out_once(tmp_path: Path, dsn: str) -> None
                 place_order(parts.log, order)
 
             await asyncio.gather(*(asyncio.to_thread(place_numbered_order, number) for number in range(6)))
-            manager = parts.manager(desk, BackfillPlan(SYMBOLS))
+            manager = parts.manager(scheduler, BackfillPlan(SYMBOLS))
             running = asyncio.create_task(manager.run())
             async with asyncio.timeout(PATIENCE.seconds(60)):
                 while len(manager.progress.orders) < 6:  # noqa: ASYNC110
@@ -309,9 +309,9 @@ async def test_an_order_does_not_wait_for_the_history_of_other_symbols(tmp_path:
     with sandbox() as endpoint:
         now_us = endpoint.clock.now_us()
         today_us = now_us - now_us % DAY_US
-        async with bench(tmp_path, dsn, endpoint) as parts, parts.desk() as desk:
+        async with bench(tmp_path, dsn, endpoint) as parts, parts.scheduler() as scheduler:
             depths = [Depth("1d", 1_000), Depth("1m", 60)]
-            manager = parts.manager(desk, BackfillPlan(SYMBOLS, depths))
+            manager = parts.manager(scheduler, BackfillPlan(SYMBOLS, depths))
             running = asyncio.create_task(manager.run())
             async with asyncio.timeout(PATIENCE.seconds(120)):
                 while not manager.progress.bars:  # noqa: ASYNC110
@@ -369,9 +369,9 @@ async def test_bars_and_answer_records_of_a_request_are_adjacent_and_each_round_
 
 async def test_a_second_manager_takes_over_and_the_first_one_stops(tmp_path: Path, dsn: str) -> None:
     with sandbox() as endpoint:
-        async with bench(tmp_path, dsn, endpoint) as parts, parts.desk() as desk:
+        async with bench(tmp_path, dsn, endpoint) as parts, parts.scheduler() as scheduler:
             first, second = (
-                parts.manager(desk, BackfillPlan(SYMBOLS, [Depth("1d", 5)], once=once)) for once in (False, True)
+                parts.manager(scheduler, BackfillPlan(SYMBOLS, [Depth("1d", 5)], once=once)) for once in (False, True)
             )
             running = asyncio.create_task(first.run())
             async with asyncio.timeout(PATIENCE.seconds(60)):

@@ -45,7 +45,7 @@ class Sandboxed:
 
     def order(self, do: str, **options: Any) -> None:
         httpx.get(
-            f"{self.endpoint.url}/sandbox/orders", params={"do": do, **options}, timeout=PATIENCE.seconds(30)
+            f"{self.endpoint.url}/sandbox/faults", params={"do": do, **options}, timeout=PATIENCE.seconds(30)
         ).raise_for_status()
 
     def context(self, vendor: str, **options: str) -> ProviderContext:

@@ -24,7 +24,7 @@ class Vendor:
 
     def order(self, do: str, **options: object) -> None:
         query = {"do": do, **options}
-        httpx.get(f"{self.endpoint.url}/sandbox/orders", params=query, timeout=PATIENCE.seconds(30)).raise_for_status()  # type: ignore[arg-type]
+        httpx.get(f"{self.endpoint.url}/sandbox/faults", params=query, timeout=PATIENCE.seconds(30)).raise_for_status()  # type: ignore[arg-type]
 
     def bars(self, symbol: str, interval: str, from_us: int, to_us: int) -> dict[str, Any]:
         """Return the bars of the market, as traded, as one list per column."""

@@ -15,6 +15,7 @@ from curl_cffi import requests as curl
 from yfinance.exceptions import YFPricesMissingError, YFRateLimitError
 
 from tests.market_data.sdks.conftest import Vendor
+from tests.sandbox.support import yahoo_stream_url
 from tests.support.waiting import PATIENCE
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US
 
@@ -122,7 +123,7 @@ def test_rejections_have_the_exception_types_of_yfinance(vendor: Vendor, session
 
 async def test_the_stream_delivers_prices(vendor: Vendor) -> None:
     messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    async with yf.AsyncWebSocket(url=vendor.endpoint.yahoo_stream_url, verbose=False) as stream:
+    async with yf.AsyncWebSocket(url=yahoo_stream_url(vendor.endpoint), verbose=False) as stream:
         await stream.subscribe(["AAPL", "EURUSD=X"])
         listening = asyncio.create_task(stream.listen(messages.put_nowait))
         found: dict[str, dict[str, Any]] = {}

@@ -59,11 +59,6 @@ def database(
             yield dsn
 
 
-def is_up(settings: Settings) -> bool:
-    """Return True if the embedded server has an owner, or if the store is not embedded."""
-    return not settings.embedded_store or FolderLock(settings.data, "store.lock").is_held(exclusively=True)
-
-
 @contextlib.contextmanager
 def own(settings: Settings, lock: FolderLock) -> Iterator[str]:
     """Run the server for the block under `lock`, which this process holds. The server restarts itself after a crash."""
