@@ -326,7 +326,7 @@ async def test_requests_beyond_the_limit_are_refused() -> None:
 
     tasks = [asyncio.create_task(work()) for _ in range(2)]
     await asyncio.sleep(0)
-    with pytest.raises(ApiError, match="2 requests wait"):
+    with pytest.raises(ApiError, match="2 requests for indicators run or wait"):
         async with limiter.acquire():
             pass
     go.set()
