@@ -85,6 +85,22 @@ def samples() -> dict[str, records.Record]:
             ),
         ),
         (
+            "ticks.exchanges",
+            records.Ticks(**base, watermark_us=OPEN_US + 250),
+            _batch(
+                schemas.TICKS_OF_EXCHANGES,
+                times(0, 250),
+                two,
+                pa.array([577.1, 1.25]),
+                pa.array([100.0, 0.0]),
+                text(["sandbox", "sandbox"]),
+                pa.array(["a1", None]),
+                pa.array([0, 17], pa.uint16()),
+                times(1_000, 1_000),
+                pa.array(["Q", None]).dictionary_encode().cast(schemas.TEXT),
+            ),
+        ),
+        (
             "vendor_bars",
             records.VendorBars(**base, watermark_us=OPEN_US, reason="backfill"),
             _batch(

@@ -13,7 +13,6 @@ from tickerplant.core.sessions import Calendars
 from tickerplant.core.symbols import partition_of
 from tickerplant.log.port import EventLog
 from tickerplant.log.rules_in_force import rules_in_force
-from tickerplant.market_data.feed import cursor as feed_cursor
 from tickerplant.market_data.feed.commands import ensure_settings, request_rebuild
 from tickerplant.market_data.feed.dead_letters import DeadRow
 from tickerplant.market_data.feed.writer import FeedWriter
@@ -146,30 +145,6 @@ def test_dead_rows_of_any_size_are_appended_and_large_payloads_are_cut(tmp_path:
         *(f"row {number}" for number in range(1, 10)),
     ]
     assert [len(row["payload"]) for row in dead] == [8 * mib, *[5 * mib] * 8, 1]
-
-
-def test_a_repeat_has_the_symbol_trade_id_and_kind_of_an_earlier_tick(tmp_path: Path) -> None:
-    clock = Clock(OPEN_US + 60 * SECOND)
-    with embedded(tmp_path) as log:
-        with live(log, clock) as feed:
-            assert feed.append_ticks(ticks(["AAPL", "AAPL", "MSFT"], trade_ids=["1", "1", "1"]), OPEN_US) == 2
-            assert feed.append_ticks(ticks(["AAPL", "AAPL"], trade_ids=["1", None]), OPEN_US) == 1
-            assert feed.append_ticks(ticks(["AAPL", "AAPL"], trade_ids=["1", "1"], flags=[4, 8]), OPEN_US) == 2
-            assert feed.cursor.repeats == 2
-        with live(log, clock) as feed:  # the cursor contains the ids
-            assert feed.append_ticks(ticks(["AAPL"], trade_ids=["1"]), OPEN_US) == 0
-        assert len(rows(log, records.Ticks)) == 5
-
-
-def test_the_window_of_ids_survives_a_restart(tmp_path: Path) -> None:
-    n = feed_cursor.SEGMENT_IDS * 2 + 100
-    ids: list[str | None] = [f"trade-{i}" for i in range(n)]
-    clock = Clock(OPEN_US + n * SECOND)
-    with embedded(tmp_path) as log:
-        with live(log, clock) as feed:
-            assert feed.append_ticks(ticks(["AAPL"] * n, trade_ids=ids), OPEN_US) == n
-        with live(log, clock) as feed:
-            assert feed.append_ticks(ticks(["AAPL"] * n, trade_ids=ids), OPEN_US) == 0
 
 
 POINTS = ["feed.append.before", "feed.append.after", "feed.commit.before", "feed.commit.after"]

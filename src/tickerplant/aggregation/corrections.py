@@ -5,8 +5,8 @@ The ranges of all bars that one record changes are read in one pass. Each bar is
 cancel or correction that arrives before its trade is stored as unmatched. When a tick of the same symbol and time
 arrives, its minute is recomputed. A trade, its correction and its cancel may therefore arrive in any order.
 
-A trade is identified by symbol, `time` and `trade_id`. A cancel wins over every correction. The last correction to
-arrive replaces earlier ones. A correction changes price and size only.
+A trade is identified by symbol, `time` and `trade_id`, and by its exchange if the tick has one. A cancel wins over
+every correction. The last correction to arrive replaces earlier ones. A correction changes price and size only.
 """
 
 from __future__ import annotations

@@ -11,15 +11,18 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tickerplant.aggregation.grouping import TickColumns
 from tickerplant.aggregation.rows import FROM_VENDOR, INTERVALS, Interner, Rows, empty_rows
 from tickerplant.core.errors import BadInput, UnreadableRecord
 from tickerplant.core.interval import parse
+from tickerplant.core.schemas import TICKS
 from tickerplant.core.times import BoolArray, Int64Array, micros_of, times_of
 
 FIRST_US: Final = micros_of(dt.datetime(1800, 1, 1, tzinfo=dt.UTC))
 LAST_US: Final = micros_of(dt.datetime(2261, 1, 1, tzinfo=dt.UTC))
+_SEPARATOR: Final = "\x1f"
 _LENGTHS: Final = np.array([interval.us for interval in INTERVALS])
 
 
@@ -45,12 +48,21 @@ def read_ticks(batch: pa.RecordBatch, symbols: Interner, sources: Interner, feed
         size=batch.column(3).to_numpy(),
         source=sources.codes(batch.column(4), feed),
         flags=batch.column(6).to_numpy(),
-        ids=batch.column(5),
+        ids=_trade_ids(batch),
     )
     finite = np.isfinite(ticks.price) & np.isfinite(ticks.size)
     if finite.all():
         return ticks, 0
     return ticks.where(finite), int(np.count_nonzero(~finite))
+
+
+def _trade_ids(batch: pa.RecordBatch) -> pa.Array:
+    """Return the text that identifies a trade of a symbol and instant: the trade id, after the exchange if known."""
+    ids = batch.column(5)
+    if batch.num_columns == len(TICKS):
+        return ids
+    exchanges = batch.column(len(TICKS)).cast(pa.utf8())
+    return pc.coalesce(pc.binary_join_element_wise(exchanges, ids, _SEPARATOR), ids)
 
 
 def read_vendor_bars(

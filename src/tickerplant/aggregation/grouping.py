@@ -18,7 +18,7 @@ from tickerplant.core.times import FOREVER_US, MINUTE_US, NEVER_US, BoolArray, F
 class TickColumns:
     """The columns of a batch of ticks that bars are made of. `symbol` and `source` are codes of the engine.
 
-    `ids` is the Arrow column of trade ids, or None where corrections do not read them.
+    `ids` is the Arrow column of trade ids, with the exchange if it is known; None where it is not read.
     """
 
     time: Int64Array

@@ -30,6 +30,9 @@ NAMES: Final[Mapping[str, Sequence[str]]] = {
         "lastvolume",
     ),
     "trade_id": ("tradeid", "id", "aggtradeid", "tid"),
+    "exchange": (
+        "exchange", "exch", "ex", "venue", "mic", "exchangeid", "exchangecode", "marketcenter", "participantid", "x",
+    ),
     "flags": ("flags",),
     "conditions": (
         "conditions", "condition", "saleconditions", "salecondition", "tradeconditions", "tradecondition", "conds",

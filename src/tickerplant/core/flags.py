@@ -13,9 +13,9 @@ class TickFlag(IntFlag):
     NO_VOLUME = 2
     """The print's size does not count (a duplicate report of volume, a price indication)."""
     CANCEL = 4
-    """Cancels the tick of the same feed and symbol with the same `trade_id` and `time`."""
+    """Cancels the tick of the same feed and symbol with the same `trade_id`, `time` and exchange."""
     CORRECTION = 8
-    """Replaces price and size of the tick of the same feed and symbol with the same `trade_id` and `time`."""
+    """Replaces price and size of the tick of the same feed and symbol with the same `trade_id`, `time` and exchange."""
     EXTENDED = 16
     """The print is outside regular hours."""
     CLOSING_AUCTION = 32

@@ -67,7 +67,10 @@ class Start(Header, frozen=True, kw_only=True, tag="start"):
 
 
 class Ticks(Header, frozen=True, kw_only=True, tag="ticks"):
-    """Rows: prints (`schemas.TICKS`). Later ticks with a time before `watermark_us` are late."""
+    """Rows: prints (`schemas.TICKS`, or `schemas.TICKS_OF_EXCHANGES` if they have exchanges).
+
+    Later ticks with a time before `watermark_us` are late.
+    """
 
     watermark_us: int
 
@@ -212,6 +215,9 @@ COLUMNS: Final[Mapping[type[Header], pa.Schema]] = {
 }
 """Columns of each kind. `Values` has one more float64 column for each output."""
 
+EXTENDED_COLUMNS: Final[Mapping[type[Header], pa.Schema]] = {Ticks: schemas.TICKS_OF_EXCHANGES}
+"""All columns of the kinds that may have more columns at the end."""
+
 _AnyHeader: TypeAlias = (
     Start | Ticks | VendorBars | Mark | Down | End | Settings | Splits | Dividends | Answers
     | Rebuild | AlertRule | Bars | Values | Alerts | Over | FeedState | Differences | Dead
@@ -243,7 +249,7 @@ def encode(header: Header, batch: pa.RecordBatch | None = None) -> pa.Buffer:
     kind = type(header)
     if batch is None:
         batch = _EMPTY[kind]
-    expected = COLUMNS[kind]
+    expected = _columns(kind, batch)
     fits = batch.schema.equals(expected)
     if not fits and kind is Values:
         extra = list(batch.schema)[len(expected) :]
@@ -281,9 +287,15 @@ def decode(data: Any) -> Record:
     return Record(header, batch)
 
 
+def _columns(kind: type[Header], batch: pa.RecordBatch) -> pa.Schema:
+    """Return the columns that a batch of this kind must have."""
+    extended = EXTENDED_COLUMNS.get(kind)
+    return extended if extended is not None and batch.num_columns == len(extended) else COLUMNS[kind]
+
+
 def _check(kind: type[Header], batch: pa.RecordBatch) -> None:
     """Raise UnreadableRecord for wrong columns, and an Arrow error for invalid indices or strings in them."""
-    expected = COLUMNS[kind]
+    expected = _columns(kind, batch)
     if batch.num_columns < len(expected) or (batch.num_columns > len(expected) and kind is not Values):
         raise UnreadableRecord(f"{kind.__name__} has {batch.num_columns} columns, not {len(expected)}")
     for want, have in zip(expected, batch.schema, strict=False):

@@ -86,6 +86,9 @@ TICKS: Final = pa.schema(
 )
 """Prints, one row each. A missing size is 0; a missing trade id is null."""
 
+TICKS_OF_EXCHANGES: Final = TICKS.append(pa.field("exchange", TEXT))
+"""`TICKS` with the exchange of each print, null if unknown. Several exchanges may give different trades the same id."""
+
 VENDOR_BARS: Final = pa.schema(
     [
         pa.field("time", TIMESTAMP, nullable=False),

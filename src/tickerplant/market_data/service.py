@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import structlog
@@ -92,6 +93,8 @@ class FeedCounters:
     messages: int = 0
     ticks: int = 0
     dead: int = 0
+    repeats: int = 0
+    conflicts: int = 0
     batches: int = 0
     connects: int = 0
     losses: int = 0
@@ -130,7 +133,7 @@ class MarketData:
         self._symbols = [check_symbol(symbol) for symbol in config.symbols]
         self._rejected: set[str] = set()
         self._down_since_us: int | None = None
-        self._counted_before = (0, 0)
+        self._counted_before = feed_cursor.Cursor(feed=config.feed)
         self._start_us = 0
         self._newest_us = 0
         self._skew = (0, 0, 0)
@@ -146,7 +149,7 @@ class MarketData:
         """
         queue: asyncio.Queue[StreamEvent] = asyncio.Queue(QUEUE_EVENTS)
         writer = await self._open()
-        self._counted_before = (writer.cursor.ticks, writer.cursor.dead)
+        self._counted_before = msgspec.structs.replace(writer.cursor)
         if writer.cursor.state != feed_cursor.NEW:
             self._down_since_us = max(writer.cursor.watermark_us, 0)
         tasks = [
@@ -358,8 +361,9 @@ class MarketData:
     def _update_counters(self, writer: FeedWriter) -> None:
         """Set the counters from the feed's cursor, which counts over all runs."""
         cursor, counts = writer.cursor, self.counts
-        counts.ticks = cursor.ticks - self._counted_before[0]
-        counts.dead = cursor.dead - self._counted_before[1]
+        before = self._counted_before
+        counts.ticks, counts.dead = cursor.ticks - before.ticks, cursor.dead - before.dead
+        counts.repeats, counts.conflicts = cursor.repeats - before.repeats, cursor.conflicts - before.conflicts
         counts.watermark_us = cursor.watermark_us
 
     def _complete_until_us(self, since_us: int) -> int:

@@ -187,6 +187,7 @@ class PartitionBuffer:
         batch = record.batch.replace_schema_metadata(None)
         match header:
             case records.Ticks():
+                batch = batch.select(schemas.TICKS.names)
                 batch = self._in_range(with_arrival(batch, make_version(self._generation, offset)))
                 self._ticks.append(batch)
                 self.buffered_ticks += batch.num_rows

@@ -185,6 +185,7 @@ def _report(
                 "vendor_bars": result.bars,
                 "dead_lettered": result.dead,
                 "repeats": result.repeats,
+                "conflicts": result.conflicts,
                 "unknown_conditions": result.unknown_conditions,
                 "bars": bars,
                 "seconds": round(seconds, 3),
@@ -201,7 +202,8 @@ def _report(
     else:
         where = "in the tables" if waited else "in the log"
         print(f"{file.name}: {result.rows_read:,} rows read; {what} {where} after {seconds:.1f} s")
-        print(f"{result.dead:,} rows dead-lettered, {result.repeats:,} repeats dropped")
+        conflicts = f" ({result.conflicts:,} of them conflicts)" if result.conflicts else ""
+        print(f"{result.dead:,} rows dead-lettered{conflicts}, {result.repeats:,} repeats dropped")
     if bars:
         print("bars closed: " + ", ".join(f"{n:,} × {name}" for name, n in bars.items()))
     if result.dead:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import zlib
 
-import numpy as np
 import pyarrow as pa
 
 from tickerplant.core import faults
@@ -61,9 +60,8 @@ class Committer:
         segments = []
         for number in range(max(0, cursor.segments - feed_cursor.SEGMENTS), cursor.segments):
             key = f"{self._key}/ids/{number % feed_cursor.SEGMENTS}"
-            stored = self._log.get_state(STATE_FEEDS, self._partition, key)
-            segments.append(np.frombuffer(stored or b"", dtype=np.uint64))
-        return cursor, RecentIds(segments, np.frombuffer(cursor.ids, dtype=np.uint64))
+            segments.append(self._log.get_state(STATE_FEEDS, self._partition, key) or b"")
+        return cursor, RecentIds(segments, cursor.ids, cursor.values)
 
     def append(self, topic: str, partition: int, data: pa.Buffer) -> None:
         """Add a record to the next commit."""

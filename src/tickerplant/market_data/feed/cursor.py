@@ -6,7 +6,8 @@ the records, so it matches the log exactly. Pure: bytes in, bytes out.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -15,14 +16,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core.errors import SnapshotRefused
+from tickerplant.core.flags import TickFlag
 from tickerplant.core.hashing import UInt64Array, mix
-from tickerplant.core.times import NEVER_US, BoolArray
+from tickerplant.core.times import FOREVER_US, HOUR_US, NEVER_US, BoolArray, Float64Array, Int64Array
+
+UInt32Array: TypeAlias = npt.NDArray[np.uint32]
 
 FORMAT: Final = 1
 SEGMENT_IDS: Final = 4_096
-"""Number of trade ids in one stored segment: 32 KB. A commit of a live feed rewrites one segment."""
+"""Number of trade ids in one stored segment: 48 KB. A commit of a live feed rewrites one segment."""
 SEGMENTS: Final = 16
 """Number of full segments that are stored: 65,536 ids, half a minute of a feed of 2,000 prints a second."""
+FORMER_SLACK_US: Final = HOUR_US
+"""Maximum time by which ticks may be newer than the watermark of a live feed's cursor of a former version."""
 
 NEW, OPEN, DOWN, ENDED = "new", "open", "down", "ended"
 
@@ -31,7 +37,10 @@ class Cursor(msgspec.Struct, kw_only=True):
     """The state of a feed. `resume_token` belongs to the feed (a row of a file, a page) and is not read here.
 
     `commits` counts the transactions; the stored count shows whether a commit of unknown outcome took place. `ids`
-    contains the hashed trade ids since the last full segment; `segments` counts all segments that were ever filled.
+    contains the hashed identities since the last full segment, and `values` a digest of price and size of each.
+    `segments` counts all segments that were ever filled. `conflicts` counts ticks with a known identity and another
+    price or size; `dead` counts them too. `former_until_us`: ticks before this time may repeat a tick that a former
+    version appended, whose stored identity has neither time nor exchange. None: a former version wrote the cursor.
     """
 
     format: int = FORMAT
@@ -48,6 +57,9 @@ class Cursor(msgspec.Struct, kw_only=True):
     repeats: int = 0
     segments: int = 0
     ids: bytes = b""
+    values: bytes = b""
+    conflicts: int = 0
+    former_until_us: int | None = None
 
 
 def encode(cursor: Cursor) -> bytes:
@@ -61,7 +73,7 @@ def decode(data: bytes | None, feed: str) -> Cursor:
     Raises SnapshotRefused when another version wrote it in another format.
     """
     if data is None:
-        return Cursor(feed=feed)
+        return Cursor(feed=feed, former_until_us=NEVER_US)
     try:
         cursor = msgspec.msgpack.decode(data, type=Cursor)
     except msgspec.MsgspecError as error:
@@ -70,52 +82,118 @@ def decode(data: bytes | None, feed: str) -> Cursor:
         raise SnapshotRefused(
             f"the cursor of feed {feed} has format {cursor.format}; this version reads format {FORMAT}"
         )
+    if cursor.former_until_us is None:
+        # A live feed's ids may restart every day. The watermark of a file sorted by symbol is far behind its ticks.
+        cursor.former_until_us = max(cursor.watermark_us, 0) + FORMER_SLACK_US if cursor.live else FOREVER_US
     return cursor
 
 
+class Identities(NamedTuple):
+    """The identities of ticks with a trade id, one element per tick.
+
+    `keys`: hash of the identity (`id_keys`). `values`: digest of price and size (`value_digests`). `former_keys`: the
+    hash that former versions stored, 0 for a tick that cannot repeat one of their ticks; None if no tick can.
+    """
+
+    keys: UInt64Array
+    values: UInt32Array
+    former_keys: UInt64Array | None = None
+
+
+class AddedIds(NamedTuple):
+    """The result of `RecentIds.add`: masks of the new ticks and of the conflicts, and the segments that became full.
+
+    A tick that is neither new nor a conflict is a repeat.
+    """
+
+    fresh: BoolArray
+    conflicts: BoolArray
+    full: list[bytes]
+
+
 class RecentIds:
-    """The recent trade ids as 64-bit hashes, to find repeats in whole columns.
+    """The recent identities as 64-bit hashes, with a digest of price and size, to find repeats in whole columns.
 
     Contains at most `SEGMENTS` full segments and the segment that is being filled. The oldest segment is dropped when a
     new one is full, so a repeat is found if fewer than 65,536 ids arrived in between. One new id in 10^14 has the hash
-    of a different id of a full window. Its tick is dropped as a repeat.
+    of a different id of a full window. Its tick is dropped as a repeat or becomes a conflict. The digest of an identity
+    that a former version stored is 0, which is equal to every digest.
     """
 
-    def __init__(self, segments: list[UInt64Array] | None = None, filling: UInt64Array | None = None) -> None:
-        self._segments = segments or []
-        self._filling = filling if filling is not None else np.empty(0, np.uint64)
-        self._sorted = self._merge()
+    def __init__(self, segments: Sequence[bytes] = (), ids: bytes = b"", values: bytes = b"") -> None:
+        self._segments = [_decoded_segment(segment) for segment in segments]
+        known = np.frombuffer(values, dtype=np.uint32)
+        keys = np.frombuffer(ids, dtype=np.uint64)
+        unknown = np.zeros(max(0, len(keys) - len(known)), np.uint32)
+        self._filling = keys, np.concatenate([unknown, known])
+        self._keys, self._values = self._merged()
 
-    def _merge(self) -> UInt64Array:
-        return np.sort(np.concatenate([*self._segments, self._filling]))
-
-    def add(self, keys: UInt64Array) -> tuple[BoolArray, list[UInt64Array], UInt64Array]:
-        """Add `keys`; return (mask of the new keys, segments that became full, the segment that is being filled).
-
-        If keys of one call are equal, the first of them is new.
-        """
-        fresh = np.zeros(len(keys), dtype=np.bool_)
+    def _merged(self) -> tuple[UInt64Array, UInt32Array]:
+        parts = [*self._segments, self._filling]
+        keys = np.concatenate([keys for keys, _ in parts])
         order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
+        return keys[order], np.concatenate([values for _, values in parts])[order]
+
+    @property
+    def ids(self) -> bytes:
+        """The keys since the last full segment."""
+        return self._filling[0].tobytes()
+
+    @property
+    def values(self) -> bytes:
+        """The digests since the last full segment."""
+        return self._filling[1].tobytes()
+
+    def add(self, ticks: Identities) -> AddedIds:
+        """Add these identities. If several ticks of one call have the same identity, the first of them is new."""
+        keys, values = ticks.keys, ticks.values
+        order = np.argsort(keys, kind="stable")
+        ordered, digests = keys[order], values[order]
         first = np.ones(len(keys), dtype=np.bool_)
         first[1:] = ordered[1:] != ordered[:-1]
-        if len(self._sorted):
-            at = np.minimum(np.searchsorted(self._sorted, ordered), len(self._sorted) - 1)
-            first &= self._sorted[at] != ordered
-        fresh[order] = first
-        full: list[UInt64Array] = []
-        filling = np.concatenate([self._filling, keys[fresh]])
-        while len(filling) >= SEGMENT_IDS:
-            full.append(filling[:SEGMENT_IDS])
-            filling = filling[SEGMENT_IDS:]
-        self._filling = filling
+        expected = digests[np.maximum.accumulate(np.where(first, np.arange(len(keys)), 0))]
+        known = np.zeros(len(keys), dtype=np.bool_)
+        if len(self._keys):
+            at, known = self._find(ordered)
+            expected = np.where(known, self._values[at], expected)
+            if ticks.former_keys is not None:
+                former = self._find(ticks.former_keys[order])[1]
+                expected, known = np.where(former & ~known, 0, expected), known | former
+        new = first & ~known
+        fresh, conflicts = np.empty(len(keys), np.bool_), np.empty(len(keys), np.bool_)
+        fresh[order] = new
+        conflicts[order] = ~new & (expected != 0) & (expected != digests)
+        full = self._fill(keys[fresh], values[fresh])
         if full:
-            self._segments = [*self._segments, *full][-SEGMENTS:]
-            self._sorted = self._merge()
+            self._keys, self._values = self._merged()
         elif fresh.any():
-            # Both parts are sorted: the stable sort merges them.
-            self._sorted = np.sort(np.concatenate([self._sorted, ordered[first]]), kind="stable")
-        return fresh, full, filling
+            places = np.searchsorted(self._keys, ordered[new])
+            self._keys = np.insert(self._keys, places, ordered[new])
+            self._values = np.insert(self._values, places, digests[new])
+        return AddedIds(fresh, conflicts, full)
+
+    def _find(self, keys: UInt64Array) -> tuple[npt.NDArray[np.intp], BoolArray]:
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return at, self._keys[at] == keys
+
+    def _fill(self, keys: UInt64Array, values: UInt32Array) -> list[bytes]:
+        """Append to the segment that is being filled; return the segments that became full, as stored."""
+        keys, values = np.concatenate([self._filling[0], keys]), np.concatenate([self._filling[1], values])
+        full: list[bytes] = []
+        while len(keys) >= SEGMENT_IDS:
+            segment = keys[:SEGMENT_IDS], values[:SEGMENT_IDS]
+            full.append(segment[0].tobytes() + segment[1].tobytes())
+            self._segments = [*self._segments, segment][-SEGMENTS:]
+            keys, values = keys[SEGMENT_IDS:], values[SEGMENT_IDS:]
+        self._filling = keys, values
+        return full
+
+
+def _decoded_segment(data: bytes) -> tuple[UInt64Array, UInt32Array]:
+    """Return the keys and digests of a stored segment. A former version stored keys only; their digests are 0."""
+    keys = np.frombuffer(data[: SEGMENT_IDS * 8], dtype=np.uint64)
+    values = np.frombuffer(data[SEGMENT_IDS * 8 :], dtype=np.uint32)
+    return keys, values if len(values) == len(keys) else np.zeros(len(keys), np.uint32)
 
 
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
@@ -158,8 +236,34 @@ def _bytes_of(texts: pa.Array) -> npt.NDArray[np.uint8]:
     return np.frombuffer(data, dtype=np.uint8)[ends[texts.offset] : ends[texts.offset + len(texts)]]
 
 
-def id_keys(symbol_hashes: UInt64Array, trade_ids: pa.Array, kinds: npt.NDArray[np.uint16]) -> UInt64Array:
-    """Return the key that repeats share: a hash of symbol, trade id and kind (print, cancel, correction)."""
+def id_keys(
+    symbol_hashes: UInt64Array, trade_ids: pa.Array, kinds: npt.NDArray[np.uint16], times_us: Int64Array,
+    exchanges: pa.Array | None, values: UInt32Array,
+) -> UInt64Array:  # fmt: skip
+    """Return the key that repeats share: a hash of symbol, trade id, time, kind and exchange.
+
+    The kind is print, cancel or correction. A trade may be corrected several times, so the key of a correction also
+    contains its price and size. A tick without an exchange has the same key whether or not the batch has the column.
+    """
+    with np.errstate(over="ignore"):
+        keys = former_id_keys(symbol_hashes, trade_ids, kinds) ^ mix(times_us.astype(np.uint64) * _PRIME)
+        if exchanges is not None:
+            keys ^= np.where(exchanges.is_valid().to_numpy(zero_copy_only=False), hash_texts(exchanges) * _PRIME, 0)
+        keys ^= np.where(kinds & TickFlag.CORRECTION, values.astype(np.uint64) << np.uint64(24), 0)
+        result: UInt64Array = mix(keys)
+    return result
+
+
+def value_digests(prices: Float64Array, sizes: Float64Array) -> UInt32Array:
+    """Return a digest of price and size of each tick, never 0: uint32[n]."""
+    with np.errstate(over="ignore"):
+        both = mix((prices + 0.0).view(np.uint64)) * _PRIME ^ (sizes + 0.0).view(np.uint64)  # -0.0 equals 0.0
+        result: UInt32Array = (mix(both) >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
+    return result
+
+
+def former_id_keys(symbol_hashes: UInt64Array, trade_ids: pa.Array, kinds: npt.NDArray[np.uint16]) -> UInt64Array:
+    """Return the key that former versions stored: a hash of symbol, trade id and kind."""
     with np.errstate(over="ignore"):
         result: UInt64Array = mix(
             symbol_hashes ^ hash_texts(trade_ids) * _PRIME ^ kinds.astype(np.uint64) << np.uint64(32)

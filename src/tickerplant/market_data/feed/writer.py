@@ -20,12 +20,12 @@ import pyarrow as pa
 from tickerplant.core import records
 from tickerplant.core.errors import LogError
 from tickerplant.core.flags import TickFlag
-from tickerplant.core.schemas import DEADLETTER, RAW, SYMBOLS
-from tickerplant.core.times import FOREVER_US, MILLISECOND_US, NEVER_US
+from tickerplant.core.schemas import DEADLETTER, RAW, SYMBOLS, TICKS
+from tickerplant.core.times import FOREVER_US, MILLISECOND_US, NEVER_US, Int64Array, iso, times_of
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.feed import cursor as feed_cursor
 from tickerplant.market_data.feed.committer import Committer, state_partition
-from tickerplant.market_data.feed.cursor import Cursor
+from tickerplant.market_data.feed.cursor import Cursor, Identities
 from tickerplant.market_data.feed.dead_letters import DeadRow, dead_batches, dead_rows
 from tickerplant.market_data.feed.partitioner import Int32Array, SymbolPartitioner
 from tickerplant.market_data.feed.validation import (
@@ -91,6 +91,8 @@ class FeedWriter:
         self._appended_watermarks_us = [NEVER_US] * self.partitions
         self._committer = Committer(log, feed)
         self._cursor, self._ids = self._committer.load()
+        self.first_conflict: str | None = None
+        """The reason of the first conflict that this writer found; None if there was none."""
 
     @property
     def cursor(self) -> Cursor:
@@ -201,15 +203,25 @@ class FeedWriter:
 
     # Rows ------------------------------------------------------------------------------------------------------------
 
-    def append_ticks(self, batch: pa.RecordBatch, watermark_us: int, resume_token: bytes | None = None) -> int:
-        """Append ticks (columns `schemas.TICKS`) and return how many were accepted.
+    def append_ticks(
+        self,
+        batch: pa.RecordBatch,
+        watermark_us: int,
+        resume_token: bytes | None = None,
+        *,
+        locate: Callable[[int], str] | None = None,
+    ) -> int:
+        """Append ticks (`schemas.TICKS` or `schemas.TICKS_OF_EXCHANGES`) and return how many were accepted.
 
-        Invalid rows become dead letters; repeats of a trade id are dropped and counted. `watermark_us`: a time before
-        which no later batch contains a tick in order. The commit of these ticks also stores `resume_token`.
+        Two ticks with a trade id are the same tick if symbol, trade id, time, kind and exchange are equal. A repeat
+        with the same price and size is dropped and counted. A repeat with another price or size is a conflict: it
+        becomes a dead letter, as invalid rows do. `watermark_us`: a time before which no later batch contains a tick in
+        order. The commit of these ticks also stores `resume_token`. `locate` returns the place of a row of the batch in
+        its file, which begins the reason of a conflict.
         """
-        batch, codes = self._valid(_TICKS, batch)
+        batch, codes, numbers = self._valid(_TICKS, batch)
         if batch["trade_id"].null_count < batch.num_rows:
-            batch, codes = self._without_repeats(batch, codes)
+            batch, codes = self._without_repeats(batch, codes, numbers, locate)
         self._cursor.ticks += batch.num_rows
         self._append_rows(_TICKS, batch, codes, watermark_us)
         self._end_of_call(resume_token)
@@ -222,7 +234,7 @@ class FeedWriter:
 
         Low and high are widened by rounding noise; see `widen_bars`.
         """
-        batch, codes = self._valid(_BARS, batch)
+        batch, codes, _ = self._valid(_BARS, batch)
         batch = widen_bars(batch)
         self._cursor.bars += batch.num_rows
         self._append_rows(_BARS, batch, codes, watermark_us, reason=reason)
@@ -281,13 +293,14 @@ class FeedWriter:
 
     # Helpers ---------------------------------------------------------------------------------------------------------
 
-    def _valid(self, kind: _RowKind, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Int32Array]:
-        """Return the valid rows and their symbols' codes; the other rows become dead letters."""
+    def _valid(self, kind: _RowKind, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Int32Array, Int64Array]:
+        """Return the valid rows, their symbols' codes and their numbers; the other rows become dead letters."""
         reasons = kind.check(batch, self._clock() + FUTURE_US if self._cursor.live else FOREVER_US)
+        numbers = np.arange(batch.num_rows)
         if reasons:
             self.append_dead_letters(dead_rows(batch, reasons))
-            batch = without(batch, reasons)
-        return batch, self._partitioner.codes(batch["symbol"])
+            batch, numbers = without(batch, reasons), np.delete(numbers, list(reasons))
+        return batch, self._partitioner.codes(batch["symbol"]), numbers
 
     def _append_rows(
         self, kind: _RowKind, batch: pa.RecordBatch, codes: Int32Array, watermark_us: int, **header: Any
@@ -305,23 +318,52 @@ class FeedWriter:
     def _append(self, partition: int, header: records.Header, rows: pa.RecordBatch | None = None) -> None:
         self._committer.append(RAW, partition, records.encode(header, rows))
 
-    def _without_repeats(self, batch: pa.RecordBatch, codes: Int32Array) -> tuple[pa.RecordBatch, Int32Array]:
-        trade_ids = batch["trade_id"]
-        kinds = batch["flags"].to_numpy(zero_copy_only=False) & np.uint16(_KINDS)
-        with_id = np.flatnonzero(trade_ids.is_valid().to_numpy(zero_copy_only=False))
-        keys = feed_cursor.id_keys(self._partitioner.hashes(codes), trade_ids, kinds)[with_id]
-        fresh, full, filling = self._ids.add(keys)
-        for segment in full:
-            self._committer.store_segment(self._cursor.segments % feed_cursor.SEGMENTS, segment.tobytes())
+    def _without_repeats(
+        self, batch: pa.RecordBatch, codes: Int32Array, numbers: Int64Array, locate: Callable[[int], str] | None
+    ) -> tuple[pa.RecordBatch, Int32Array]:
+        """Return the ticks without repeats and conflicts; conflicts become dead letters."""
+        with_id = np.flatnonzero(batch["trade_id"].is_valid().to_numpy(zero_copy_only=False))
+        added = self._ids.add(self._identities(batch, codes, with_id))
+        for segment in added.full:
+            self._committer.store_segment(self._cursor.segments % feed_cursor.SEGMENTS, segment)
             self._cursor.segments += 1
-        self._cursor.ids = filling.tobytes()
-        if fresh.all():
+        self._cursor.ids, self._cursor.values = self._ids.ids, self._ids.values
+        if added.fresh.all():
             return batch, codes
-        self._cursor.repeats += int((~fresh).sum())
+        conflicts = with_id[added.conflicts]
+        self._cursor.repeats += int(np.count_nonzero(~added.fresh)) - len(conflicts)
+        self._cursor.conflicts += len(conflicts)
+        if len(conflicts):
+            reasons = {row: self._conflict_reason(batch, row) for row in conflicts.tolist()}
+            if locate is not None:
+                reasons = {row: f"{locate(int(numbers[row]))}: {reason}" for row, reason in reasons.items()}
+            self.first_conflict = self.first_conflict or reasons[int(conflicts[0])]
+            self.append_dead_letters(dead_rows(batch, reasons))
         keep = np.ones(batch.num_rows, dtype=np.bool_)
-        keep[with_id[~fresh]] = False
+        keep[with_id[~added.fresh]] = False
         self._committer.cursor_changed()
         return batch.filter(pa.array(keep)), codes[keep]
+
+    def _identities(self, batch: pa.RecordBatch, codes: Int32Array, with_id: Int64Array) -> Identities:
+        """Return the identities of the ticks at these positions, which have a trade id."""
+        ticks, symbols = batch.take(pa.array(with_id)), self._partitioner.hashes(codes)[with_id]
+        trade_ids, times_us = ticks["trade_id"], times_of(ticks["time"])
+        kinds = ticks["flags"].to_numpy(zero_copy_only=False) & np.uint16(_KINDS)
+        exchanges = ticks["exchange"].cast(pa.utf8()) if ticks.num_columns > len(TICKS) else None
+        values = feed_cursor.value_digests(ticks["price"].to_numpy(), ticks["size"].to_numpy())
+        keys = feed_cursor.id_keys(symbols, trade_ids, kinds, times_us, exchanges, values)
+        until_us, former = self._cursor.former_until_us or 0, None
+        if len(times_us) and int(times_us.min()) < until_us:
+            former = feed_cursor.former_id_keys(symbols, trade_ids, kinds)
+            former = np.where(times_us < until_us, former, np.uint64(0))
+        return Identities(keys, values, former)
+
+    def _conflict_reason(self, batch: pa.RecordBatch, row: int) -> str:
+        tick = {name: batch[name][row].as_py() for name in ("symbol", "trade_id", "price", "size")}
+        return (
+            f"an earlier tick of {tick['symbol']} at {iso(int(times_of(batch['time'])[row]))} has the trade id "
+            f"{tick['trade_id']} and another price or size than {tick['price']:g} and {tick['size']:g}; it is kept"
+        )
 
     def _now(self) -> int:
         self._sent_us = max(self._sent_us, self._clock())

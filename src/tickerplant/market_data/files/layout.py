@@ -14,7 +14,7 @@ TICKS, BARS, CLOSES = "ticks", "bars", "closes"
 """Kinds of files. CLOSES have a close only; indicators can be computed over them."""
 
 _OF_TICKS: Final = (
-    "time", "symbol", "price", "size", "trade_id", "flags", "conditions", "tape", "correction", "source",
+    "time", "symbol", "price", "size", "trade_id", "exchange", "flags", "conditions", "tape", "correction", "source",
 )  # fmt: skip
 _OF_BARS: Final = (
     "time", "symbol", "interval", "open", "high", "low", "close", "volume", "vwap", "trades", "source",
@@ -190,6 +190,8 @@ def _roles(kind: str, found: Mapping[str, str], given: Mapping[str, str]) -> dic
             taken.add(column)
     if "conditions" not in roles:
         roles.pop("tape", None)  # it only selects the table of conditions
+    if "trade_id" not in roles:
+        roles.pop("exchange", None)  # it only distinguishes equal ids
     return roles
 
 

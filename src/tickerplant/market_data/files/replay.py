@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -102,9 +103,9 @@ class ReplaySummary:
     """The result of a replay. `ends`: the last offset of the file in each partition of `market.prices.raw`.
 
     `already`: an earlier replay has completed this file, and nothing was appended; `ends` are then the topic's last
-    records. `stopped`: the replay was stopped;
-    the same call resumes it. `ticks`, `bars` and `dead` count all runs of this feed; `rows_read` and `seconds` count
-    this run. `unknown_conditions`: number of rows with each unknown code; they count as ordinary trades.
+    records. `stopped`: the replay was stopped; the same call resumes it. `rows_read` and `seconds` count this run, and
+    the other counts all runs of this feed. `conflicts`: dead rows with the identity of an earlier trade, but another
+    price or size. `unknown_conditions`: number of rows with each unknown code; they count as ordinary trades.
     """
 
     feed: str
@@ -115,6 +116,7 @@ class ReplaySummary:
     bars: int = 0
     dead: int = 0
     repeats: int = 0
+    conflicts: int = 0
     already: bool = False
     stopped: bool = False
     ends: dict[int, int] = field(default_factory=dict)
@@ -188,7 +190,7 @@ def replay(
                 run.run()
         cursor = writer.cursor
         summary.ticks, summary.bars = cursor.ticks, cursor.bars
-        summary.dead, summary.repeats = cursor.dead, cursor.repeats
+        summary.dead, summary.repeats, summary.conflicts = cursor.dead, cursor.repeats, cursor.conflicts
         summary.ends = _last_records(log) if summary.already else dict(writer.last_offsets)
     summary.seconds = time.monotonic() - began
     return summary
@@ -265,6 +267,18 @@ class _Run:
             done = max(done, rows.end)
         self.writer.end(str(done).encode(), whole=self.options.whole)
         self._add_notes(reader)
+        self._add_conflict_note()
+
+    def _add_conflict_note(self) -> None:
+        """Add a note about trades with equal identity and another price or size to the summary."""
+        conflicts = self.writer.cursor.conflicts
+        if conflicts:
+            column = self.layout.columns["trade_id"]
+            first = f" (first: {self.writer.first_conflict})" if self.writer.first_conflict else ""
+            self.summary.notes += (
+                f"{conflicts:,} trades have the id, time and symbol of an earlier trade but another price or size; "
+                f"they are dead letters{first}. If the column {column} does not identify trades, rename it",
+            )
 
     def _add_notes(self, reader: RowReader) -> None:
         """Add notes about conditions, and about prints that daily bars leave out, to the summary."""
@@ -335,13 +349,19 @@ class _Run:
             if self.layout.kind == BARS:
                 self.writer.append_bars(batch, watermark_us, str(position).encode(), reason="file")
             else:
-                self.writer.append_ticks(batch, watermark_us, str(position).encode())
+                self.writer.append_ticks(
+                    batch, watermark_us, str(position).encode(), locate=partial(self._place, rows, at)
+                )
             self.summary.rows_read += to - at + dead_at - first_dead
             if self.progress is not None and to > at:
                 self.progress(ReplayProgress(position - 1, self.summary.rows_total, int(rows.times[to - 1])))
             at = to
             if last:
                 return True
+
+    def _place(self, rows: Rows, begin: int, row: int) -> str:
+        """Return file and row number of a row of the batch that begins at `begin`."""
+        return f"{self.file.path.name} {self.file.unit} {rows.numbers[begin + row]}"
 
     def _due(self, newest: Int64Array, at: int) -> tuple[int, int]:
         """Return the end of the rows that are due, and the present time of the replay. Waits if a speed is given."""

@@ -21,7 +21,7 @@ from tickerplant.core.column_names import normalise
 from tickerplant.core.errors import BadInput
 from tickerplant.core.flags import KNOWN_BITS, TickFlag
 from tickerplant.core.interval import Interval
-from tickerplant.core.schemas import SMALL_TEXT, TEXT, TICKS, VENDOR_BARS
+from tickerplant.core.schemas import SMALL_TEXT, TEXT, TICKS, TICKS_OF_EXCHANGES, VENDOR_BARS
 from tickerplant.core.sessions import calendar
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.time_column import TimeColumn, check_zone
@@ -311,7 +311,12 @@ class RowReader:
             pa.array(np.where(known, flags, 0).astype(np.uint16) | self._conditions(block, times)),
             timestamps(times),
         ]
-        return pa.RecordBatch.from_arrays(columns, schema=TICKS)
+        exchanges = self._texts(block, "exchange")
+        if exchanges is None:
+            return pa.RecordBatch.from_arrays(columns, schema=TICKS)
+        return pa.RecordBatch.from_arrays(
+            [*columns, exchanges.dictionary_encode().cast(TEXT)], schema=TICKS_OF_EXCHANGES
+        )
 
     def _conditions(self, block: Block, times: Int64Array) -> npt.NDArray[np.uint16]:
         """Return the flags of a block's conditions and corrections. A table in the options precedes the tapes."""
