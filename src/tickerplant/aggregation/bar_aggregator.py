@@ -31,9 +31,10 @@ from tickerplant.aggregation.feed_state import FeedState
 from tickerplant.aggregation.forming import forming_bars
 from tickerplant.aggregation.grouping import TickColumns, group_ticks
 from tickerplant.aggregation.outcome import FeedStatus, Outcome
-from tickerplant.aggregation.rows import DAYS, INTERVALS, MINUTES, Codes, Rows, take
+from tickerplant.aggregation.rows import CUT, DAYS, INTERVALS, MINUTES, Codes, Rows, take
 from tickerplant.aggregation.source_priority import outranked
 from tickerplant.aggregation.state import State
+from tickerplant.core import reasons
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.interval import M5
 from tickerplant.core.rules import Rules
@@ -76,6 +77,9 @@ class BarAggregator:
             blocks = candidates.drain_changed()
             for rows in blocks:
                 symbols = rows["symbol"]
+                cut = (rows["flaws"] & CUT) != 0
+                if cut.any():
+                    rows["reason"][cut] = state.reasons.code(reasons.CUT)
                 state.newest[symbols] = np.maximum(state.newest[symbols], rows["start"])
             if blocks:
                 self._outcome.closed.setdefault(interval, []).extend(blocks)
@@ -90,9 +94,15 @@ class BarAggregator:
         outcome, self._outcome = self._outcome, Outcome()
         return outcome
 
-    def start(self, name: str, start_us: int, symbols: Codes, *, gap: bool, live: bool, whole: bool) -> None:
-        """Mark the feed up from `start_us`, and expect it to deliver `symbols`."""
+    def start(
+        self, name: str, start_us: int, symbols: Codes, *, gap: bool, live: bool, whole: bool, firm: bool = False
+    ) -> None:
+        """Mark the feed up from `start_us`, and expect it to deliver `symbols`.
+
+        `firm`: the first and the last interval of a file are complete, even if other files continue it.
+        """
         feed = self.state.feed(name)
+        feed.firm = firm
         if feed.up and live:
             self._mark_down(feed, feed.watermark_us, "restarted")
         new_round = feed.ended and not live
@@ -104,7 +114,9 @@ class BarAggregator:
             return
         former_end = feed.coverage[-1][1] if feed.coverage else FOREVER_US
         feed.mark_up(start_us, gap=gap, whole=whole)
-        feed.declared_until_us = max(feed.declared_until_us, start_us - start_us % MINUTE_US)
+        if not feed.is_file or feed.declared_until_us == NEVER_US:
+            feed.declared_until_us = max(feed.declared_until_us, start_us - start_us % MINUTE_US)
+        self.state.file_changed()
         if not gap and former_end < FOREVER_US:
             self._recompute_completeness(feed, former_end)
         self._outcome.statuses.append(FeedStatus(name, "up", start_us))
@@ -175,8 +187,8 @@ class BarAggregator:
         """Mark the feed down: it has delivered nothing since `since_us`."""
         self._mark_down(self.state.feed(name), since_us, reason)
 
-    def end(self, name: str, *, whole: bool) -> None:
-        """End the feed, which has delivered all its data. Its windows close.
+    def end(self, name: str, *, whole: bool, watermark_us: int = NEVER_US) -> None:
+        """End the feed, which has delivered all its data. Its windows close. `watermark_us`: its last watermark.
 
         Its open 5m and daily bars close too, except those that a live feed of the same symbols takes over.
         """
@@ -184,6 +196,11 @@ class BarAggregator:
         if not whole and feed.coverage:
             feed.mark_down(feed.watermark_us)
         feed.up, feed.ended = False, True
+        if feed.is_file:
+            feed.watermark_us = max(feed.watermark_us, watermark_us)
+            self.state.file_changed()
+            self._add_minutes(feed, feed.windows.close_before(FOREVER_US), LATE)
+            completeness.mark_cut_minutes(self.state, sorted(feed.last_minutes_us))
         successors = self._successors(feed)
         limit_us = min((successor.horizon_us for successor in successors), default=FOREVER_US)
         self._close(feed, FOREVER_US, LATE, coarser_us=limit_us)
@@ -301,6 +318,9 @@ class BarAggregator:
             rows["complete"] = completeness.minutes_complete(feed, rows)
             self._wait_for_better_feeds(feed, rows)
             self.state.candidates[MINUTES].merge(rows, self.state.ranking, reason, add=add)
+            if feed.is_file:
+                claims = self.state.file_claims()
+                completeness.mark_cut_minutes(self.state, [s for s in np.unique(rows["start"]).tolist() if s in claims])
 
     def _wait_for_better_feeds(self, feed: FeedState, rows: Rows) -> None:
         state = self.state

@@ -21,6 +21,7 @@ import numpy as np
 
 from tickerplant.aggregation.grouping import merge_ticks
 from tickerplant.aggregation.rows import (
+    CUT,
     FROM_PARTS,
     FROM_TICKS,
     FROM_VENDOR,
@@ -249,7 +250,9 @@ def _merge_block(block: Rows, rows: Rows, *, add: bool) -> Rows:
         old, new = both[pairs], both[pairs + 1]
         added = old.copy()
         merge_ticks(added, new)
-        added["complete"], added["reason"] = new["complete"], new["reason"]
+        new["flaws"] |= np.where(new["kind"] == FROM_TICKS, old["flaws"] & CUT, 0).astype(np.uint8)
+        new["complete"] &= (new["flaws"] & CUT) == 0
+        added["complete"], added["reason"] = new["complete"] & (added["flaws"] == 0), new["reason"]
         new["arrival"] = old["arrival"]
         added["pending"] = new["pending"] = old["pending"] & new["pending"]  # a published bar does not wait again
         ticks = (new["kind"] == FROM_TICKS) & add

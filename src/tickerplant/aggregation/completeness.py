@@ -4,6 +4,10 @@ A bar from ticks is complete if its feed was up for the whole bar and the size o
 complete if all its parts are complete and its feeds together were up for the whole bar. A vendor's bar is complete if
 the vendor marks it complete.
 
+A file claims its first and its last minute whole. The claim falls for a symbol if another file of the same source has
+trades of that minute before the first or after the last trade of this file: the two files cut the minute. The minute
+and its roll-ups are then incomplete, with the reason `cut`.
+
 An interval of a feed is *declared over* when the feed's horizon reaches the interval's end. The declaration contains
 the expected symbols and marks those that have a bar. If a later record shows that the feed was down, the interval is
 declared again.
@@ -11,7 +15,7 @@ declared again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import numpy as np
@@ -19,7 +23,18 @@ import numpy as np
 from tickerplant.aggregation.candidates import DOWN
 from tickerplant.aggregation.feed_state import FeedState, covered, union
 from tickerplant.aggregation.outcome import IntervalOver, Outcome
-from tickerplant.aggregation.rows import DAYS, FIVES, FROM_TICKS, MINUTES, Codes, Rows, numbers_in, pack, symbols_in
+from tickerplant.aggregation.rows import (
+    CUT,
+    DAYS,
+    FIVES,
+    FROM_TICKS,
+    MINUTES,
+    Codes,
+    Rows,
+    numbers_in,
+    pack,
+    symbols_in,
+)
 from tickerplant.aggregation.state import State
 from tickerplant.core.interval import M5
 from tickerplant.core.sessions import NO_SESSION
@@ -32,7 +47,7 @@ _MAX_DECLARED_MINUTES: Final = 1440
 def minutes_complete(feed: FeedState, rows: Rows) -> BoolArray:
     """Return a mask of the complete minutes of a feed."""
     starts = rows["start"]
-    result: BoolArray = feed.covers(starts, starts + MINUTE_US) & ~rows["unsized"]
+    result: BoolArray = feed.covers(starts, starts + MINUTE_US) & (rows["flaws"] == 0)
     return result
 
 
@@ -59,9 +74,45 @@ def recompute_minutes(state: State, feed: FeedState, since_us: int) -> None:
         block = minutes.blocks[start]
         ours = (block["feed"] == feed.number) & (block["kind"] == FROM_TICKS)
         up = feed.covers(np.array([start]), np.array([start + MINUTE_US]))[0]
-        complete = np.where(ours, up & ~block["unsized"], block["complete"])
+        complete = np.where(ours, up & (block["flaws"] == 0), block["complete"])
         if (complete != block["complete"]).any():
             minutes.reselect(start, state.ranking, DOWN, complete=complete)
+
+
+def mark_cut_minutes(state: State, starts: Iterable[int]) -> None:
+    """Mark the closed minutes with these starts that two files cut; see the docstring of the module."""
+    minutes, claims = state.candidates[MINUTES], state.file_claims()
+    for start in starts:
+        block = minutes.blocks.get(start)
+        if block is None or start not in claims:
+            continue
+        cut = _cut_rows(state, start, block, claims[start])
+        if cut.any():
+            block["flaws"][cut] |= CUT
+            minutes.reselect(start, state.ranking, DOWN, complete=block["complete"] & ~cut)
+
+
+def _cut_rows(state: State, start: int, block: Rows, claiming: list[int]) -> BoolArray:
+    """Return a mask of the complete rows of the feeds `claiming` whose minute another file continues or begins."""
+    result = np.zeros(len(block), dtype=np.bool_)
+    numbers = [number for number, feed in state.feeds.items() if feed.is_file]
+    at = np.flatnonzero((block["kind"] == FROM_TICKS) & np.isin(block["feed"], numbers) & np.isfinite(block["open"]))
+    for number in claiming:
+        feed, mine = state.feeds[number], at[block["feed"][at] == number]
+        others = at[block["feed"][at] != number]
+        if not len(mine) or not len(others):
+            continue
+        place = np.minimum(np.searchsorted(block["symbol"][mine], block["symbol"][others]), len(mine) - 1)
+        mine = mine[place]
+        outside = np.zeros(len(others), dtype=np.bool_)
+        if start == feed.first_minute_us:
+            outside |= block["open_time"][others] < block["open_time"][mine]
+        if start in feed.last_minutes_us:
+            outside |= block["close_time"][others] > block["close_time"][mine]
+        for name in ("symbol", "source"):
+            outside &= block[name][others] == block[name][mine]
+        result[mine[outside]] = True
+    return result & block["complete"]
 
 
 def declare_intraday(state: State, outcome: Outcome, feed: FeedState, limit_us: int) -> None:

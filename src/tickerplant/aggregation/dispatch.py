@@ -73,7 +73,13 @@ class Dispatcher:
         symbols = engine.state.symbols.codes(batch.column(0), header.feed)
         engine.state.refresh()
         engine.start(
-            header.feed, _clipped(header.from_us), symbols, gap=header.hole, live=header.live, whole=header.whole
+            header.feed,
+            _clipped(header.from_us),
+            symbols,
+            gap=header.hole,
+            live=header.live,
+            whole=header.whole,
+            firm=header.firm,
         )
 
     def _ticks(self, header: records.Ticks, batch: pa.RecordBatch, offset: int, history: History) -> None:
@@ -113,7 +119,8 @@ class Dispatcher:
         self._begin(header).down(header.feed, _clipped(header.since_us), header.reason)
 
     def _end(self, header: records.End, batch: pa.RecordBatch, offset: int, history: History) -> None:
-        self._begin(header).end(header.feed, whole=header.whole)
+        watermark_us = NEVER_US if header.watermark_us is None else _clipped(header.watermark_us)
+        self._begin(header).end(header.feed, whole=header.whole, watermark_us=watermark_us)
 
     def _settings(self, header: records.Settings, batch: pa.RecordBatch, offset: int, history: History) -> None:
         self._engine.settings(rules_from(header.values))

@@ -10,7 +10,8 @@ import numpy as np
 from tickerplant.aggregation.activity_bars import ActivityBars
 from tickerplant.aggregation.rows import Codes
 from tickerplant.aggregation.windows import Windows
-from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, BoolArray, Int64Array
+from tickerplant.core.records import FILE_FEED
+from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, NEVER_US, BoolArray, Int64Array
 
 Coverage = list[tuple[int, int]]
 """Disjoint ranges `[start, end)` in microseconds, in order."""
@@ -88,6 +89,8 @@ class FeedState:
     """Ranges in which the feed was up; the last one is open (FOREVER_US) while it is up."""
     max_horizon_us: int = FOREVER_US
     """Upper bound of the horizon; in a rebuild, the horizon of the original feed."""
+    firm: bool = False
+    """The user states that the feed covers its first and last interval, even if other files continue them."""
     coverage_fixed: bool = False
     """The coverage is final. A rebuild copies it from the original feed, and replayed records do not change it."""
     expected: Codes = field(default_factory=lambda: np.empty(0, dtype=np.int32))
@@ -105,6 +108,25 @@ class FeedState:
     """Start of the feed's retained range, by calendar."""
     retained_until_us: int = NEVER_US
     """Time of the feed (`time_us`) at which `retained_from` is computed again."""
+
+    @property
+    def is_file(self) -> bool:
+        """Return whether this is the feed of a file."""
+        return self.name.startswith(FILE_FEED)
+
+    @property
+    def first_minute_us(self) -> int:
+        """Return the start of the first minute of a file."""
+        return self.declared_until_us  # a file declares no minutes
+
+    @property
+    def last_minutes_us(self) -> set[int]:
+        """Return the start of the last minute of a file that has ended, {} before.
+
+        Two starts are possible: records of former versions do not contain the time of the file's last row.
+        """
+        times_us = (self.newest_us, self.watermark_us) if self.ended else ()
+        return {time_us - time_us % MINUTE_US for time_us in times_us if time_us > NEVER_US}
 
     @property
     def time_us(self) -> int:

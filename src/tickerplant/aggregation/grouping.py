@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tickerplant.aggregation.rows import FROM_TICKS, Codes, Rows, empty_rows, numbers_in, pack
+from tickerplant.aggregation.rows import FROM_TICKS, UNSIZED, Codes, Rows, empty_rows, numbers_in, pack
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.times import FOREVER_US, MINUTE_US, NEVER_US, BoolArray, Float64Array, Int64Array
 
@@ -83,7 +83,7 @@ def group_ticks(ticks: TickColumns, buckets: Int64Array | None = None) -> Rows:
         rows["low"] = np.minimum.reduceat(prices, first)
         rows["trades"] = last - first + 1
     if (flags & TickFlag.SIZE_UNKNOWN).any():
-        rows["unsized"] = np.logical_or.reduceat((flags & TickFlag.SIZE_UNKNOWN) != 0, first)
+        rows["flaws"] = np.where(np.logical_or.reduceat((flags & TickFlag.SIZE_UNKNOWN) != 0, first), UNSIZED, 0)
     rows["volume"] = np.add.reduceat(sizes, first)
     rows["pv"] = np.add.reduceat(prices * sizes, first)
     return rows
@@ -159,6 +159,6 @@ def merge_ticks(into: Rows, more: Rows) -> None:
     for name in ("volume", "pv", "trades"):
         into[name] += more[name]
     into["withdrawn"] &= more["withdrawn"]
-    into["unsized"] |= more["unsized"]
+    into["flaws"] |= more["flaws"]
     into["first_offset"] = np.minimum(into["first_offset"], more["first_offset"])
     into["last_offset"] = np.maximum(into["last_offset"], more["last_offset"])

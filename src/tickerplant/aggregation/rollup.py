@@ -14,6 +14,7 @@ from tickerplant.aggregation.candidates import PARTS
 from tickerplant.aggregation.completeness import feeds_cover
 from tickerplant.aggregation.feed_state import FeedState
 from tickerplant.aggregation.rows import (
+    CUT,
     DAYS,
     FIVES,
     FROM_PARTS,
@@ -321,6 +322,7 @@ def roll_up(parts: Rows, starts: Int64Array, ranks: Int64Array, reason: int) -> 
     rows["complete"] = np.logical_and.reduceat(parts["complete"], first)
     rows["withdrawn"] = np.logical_and.reduceat(parts["withdrawn"], first)
     rows["history"] = np.logical_or.reduceat(parts["history"], first)
+    rows["flaws"] = np.bitwise_or.reduceat(parts["flaws"] & CUT, first)
     vendors = (parts["kind"] == FROM_VENDOR) | (parts["kind"] == FROM_VENDOR_PARTS)
     rows["kind"] = np.where(np.logical_and.reduceat(vendors, first), FROM_VENDOR_PARTS, FROM_PARTS)
     return rows

@@ -29,7 +29,7 @@ ROW: Final = np.dtype(
         ("winner", "?"),
         ("withdrawn", "?"),
         ("pending", "?"),
-        ("unsized", "?"),
+        ("flaws", "u1"),
         ("open", "<f8"),
         ("high", "<f8"),
         ("low", "<f8"),
@@ -56,13 +56,17 @@ ROW: Final = np.dtype(
 - `revision`: -1 until the bar is published.
 - `withdrawn`: true if all trades of the bar were cancelled.
 - `pending`: true while the bar waits for a feed of a better source (see `source_priority`).
-- `unsized`: true if the size of a trade is unknown.
+- `flaws`: bits that make the bar incomplete, even if its feeds cover it: `UNSIZED`, `CUT`.
 """
 
 Rows: TypeAlias = npt.NDArray[Any]
 
 FROM_TICKS, FROM_VENDOR, FROM_PARTS, FROM_VENDOR_PARTS = range(4)
 """Kinds of bar: from ticks; from a vendor; rolled up from finer bars; rolled up from vendors' bars only."""
+
+UNSIZED, CUT = 1, 2
+"""Bits of `flaws`: the size of a trade is unknown; another file has trades of the minute outside the range of the file.
+A roll-up has `CUT` if one of its parts has it."""
 
 INTERVALS: Final = (M1, M5, D1)
 """The time intervals of the engine. The code of an interval is its index in this tuple."""

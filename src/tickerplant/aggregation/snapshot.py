@@ -85,17 +85,22 @@ def decode_snapshot(data: bytes) -> State:
 def _encode_feed(feed: FeedState) -> dict[str, Any]:
     rows, dirty = feed.windows.dump()
     unmatched = feed.unmatched
-    return {name: getattr(feed, attribute) for name, attribute in _FEED_FIELDS.items()} | {
-        "expected": feed.expected.tobytes(),
-        "sources": sorted(feed.sources),
-        "activity": feed.activity.dump(),
-        "undone": tuple(part.tobytes() for part in (unmatched.keys, unmatched.times, unmatched.offsets)),
-        "windows": rows.tobytes(),
-        "dirty": dirty.tobytes(),
-        "any_dirty": feed.windows.any_dirty,
-        "open_fives": sorted(feed.open_fives),
-        "open_days": sorted(feed.open_days),
-    }
+    firm = {"firm": True} if feed.firm else {}  # rare: other snapshots have the bytes of former versions
+    return (
+        {name: getattr(feed, attribute) for name, attribute in _FEED_FIELDS.items()}
+        | firm
+        | {
+            "expected": feed.expected.tobytes(),
+            "sources": sorted(feed.sources),
+            "activity": feed.activity.dump(),
+            "undone": tuple(part.tobytes() for part in (unmatched.keys, unmatched.times, unmatched.offsets)),
+            "windows": rows.tobytes(),
+            "dirty": dirty.tobytes(),
+            "any_dirty": feed.windows.any_dirty,
+            "open_fives": sorted(feed.open_fives),
+            "open_days": sorted(feed.open_days),
+        }
+    )
 
 
 def _decode_feed(stored: dict[str, Any], state: State) -> FeedState:
@@ -104,6 +109,7 @@ def _decode_feed(stored: dict[str, Any], state: State) -> FeedState:
     feed.coverage = [(start, end) for start, end in feed.coverage]
     feed.expected = np.frombuffer(stored["expected"], dtype=np.int32).copy()
     feed.sources = set(stored["sources"])
+    feed.firm = stored.get("firm", False)
     feed.activity.fit(state.activities)
     feed.activity.load(stored["activity"], symbols)
     feed.unmatched = UnmatchedCorrections(*(np.frombuffer(part, dtype=np.int64).copy() for part in stored["undone"]))

@@ -57,6 +57,7 @@ class State:
         self.day_cache: dict[int, tuple[Rows, BoolArray]] = {}
         self._calendars = Calendars(self.rules)
         self._feed_numbers: dict[str, int] = {}
+        self._file_claims: dict[int, list[int]] | None = None
 
     def record_hour(self, offset: int) -> None:
         """Add the log's clock and this offset to `hours` if the last entry is an hour old; keep eight days."""
@@ -97,6 +98,8 @@ class State:
             )
             copied.coverage, copied.last_sent_us = list(feed.coverage), FOREVER_US
             copied.expected, copied.sources = feed.expected, set(feed.sources)
+            if feed.is_file:
+                copied.firm, copied.declared_until_us = feed.firm, feed.declared_until_us
             fresh.add_feed(copied)
         return fresh
 
@@ -110,15 +113,31 @@ class State:
             self.feeds[number].activity.fit(self.activities)
         return self.feeds[number]
 
+    def file_claims(self) -> dict[int, list[int]]:
+        """Return the numbers of the files that claim a minute whole because they begin or end in it, by its start."""
+        if self._file_claims is None:
+            self._file_claims = {}
+            for feed in self.feeds.values():
+                if feed.is_file and not feed.firm:
+                    for start in {feed.first_minute_us, *feed.last_minutes_us}:
+                        self._file_claims.setdefault(start, []).append(feed.number)
+        return self._file_claims
+
+    def file_changed(self) -> None:
+        """Compute `file_claims` again at its next call: a file has begun or ended."""
+        self._file_claims = None
+
     def add_feed(self, feed: FeedState) -> None:
         """Add a feed that already has a number."""
         self.feeds[feed.number] = feed
         self._feed_numbers[feed.name] = feed.number
+        self.file_changed()
 
     def drop_feed(self, feed: FeedState) -> None:
         """Remove a feed and its name."""
         del self.feeds[feed.number]
         del self._feed_numbers[feed.name]
+        self.file_changed()
 
     def set_rules(self, rules: Rules) -> None:
         """Apply these rules from now on.

@@ -9,7 +9,9 @@ from typing import Final
 
 from tickerplant.core.sources import BARS, TICKS
 
-OF_TICKS: Final = ("ticks", "parts", "late", "down", "auction", "cancel", "correction", "rebuild")
+CUT: Final = "cut"
+"""Reason of a bar that is incomplete because two files cut a minute of it."""
+OF_TICKS: Final = ("ticks", "parts", "late", "down", "auction", "cancel", "correction", "rebuild", CUT)
 """Reasons of bars that aggregation builds itself, from prints or finer bars, including their revisions.
 
 `source` is not among them: it is the reason of a bar that replaces a bar of another source, and may be of either kind.

@@ -57,13 +57,15 @@ class Start(Header, frozen=True, kw_only=True, tag="start"):
 
     `from_us`: time from which the feed is complete. `hole`: data between its previous watermark and `from_us` may be
     missing. `live`: the feed counts as down if its marks stop; a file sends no marks. `whole`: its first interval is
-    complete although `from_us` is inside it (the default for files).
+    complete although `from_us` is inside it (the default for files). `firm`: the first and the last interval
+    are complete, even if other files continue them.
     """
 
     from_us: int
     hole: bool = False
     live: bool = False
     whole: bool = False
+    firm: bool = False
 
 
 class Ticks(Header, frozen=True, kw_only=True, tag="ticks"):
@@ -101,10 +103,12 @@ class Down(Header, frozen=True, kw_only=True, tag="down"):
 class End(Header, frozen=True, kw_only=True, tag="end"):
     """The feed has sent all its data: its open windows close.
 
-    `whole`: its last interval is complete (the default for files).
+    `whole`: its last interval is complete (the default for files). `watermark_us`: time of a file's last row in any
+    partition; None if unknown.
     """
 
     whole: bool = False
+    watermark_us: int | None = None
 
 
 class Settings(Header, frozen=True, kw_only=True, tag="settings"):

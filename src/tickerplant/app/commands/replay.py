@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -18,6 +19,28 @@ if TYPE_CHECKING:
     from tickerplant.app.terminal.progress import ProgressBars
     from tickerplant.log.port import EventLog, TopicPartition
     from tickerplant.market_data.files.replay import ReplayOptions, ReplayProgress, ReplaySummary
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The bars that a replay published: the number of closed bars by interval, without revisions, and cut minutes.
+
+    `cut`: symbol and start of each minute that this file and another file of its source cut.
+    """
+
+    bars: dict[str, int] = field(default_factory=dict)
+    cut: list[tuple[str, str]] = field(default_factory=list)
+
+
+WholeOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--whole/--partial",
+        help="First and last minute of the file are complete, or incomplete. Default: complete, unless another file of "
+        "the source continues the minute.",
+        show_default=False,
+    ),
+]
 
 READ: Final = "read"
 STORED: Final = "stored"
@@ -53,6 +76,7 @@ def replay(
     column: ColumnOption = None,
     decimal: DecimalOption = None,
     strict: StrictOption = False,
+    whole: WholeOption = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until everything is in the tables.")] = True,
     s_partitions: Annotated[
         int | None,
@@ -64,8 +88,6 @@ def replay(
 
     Uses the plant that runs on the data folder, or else runs the services itself. On Kafka, a plant must run.
     """
-    from tickerplant.app.runtime.supervisor import signals
-    from tickerplant.app.terminal.progress import ProgressBars
     from tickerplant.app.wiring import files
 
     if not file.is_file():
@@ -82,17 +104,25 @@ def replay(
         decimal=decimal,
         strict=strict,
     )
+    _replay(loaded, file, replace(options, whole=whole), wait=wait, json=json)
+
+
+def _replay(loaded: Loaded, file: Path, options: ReplayOptions, *, wait: bool, json: bool) -> None:
+    """Feed the file and print the result."""
+    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.terminal.progress import ProgressBars
+
     stop, began = threading.Event(), time.monotonic()
     with signals(stop), ProgressBars((READ, STORED), quiet=json) as progress:
         run = _feed_and_wait if wait else _feed_only
-        result, bars = run(loaded, file, options, progress, stop)
-    _report(file, result, bars, time.monotonic() - began, json=json, waited=wait)
+        result, published = run(loaded, file, options, progress, stop)
+    _report(file, result, published, time.monotonic() - began, json=json, waited=wait)
 
 
 def _feed_and_wait(
     loaded: Loaded, file: Path, options: ReplayOptions, progress: ProgressBars, stop: threading.Event
-) -> tuple[ReplaySummary, dict[str, int]]:
-    """Feed the file and wait until it is in the tables; return the summary and the closed bars by interval."""
+) -> tuple[ReplaySummary, Published]:
+    """Feed the file and wait until it is in the tables; return the summary and the published bars."""
     from tickerplant.core.schemas import OHLCV
 
     with plant_to_feed(loaded) as (plant, own_services):
@@ -105,20 +135,20 @@ def _feed_and_wait(
             own_services=own_services,
             report=lambda total, missing: progress.update(STORED, total - missing, total),
         )
-        bars = _bars_since(plant.event_log, {tp: end for tp, (_, end) in before.items()}, result.feed)
-    return result, bars
+        published = _published_since(plant.event_log, {tp: end for tp, (_, end) in before.items()}, result.feed)
+    return result, published
 
 
 def _feed_only(
     loaded: Loaded, file: Path, options: ReplayOptions, progress: ProgressBars, stop: threading.Event
-) -> tuple[ReplaySummary, dict[str, int]]:
-    """Feed the file into the log; return the summary and {} in place of the counts of bars."""
+) -> tuple[ReplaySummary, Published]:
+    """Feed the file into the log; return the summary and, in place of the published bars, none."""
     from tickerplant.app.wiring.log import open_log
     from tickerplant.app.wiring.rules import ensure_rules
 
     with open_log(loaded.settings) as event_log:
         ensure_rules(event_log, loaded.settings, only_first=True)
-        return _feed(event_log, file, options, progress, stop), {}
+        return _feed(event_log, file, options, progress, stop), Published()
 
 
 def _feed(
@@ -149,16 +179,18 @@ def _feed(
     return result
 
 
-def _bars_since(event_log: EventLog, positions: dict[TopicPartition, int], feed: str) -> dict[str, int]:
-    """Return the number of bars by interval that this feed closed after these positions. Revisions do not count."""
+def _published_since(event_log: EventLog, positions: dict[TopicPartition, int], feed: str) -> Published:
+    """Return the bars that records of this feed published after these positions."""
     import pyarrow.compute as pc
 
     from tickerplant.core.interval import parse
+    from tickerplant.core.reasons import CUT
     from tickerplant.core.records import Bars, decode
     from tickerplant.core.schemas import FINAL, OHLCV
+    from tickerplant.core.times import iso, times_of
     from tickerplant.log.port import at_positions
 
-    found: dict[str, int] = {}
+    found, cut = dict[str, int](), set[tuple[str, str]]()
     with event_log.reader([OHLCV], start=at_positions(positions)) as reader:
         while deliveries := reader.poll(timeout_s=0.05):
             for delivery in deliveries:
@@ -168,12 +200,19 @@ def _bars_since(event_log: EventLog, positions: dict[TopicPartition, int], feed:
                 first = pc.and_(pc.equal(record.batch["state"], FINAL), pc.equal(record.batch["revision"], 0))
                 for counted in pc.value_counts(record.batch.filter(first)["interval"]).to_pylist():
                     found[counted["values"]] = found.get(counted["values"], 0) + counted["counts"]
-    return dict(sorted(found.items(), key=lambda item: (parse(item[0]).is_activity, parse(item[0]))))
+                minutes = record.batch.filter(
+                    pc.and_(pc.equal(record.batch["reason"], CUT), pc.equal(record.batch["interval"], "1m"))
+                )
+                starts = [iso(start_us) for start_us in times_of(minutes["time"]).tolist()]
+                cut.update(zip(minutes["symbol"].to_pylist(), starts, strict=True))
+    closed = dict(sorted(found.items(), key=lambda item: (parse(item[0]).is_activity, parse(item[0]))))
+    return Published(closed, sorted(cut, key=lambda minute: (minute[1], minute[0])))
 
 
 def _report(
-    file: Path, result: ReplaySummary, bars: dict[str, int], seconds: float, *, json: bool, waited: bool
+    file: Path, result: ReplaySummary, published: Published, seconds: float, *, json: bool, waited: bool
 ) -> None:
+    bars, cut = published.bars, [{"symbol": symbol, "time": start} for symbol, start in published.cut]
     if json:
         emit(
             {
@@ -188,12 +227,20 @@ def _report(
                 "conflicts": result.conflicts,
                 "unknown_conditions": result.unknown_conditions,
                 "bars": bars,
+                "cut_minutes": cut,
                 "seconds": round(seconds, 3),
             }
         )
         return
     for note in result.notes:
         notify(f"{file.name}: {note}")
+    if cut:
+        more = f" and {len(cut) - 1:,} more minutes" if len(cut) > 1 else ""
+        notify(
+            f"{file.name}: the minute {cut[0]['time']} of {cut[0]['symbol']}{more} continues in another file of the "
+            "source, so its bars are incomplete; replay one file with all prints of the minute, or decide with --whole "
+            "or --partial"
+        )
     for error in result.errors:
         notify(f"{file.name}: {error}")
     what = ", ".join(f"{n:,} {name}" for n, name in ((result.ticks, "ticks"), (result.bars, "bars")) if n) or "nothing"

@@ -119,13 +119,14 @@ class FeedWriter:
         gap: bool = False,
         live: bool = False,
         whole: bool = False,
+        firm: bool = False,
         new_round: bool = False,
     ) -> None:
         """Append that the feed is up, with the symbols that it should deliver; commit, unless `new_round`.
 
         A live feed whose cursor is still open was killed: a `down` since its watermark is appended first, and `gap`
         becomes True. The feed of a file that is still open continues without a record. A call while the feed is up
-        replaces the expected symbols. `start_us`, `gap`, `live` and `whole` are fields of `records.Start`.
+        replaces the expected symbols. `start_us`, `gap`, `live`, `whole` and `firm` are fields of `records.Start`.
 
         `new_round` begins a round with its own watermark, after the end of a round that was left open. The start of the
         round is part of the next commit, so that a whole round may be one transaction. A backfill has rounds; a file
@@ -149,7 +150,7 @@ class FeedWriter:
         for partition in range(self.partitions):
             rows = pa.RecordBatch.from_arrays([self._partitioner.symbols_in(partition, self._symbols)], schema=SYMBOLS)
             header = records.Start(
-                sent_at_us=self._now(), feed=self.feed, from_us=start_us, hole=gap, live=live, whole=whole
+                sent_at_us=self._now(), feed=self.feed, from_us=start_us, hole=gap, live=live, whole=whole, firm=firm
             )
             self._append(partition, header, rows)
         cursor.state, cursor.live, cursor.symbols_digest = feed_cursor.OPEN, live, digest
@@ -189,8 +190,10 @@ class FeedWriter:
         """Append that the feed is complete, and commit. The feed cannot start again, except with a new round."""
         if self._cursor.state == feed_cursor.ENDED:
             return
+        watermark_us = self._watermark() if self.feed.startswith(records.FILE_FEED) else None
         for partition in range(self.partitions):
-            self._append(partition, records.End(sent_at_us=self._now(), feed=self.feed, whole=whole))
+            header = records.End(sent_at_us=self._now(), feed=self.feed, whole=whole, watermark_us=watermark_us)
+            self._append(partition, header)
         self._cursor.state = feed_cursor.ENDED
         self.set_resume_token(resume_token)
         self.commit()

@@ -56,10 +56,12 @@ class ReplayOptions:
     """The options of a replay.
 
     `symbol`, `interval`, `tz` (IANA) and `date_order` (`mdy`, `dmy`) apply if the file does not contain them. `speed`
-    is a multiple of real time; None is full speed. `whole`: the first and the last interval count as complete, although
-    the file begins and ends inside them. `conditions`: a table of `conditions.TABLES`; None selects the table by the
-    tape of each trade, or the table of both tapes. `columns`: pairs of a role and the name of its column, for columns
-    of other names. `decimal`: `point` or `comma`. `strict`: refuse a file whose reading requires a choice.
+    is a multiple of real time; None is full speed. `whole`: the first and the last interval count as complete (True) or
+    incomplete (False), although the file begins and ends inside them. None: they count as complete unless another file
+    of the source has prints of the minute outside the range of this file. `conditions`: a table of
+    `conditions.TABLES`; None selects the table by the tape of each trade, or the table of both tapes. `columns`: pairs
+    of a role and the name of its column, for columns of other names. `decimal`: `point` or `comma`. `strict`: refuse a
+    file whose reading requires a choice.
     """
 
     symbol: str | None = None
@@ -68,7 +70,7 @@ class ReplayOptions:
     date_order: str | None = None
     source: str = DEFAULT_SOURCE
     speed: float | None = None
-    whole: bool = True
+    whole: bool | None = None
     conditions: str | None = None
     columns: tuple[tuple[str, str], ...] = ()
     decimal: str | None = None
@@ -138,11 +140,15 @@ class _Scan:
     min_later_us: list[int]  # for each block, the least time in the blocks after it
 
 
-def feed_name(path: Path, effective: EffectiveOptions, *, whole: bool) -> str:
-    """Return the name of the file's feed: a hash of its content, and a hash of what determines its rows."""
+def feed_name(path: Path, effective: EffectiveOptions, *, whole: bool | None) -> str:
+    """Return the name of the file's feed: a hash of its content, and a hash of what determines its rows.
+
+    The hash of `whole` None contains True: former versions had only True and False.
+    """
     with path.open("rb") as stream:
         content = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=10)).hexdigest()
-    encoded = msgspec.json.encode([effective.options.encoded, whole, *effective.changes])
+    claim = {None: True, True: "whole", False: False}[whole]
+    encoded = msgspec.json.encode([effective.options.encoded, claim, *effective.changes])
     return f"{FILE_FEED}{content}-{hashlib.blake2b(encoded, digest_size=4).hexdigest()}"
 
 
@@ -257,7 +263,13 @@ class _Run:
                 self.closing.add(rows.batch, rows.times)
             if not at:
                 _check_first_block(rows)
-                self.writer.start(scan.symbols, start_us=start_us, whole=self.options.whole or stopped_before)
+                whole = self.options.whole is not False
+                self.writer.start(
+                    scan.symbols,
+                    start_us=start_us,
+                    whole=whole or stopped_before,
+                    firm=self.options.whole is True,
+                )
                 self._began_us, self._origin_us = self.clock(), origin_us
             if rows.end > done and not self._append(rows, scan.min_later_us[at], done):
                 summary.stopped = True
@@ -265,7 +277,7 @@ class _Run:
                 self.writer.down(reason="stopped")
                 return
             done = max(done, rows.end)
-        self.writer.end(str(done).encode(), whole=self.options.whole)
+        self.writer.end(str(done).encode(), whole=self.options.whole is not False)
         self._add_notes(reader)
         self._add_conflict_note()
 

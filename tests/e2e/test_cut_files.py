@@ -1,0 +1,41 @@
+"""Hourly files that cut a minute: the command line names the minute, and the store has its bars as incomplete."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.support import rows
+from tests.support.plant import Plant
+
+pytestmark = [pytest.mark.slow]
+
+HEAD = "time,symbol,price,size\n"
+BARS = """
+    SELECT interval, to_char(time AT TIME ZONE 'UTC', 'HH24:MI'), close, complete FROM intraday_ohlcv
+    WHERE state = 'final' ORDER BY interval, time
+"""
+
+
+def test_replay_names_a_minute_that_two_files_cut_until_the_user_decides(tmp_path: Path) -> None:
+    plant = Plant(tmp_path / "data")
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    first.write_text(HEAD + "2012-06-21T13:30:01Z,A,1,1\n2012-06-21T13:31:10Z,A,2,1\n")
+    second.write_text(HEAD + "2012-06-21T13:31:40Z,A,3,1\n2012-06-21T13:33:00Z,A,4,1\n")
+    plant.run("replay", str(first), "--no-wait")
+    done = json.loads(plant.run("replay", str(second), "--json"))
+    assert done["cut_minutes"] == [{"symbol": "A", "time": "2012-06-21T13:31:00Z"}]
+    with plant.store() as dsn:
+        assert rows(dsn, BARS) == [
+            ("1m", "13:30", 1.0, True), ("1m", "13:31", 2.0, False), ("1m", "13:33", 4.0, True),
+            ("5m", "13:30", 4.0, False),
+        ]  # fmt: skip
+    decided = json.loads(plant.run("replay", str(second), "--whole", "--json"))
+    assert decided["changed"]
+    with plant.store() as dsn:
+        assert rows(dsn, BARS) == [
+            ("1m", "13:30", 1.0, True), ("1m", "13:31", 3.0, True), ("1m", "13:33", 4.0, True),
+            ("5m", "13:30", 4.0, True),
+        ]  # fmt: skip
