@@ -71,6 +71,8 @@ class TimeColumn:
         self._has_clock = False
         self.is_ordered = self.takes_order = self.takes_zone = self.differs = False
         self.choice: str | None = None
+        self.written: Int64Array = np.empty(0, np.int64)
+        """The clock as written in each row of the last block, which the times of daily bars lose."""
         self._last_local: dict[int, int] = {}
         self._folded: dict[int, bool] = {}
 
@@ -80,6 +82,7 @@ class TimeColumn:
         `codes`: the symbol code of each row. `daily`: a mask of the rows whose times are dates of sessions.
         """
         values = self.parse(column)
+        self.written = values.written()
         reasons = dict(values.reasons)
         valid = values.kind != INVALID
         us = np.where(valid, values.us, 0)

@@ -249,7 +249,7 @@ def _report(
     else:
         where = "in the tables" if waited else "in the log"
         print(f"{file.name}: {result.rows_read:,} rows read; {what} {where} after {seconds:.1f} s")
-        conflicts = f" ({result.conflicts:,} of them conflicts)" if result.conflicts else ""
+        conflicts = f" ({result.conflicts:,} of them conflicts)" if result.conflicts and result.ticks else ""
         print(f"{result.dead:,} rows dead-lettered{conflicts}, {result.repeats:,} repeats dropped")
     if bars:
         print("bars closed: " + ", ".join(f"{n:,} × {name}" for name, n in bars.items()))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tickerplant.core import interval as intervals
-from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, BoolArray, Int64Array, times_of
+from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, BoolArray, Int64Array, iso, times_of
 
 FUTURE_US: Final = MINUTE_US
 """Maximum lead of a live feed's times over our clock: clocks differ by seconds, broken times by much more."""
@@ -84,6 +84,25 @@ def widen_bars(batch: pa.RecordBatch) -> pa.RecordBatch:
     for name, values in (("high", highest), ("low", lowest)):
         batch = batch.set_column(batch.schema.get_field_index(name), batch.schema.field(name), pa.array(values))
     return batch
+
+
+def conflict_note(bars: pa.RecordBatch | pa.Table) -> str | None:
+    """Return a note about rows of one bar with different values; None if there are none.
+
+    `bars`: bars of one symbol and interval, in any order (`schemas.VENDOR_BARS`). Readers keep the last row of a time.
+    """
+    times = times_of(bars["time"])
+    order = np.argsort(times, kind="stable")
+    same = times[order][1:] == times[order][:-1]
+    earlier, later = order[:-1][same], order[1:][same]
+    differs = np.zeros(len(later), dtype=np.bool_)
+    for name in ("open", "high", "low", "close", "volume"):
+        values = np.asarray(bars[name])
+        differs |= values[earlier] != values[later]
+    if not differs.any():
+        return None
+    count, first = int(np.count_nonzero(differs)), iso(int(times[later[differs][0]]))
+    return f"{count:,} rows differ from an earlier row of the same bar (first: {first}); the last row is kept"
 
 
 def is_plausible(time: Int64Array, earliest_us: int) -> BoolArray:

@@ -23,6 +23,8 @@ from tickerplant.core.errors import BadInput
 from tickerplant.core.schemas import SMALL_TEXT, VENDOR_BARS
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import DAY_US, Int64Array, times_of, timestamps
+from tickerplant.market_data.feed.validation import conflict_note
+from tickerplant.market_data.files.bar_checks import BarChecks
 from tickerplant.market_data.files.file_layout import layout_of
 from tickerplant.market_data.files.layout import BARS, FileLayout
 from tickerplant.market_data.files.open_file import DataFile, open_file
@@ -74,12 +76,14 @@ class FoundBars:
     """Bars of one symbol (`schemas.VENDOR_BARS`), oldest first, and the range that the files cover.
 
     The range always ends at the end of the request. It begins with the newest files that are adjacent without a gap. If
-    these files end before the request, the range is the part after them, and contains no bars.
+    these files end before the request, the range is the part after them, and contains no bars. `conflict`: a note
+    about rows of one bar that differ; None if there are none.
     """
 
     bars: pa.RecordBatch | None
     start_us: int
     end_us: int
+    conflict: str | None = None
 
 
 class BarFolder:
@@ -148,8 +152,8 @@ class BarFolder:
             symbol: FoundBars(None, max(start_us, run[2]), end_us) for symbol, run in newest.items() if run[2] < end_us
         }
         for symbol, parts in tables.items():
-            bars = _bars_of(pa.concat_tables(parts), symbol, interval, source)
-            found[symbol] = FoundBars(bars, max(start_us, runs[symbol][1]), end_us)
+            bars, conflict = _bars_of(pa.concat_tables(parts), symbol, interval, source)
+            found[symbol] = FoundBars(bars, max(start_us, runs[symbol][1]), end_us, conflict)
         return found, failed
 
     # Files -----------------------------------------------------------------------------------------------------------
@@ -182,11 +186,13 @@ class BarFolder:
             self._set_error(indexed, str(error))
 
     def _scan(self, indexed: IndexedFile, file: DataFile, layout: FileLayout) -> None:
-        reader = RowReader.of(file, layout, indexed.options)
+        reader, checker = (RowReader.of(file, layout, indexed.options) for _ in range(2))
+        checks = BarChecks()
         spans: dict[tuple[str, str], tuple[int, int, int]] = {}
         first_reason = ""
         for block in file.blocks(layout.used_columns):
             rows = reader.read(block)
+            checker.scan(block, checks)
             indexed.broken += len(rows.dead)
             first_reason = first_reason or (rows.dead[0].reason if rows.dead else "")
             indexed.rows += rows.batch.num_rows
@@ -206,6 +212,7 @@ class BarFolder:
         indexed.choices = (*layout.choices, *reader.choices)
         if not indexed.rows:
             raise BadInput(f"none of its {indexed.broken} rows can be read; {first_reason}")
+        checks.check_intervals("rename the file or set the option `interval`")
         indexed.series = {
             (symbol, name): BarSpan(a, b + intervals.parse(name).us, n) for (symbol, name), (a, b, n) in spans.items()
         }
@@ -340,17 +347,21 @@ def _filtered(table: pa.Table, symbols: Sequence[str], interval: str, start_us: 
     return table.filter(pc.equal(table["interval"].cast(pa.utf8()), interval))
 
 
-def _bars_of(table: pa.Table, symbol: str, interval: str, source: str) -> pa.RecordBatch:
-    """Return the bars of one symbol, oldest first. Only the last row of each time is kept."""
+def _bars_of(table: pa.Table, symbol: str, interval: str, source: str) -> tuple[pa.RecordBatch, str | None]:
+    """Return the bars of one symbol, oldest first, and a note about rows of one time that differ.
+
+    Only the last row of each time is kept.
+    """
     times = times_of(table["time"])
     order = np.argsort(times, kind="stable")
     ascending: Int64Array = times[order]
     last = np.append(ascending[1:] != ascending[:-1], True)[: len(order)]
     rows = order[last]
+    conflict = conflict_note(table)
     table = table.take(pa.array(rows)).combine_chunks()
     values = [table[name].combine_chunks() for name in ("open", "high", "low", "close", "volume", "vwap", "trades")]
     count = len(rows)
-    return pa.RecordBatch.from_arrays(
+    batch = pa.RecordBatch.from_arrays(
         [
             timestamps(times[rows]),
             repeated(symbol, count),
@@ -361,3 +372,4 @@ def _bars_of(table: pa.Table, symbol: str, interval: str, source: str) -> pa.Rec
         ],
         schema=VENDOR_BARS,
     )
+    return batch, conflict

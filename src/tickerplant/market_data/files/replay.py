@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from tickerplant.core.errors import BadInput
 from tickerplant.core.records import FILE_FEED
@@ -32,6 +33,7 @@ from tickerplant.log.rules_in_force import rules_in_force
 from tickerplant.market_data.feed import cursor as feed_cursor
 from tickerplant.market_data.feed.dead_letters import DeadRow
 from tickerplant.market_data.feed.writer import FeedWriter, now_us
+from tickerplant.market_data.files.bar_checks import INTERVAL_COLUMN, INTERVAL_OPTION, BarChecks
 from tickerplant.market_data.files.closing_prints import ClosingPrints
 from tickerplant.market_data.files.effective_options import EffectiveOptions, effective_options
 from tickerplant.market_data.files.file_layout import layout_of
@@ -107,7 +109,8 @@ class ReplaySummary:
     `already`: an earlier replay has completed this file, and nothing was appended; `ends` are then the topic's last
     records. `stopped`: the replay was stopped; the same call resumes it. `rows_read` and `seconds` count this run, and
     the other counts all runs of this feed. `conflicts`: dead rows with the identity of an earlier trade, but another
-    price or size. `unknown_conditions`: number of rows with each unknown code; they count as ordinary trades.
+    price or size; and rows with the bar of an earlier row, but other values. `unknown_conditions`: number of rows with
+    each unknown code; they count as ordinary trades.
     """
 
     feed: str
@@ -196,7 +199,8 @@ def replay(
                 run.run()
         cursor = writer.cursor
         summary.ticks, summary.bars = cursor.ticks, cursor.bars
-        summary.dead, summary.repeats, summary.conflicts = cursor.dead, cursor.repeats, cursor.conflicts
+        summary.dead, summary.repeats = cursor.dead, cursor.repeats
+        summary.conflicts += cursor.conflicts
         summary.ends = _last_records(log) if summary.already else dict(writer.last_offsets)
     summary.seconds = time.monotonic() - began
     return summary
@@ -319,8 +323,9 @@ class _Run:
         reader = self._reader()
         least: list[int] = []
         rows, newest = 0, -FOREVER_US
+        checks = BarChecks() if self.layout.kind == BARS else None
         for block in self.file.blocks(reader.scan_columns()):
-            times = reader.scan(block)
+            times = reader.scan(block, checks)
             rows += len(block.numbers) + len(block.broken)
             least.append(int(times.min()) if len(times) else FOREVER_US)
             newest = max(newest, int(times.max()) if len(times) else newest)
@@ -330,8 +335,30 @@ class _Run:
         if first == FOREVER_US:
             reason = reader.first_reason or "all times are out of range; use ISO 8601 or Unix times"
             raise BadInput(f"no row of {self.file.path.name} can be read; {reason}")
+        if checks is not None:
+            self._check_bars(checks)
         min_later = np.minimum.accumulate(np.array([*least[1:], newest], np.int64)[::-1])[::-1]
         return _Scan(reader.symbols, rows, first, newest, min_later.tolist())
+
+    def _check_bars(self, checks: BarChecks) -> None:
+        """Raise BadInput if an interval does not fit the times. Add a note about several rows of one bar."""
+        checks.check_intervals(INTERVAL_COLUMN if "interval" in self.layout.columns else INTERVAL_OPTION)
+        if not checks.may_repeat:
+            return
+        checks.compare(self._bars())
+        note = checks.note(self.file.path.name, self.file.unit)
+        if note is not None:
+            if self.options.strict:
+                raise BadInput(f"--strict: {note}")
+            self.summary.conflicts = checks.conflicts
+            self.summary.notes += (note,)
+
+    def _bars(self) -> Iterator[tuple[pa.RecordBatch, Int64Array, Int64Array]]:
+        """Yield the valid bars of each block, the number of each bar's series, and the row numbers."""
+        reader = self._reader()
+        for block in self.file.blocks(self.layout.used_columns):
+            rows = reader.read(block)
+            yield rows.batch, reader.groups(rows.batch["symbol"], rows.batch["interval"]), rows.numbers
 
     def _line_after_header(self) -> int | None:
         return None if self.file.header_number is None else self.file.header_number + 1

@@ -36,6 +36,7 @@ from tickerplant.market_data.feed.validation import (
     is_plausible,
 )
 from tickerplant.market_data.files import conditions
+from tickerplant.market_data.files.bar_checks import BarChecks, group_codes
 from tickerplant.market_data.files.block import Block, BrokenRow
 from tickerplant.market_data.files.databento_text import RECORD_TYPES, DatabentoRecords, fixed_prices
 from tickerplant.market_data.files.layout import BARS, FileLayout
@@ -143,16 +144,26 @@ class RowReader:
         """Return the symbols read so far, in the order of their first rows."""
         return list(self._symbol_codes)
 
-    def scan(self, block: Block) -> Int64Array:
-        """Return the plausible times of a block, and record its symbols. Other columns may be absent."""
-        times, _, _, reasons = self._time_and_symbol(block)
+    def scan(self, block: Block, checks: BarChecks | None = None) -> Int64Array:
+        """Return the plausible times of a block, and record its symbols. Other columns may be absent.
+
+        Bars are added to `checks`.
+        """
+        times, symbols, grid, reasons = self._time_and_symbol(block)
         good = is_plausible(times, EARLIEST_BAR_US if self.kind == BARS else EARLIEST_TICK_US)
         good[list(reasons)] = False
+        if checks is not None and grid is not None and self._times is not None and len(times):
+            checks.scan(self.groups(symbols, grid)[good], times[good], self._times.written[good])
         if self.first_reason is None and (reasons or block.broken):
             found = {int(block.numbers[row]): reason for row, reason in reasons.items()}
             found.update({row.number: row.reason for row in block.broken})
             self.first_reason = f"{self._unit} {min(found)}: {found[min(found)]}"
         return times[good]
+
+    def groups(self, symbols: pa.DictionaryArray, grid: pa.DictionaryArray) -> Int64Array:
+        """Return the number of the series of each bar for `BarChecks`, from its symbol and interval."""
+        codes = [self._symbol_codes.get(symbol, 0) for symbol in symbols.dictionary.to_pylist()] or [0]
+        return group_codes(np.array(codes)[symbols.indices.to_numpy(zero_copy_only=False)], grid)
 
     def scan_columns(self) -> list[str]:
         """Return the names of the columns that `scan` reads."""

@@ -111,6 +111,9 @@ class FilesProvider:
         end_us = min(request.end_us, finished_us)  # closed bars only
         found, failed = self._folder.bars(request.symbols, request.interval, request.start_us, end_us, self.name)
         self._log_problems(failed)
+        for symbol, one in found.items():
+            if one.conflict is not None:
+                log.warning("several rows of one bar", vendor=self.name, symbol=symbol, reason=one.conflict)
         known = self._folder.symbols
         answers = {symbol: self._found(found, symbol, known) for symbol in request.symbols}
         covers = {symbol: (one.start_us, one.end_us) for symbol, one in found.items()}
