@@ -112,7 +112,8 @@ def _cut_rows(state: State, start: int, block: Rows, claiming: list[int]) -> Boo
         for name in ("symbol", "source"):
             outside &= block[name][others] == block[name][mine]
         result[mine[outside]] = True
-    return result & block["complete"]
+    result &= block["complete"]
+    return result
 
 
 def declare_intraday(state: State, outcome: Outcome, feed: FeedState, limit_us: int) -> None:

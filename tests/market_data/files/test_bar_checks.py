@@ -16,6 +16,7 @@ from tests.support.properties import examples
 from tickerplant.core import records
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso, timestamps
+from tickerplant.market_data.feed.validation import conflict_note
 from tickerplant.market_data.files.bar_checks import BarChecks
 from tickerplant.market_data.files.bar_folder import BarFolder
 from tickerplant.market_data.files.options import ReadOptions
@@ -194,3 +195,10 @@ def batch(block: list[tuple[int, int, int]]) -> pa.RecordBatch:
         **{name: [float(value) for *_, value in block] for name in ("open", "high", "low", "close", "volume")},
     }
     return pa.RecordBatch.from_pydict(made)
+
+
+def test_the_answer_of_a_vendor_with_two_rows_for_one_bar_is_noted() -> None:
+    assert conflict_note(batch([(0, 1, 0), (0, 2, 1), (0, 1, 0)])) is None
+    assert conflict_note(batch([(0, 3, 0), (0, 1, 0), (0, 3, 1), (0, 1, 1)])) == (
+        "2 rows differ from an earlier row of the same bar (first: 1970-01-01T00:01:00Z); the last row is kept"
+    )

@@ -126,13 +126,8 @@ class RecentIds:
         keys = np.frombuffer(ids, dtype=np.uint64)
         unknown = np.zeros(max(0, len(keys) - len(known)), np.uint32)
         self._filling = keys, np.concatenate([unknown, known])
-        self._keys, self._values = self._merged()
-
-    def _merged(self) -> tuple[UInt64Array, UInt32Array]:
-        parts = [*self._segments, self._filling]
-        keys = np.concatenate([keys for keys, _ in parts])
-        order = np.argsort(keys, kind="stable")
-        return keys[order], np.concatenate([values for _, values in parts])[order]
+        # Two sorted parts: a batch is merged into the small one only.
+        self._old, self._recent = _sorted(self._segments), _sorted([self._filling])
 
     @property
     def ids(self) -> bytes:
@@ -152,29 +147,34 @@ class RecentIds:
         first = np.ones(len(keys), dtype=np.bool_)
         first[1:] = ordered[1:] != ordered[:-1]
         expected = digests[np.maximum.accumulate(np.where(first, np.arange(len(keys)), 0))]
-        known = np.zeros(len(keys), dtype=np.bool_)
-        if len(self._keys):
-            at, known = self._find(ordered)
-            expected = np.where(known, self._values[at], expected)
-            if ticks.former_keys is not None:
-                former = self._find(ticks.former_keys[order])[1]
-                expected, known = np.where(former & ~known, 0, expected), known | former
+        known, known_values = self._find(ordered)
+        expected = np.where(known, known_values, expected)
+        if ticks.former_keys is not None:
+            former, _ = self._find(ticks.former_keys[order])
+            expected, known = np.where(former & ~known, 0, expected), known | former
         new = first & ~known
         fresh, conflicts = np.empty(len(keys), np.bool_), np.empty(len(keys), np.bool_)
         fresh[order] = new
         conflicts[order] = ~new & (expected != 0) & (expected != digests)
         full = self._fill(keys[fresh], values[fresh])
         if full:
-            self._keys, self._values = self._merged()
-        elif fresh.any():
-            places = np.searchsorted(self._keys, ordered[new])
-            self._keys = np.insert(self._keys, places, ordered[new])
-            self._values = np.insert(self._values, places, digests[new])
+            self._old, self._recent = _sorted(self._segments), _sorted([self._filling])
+        else:
+            stored, values = self._recent
+            places = np.searchsorted(stored, ordered[new])
+            self._recent = np.insert(stored, places, ordered[new]), np.insert(values, places, digests[new])
         return AddedIds(fresh, conflicts, full)
 
-    def _find(self, keys: UInt64Array) -> tuple[npt.NDArray[np.intp], BoolArray]:
-        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        return at, self._keys[at] == keys
+    def _find(self, keys: UInt64Array) -> tuple[BoolArray, UInt32Array]:
+        """Return a mask of the known keys, and their digests."""
+        known, found = np.zeros(len(keys), np.bool_), np.zeros(len(keys), np.uint32)
+        for stored, values in (self._old, self._recent):
+            if len(stored):
+                at = np.minimum(np.searchsorted(stored, keys), len(stored) - 1)
+                hit = stored[at] == keys
+                known |= hit
+                found = np.where(hit, values[at], found)
+        return known, found
 
     def _fill(self, keys: UInt64Array, values: UInt32Array) -> list[bytes]:
         """Append to the segment that is being filled; return the segments that became full, as stored."""
@@ -187,6 +187,15 @@ class RecentIds:
             keys, values = keys[SEGMENT_IDS:], values[SEGMENT_IDS:]
         self._filling = keys, values
         return full
+
+
+def _sorted(parts: Sequence[tuple[UInt64Array, UInt32Array]]) -> tuple[UInt64Array, UInt32Array]:
+    """Return the keys and digests of these parts, sorted by key."""
+    if not parts:
+        return np.empty(0, np.uint64), np.empty(0, np.uint32)
+    keys = np.concatenate([keys for keys, _ in parts])
+    order = np.argsort(keys, kind="stable")
+    return keys[order], np.concatenate([values for _, values in parts])[order]
 
 
 def _decoded_segment(data: bytes) -> tuple[UInt64Array, UInt32Array]:

@@ -349,7 +349,8 @@ class FeedWriter:
 
     def _identities(self, batch: pa.RecordBatch, codes: Int32Array, with_id: Int64Array) -> Identities:
         """Return the identities of the ticks at these positions, which have a trade id."""
-        ticks, symbols = batch.take(pa.array(with_id)), self._partitioner.hashes(codes)[with_id]
+        ticks = batch if len(with_id) == batch.num_rows else batch.take(pa.array(with_id))
+        symbols = self._partitioner.hashes(codes)[with_id]
         trade_ids, times_us = ticks["trade_id"], times_of(ticks["time"])
         kinds = ticks["flags"].to_numpy(zero_copy_only=False) & np.uint16(_KINDS)
         exchanges = ticks["exchange"].cast(pa.utf8()) if ticks.num_columns > len(TICKS) else None
