@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.aggregation.plant import at, bars, continued, down, end, last, mark, run, start, ticks, vendor
+from tests.aggregation.plant import at, bars, continued, down, end, last, mark, rebuild, run, start, ticks, vendor
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.times import MINUTE_US, SECOND_US
@@ -145,6 +145,16 @@ def test_a_snapshot_between_two_files_changes_nothing() -> None:
         assert [[bytes(o.value) for o in step] for step in continued(raw, second, where)] == [
             [bytes(o.value) for o in step] for step in steps[where:]
         ]
+
+
+def test_a_rebuild_of_a_cut_minute_leaves_it_cut() -> None:
+    raw = [*ONE, *OTHER]
+    before = last(run(raw))
+    after = last(run([*raw, rebuild(["A"], OPEN, OPEN + 5 * M)]))
+    assert {key: (bar["complete"], bar["reason"] == "cut") for key, bar in after.items()} == {
+        key: (bar["complete"], bar["reason"] == "cut") for key, bar in before.items()
+    }
+    assert after["1m", "A", OPEN + M]["revision"] > before["1m", "A", OPEN + M]["revision"]
 
 
 def test_a_late_print_with_a_size_leaves_a_minute_with_an_unknown_size_incomplete() -> None:

@@ -1,7 +1,8 @@
-"""Hourly files that cut a minute: the command line names the minute, and the store has its bars as incomplete."""
+"""Files with parts of a minute, and several rows of one bar: the command line reports both, the store has one bar."""
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 
@@ -39,3 +40,18 @@ def test_replay_names_a_minute_that_two_files_cut_until_the_user_decides(tmp_pat
             ("1m", "13:30", 1.0, True), ("1m", "13:31", 3.0, True), ("1m", "13:33", 4.0, True),
             ("5m", "13:30", 4.0, True),
         ]  # fmt: skip
+
+
+def test_the_last_of_several_rows_of_a_bar_is_stored(tmp_path: Path) -> None:
+    plant = Plant(tmp_path / "data")
+    first = dt.date(1960, 1, 1)
+    days = [first + dt.timedelta(days=number) for number in range(17_000)]  # more than one record of the log
+    lines = [f"{day},1,1,1,1,1\n" for day in days] + [f"{days[5]},2,2,2,2,1\n", f"{days[-1]},3,3,3,3,1\n"]
+    file = tmp_path / "days.csv"
+    file.write_text("date,open,high,low,close,volume\n" + "".join(lines))
+    done = json.loads(plant.run("replay", str(file), "--symbol", "A", "--interval", "1d", "--json"))
+    assert (done["vendor_bars"], done["conflicts"]) == (17_002, 2)
+    with plant.store() as dsn:
+        found = rows(dsn, "SELECT time::date, close FROM historical_ohlcv WHERE close <> 1 ORDER BY time")
+        assert found == [(days[5], 2.0), (days[-1], 3.0)]
+        assert rows(dsn, "SELECT count(*) FROM historical_ohlcv WHERE symbol = 'A'") == [(17_000,)]
