@@ -7,16 +7,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from tests.core.samples import samples
-from tests.store.rows import OPEN_US, bars, ticks, values
+from tests.persistence.feeding import PARTITIONS, Feed, count, has, running
+from tests.store.rows import OPEN_US
 from tests.support.killed import Killed
 from tests.support.postgres import Postgres
 from tests.support.waiting import PATIENCE, eventually
@@ -28,72 +27,6 @@ from tickerplant.log.port import TopicPartition
 from tickerplant.persistence import service
 from tickerplant.persistence.service import GROUP, Persistence
 from tickerplant.store import Store
-
-PARTITIONS = 3
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[EmbeddedLog]:
-    opened = EmbeddedLog(tmp_path / "market.log")
-    opened.create_topics(schemas.TOPICS, PARTITIONS)
-    yield opened
-    opened.close()
-
-
-class Feed:
-    """Writer of records that replaces the upstream services."""
-
-    def __init__(self, log: EmbeddedLog) -> None:
-        self._log = log
-        self._writer = log.writer("test")
-
-    def put(self, topic: str, partition: int, header: records.Header, table: pa.Table | None = None) -> int:
-        batch = None if table is None else table.combine_chunks().to_batches()[0]
-        with self._writer.transaction() as transaction:
-            transaction.append(topic, partition, records.encode(header, batch))
-        return next(iter(self._writer.committed().values()))
-
-    def ticks(self, count: int, partition: int = 0, **options: Any) -> int:
-        header = records.Ticks(sent_at_us=OPEN_US, watermark_us=OPEN_US)
-        return self.put(schemas.RAW, partition, header, ticks(count, **options))
-
-    def bars(self, *rows: dict[str, Any], partition: int = 0) -> int:
-        cause = max(row.get("version", 1) for row in rows)
-        return self.put(schemas.OHLCV, partition, records.Bars(sent_at_us=OPEN_US, cause=cause), bars(*rows))
-
-    def values(self, *rows: dict[str, Any], partition: int = 0) -> int:
-        return self.put(schemas.ANALYTICS, partition, records.Values(sent_at_us=OPEN_US), values(*rows))
-
-
-@pytest.fixture
-def feed(log: EmbeddedLog) -> Feed:
-    return Feed(log)
-
-
-@asynccontextmanager
-async def running(log: EmbeddedLog, dsn: str, instance: str = "0") -> AsyncIterator[Persistence]:
-    stop = asyncio.Event()
-    persistence = Persistence(log, dsn, instance=instance)
-    task = asyncio.create_task(persistence.run(stop))
-    try:
-        yield persistence
-    finally:
-        stop.set()
-        await asyncio.wait_for(task, PATIENCE.seconds(30))
-
-
-async def count(store: Store, table: str) -> int:
-    async with store.session() as session:
-        return int(await session.value(f"SELECT count(*) FROM {table}"))
-
-
-def has(store: Store, table: str, number: int) -> Callable[[], Awaitable[bool]]:
-    async def condition() -> bool:
-        found = await count(store, table)
-        assert found <= number, f"{found} rows in {table}: some are stored twice"
-        return found == number
-
-    return condition
 
 
 async def test_all_records_of_the_log_arrive_in_their_tables(

@@ -1,15 +1,20 @@
 """Scheduled jobs on plain PostgreSQL: retention by the later of time and arrival, and roll-ups."""
 
+import dataclasses
 import datetime as dt
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks
 from tests.store.test_bars import put as put_bars
 from tests.store.test_prices import put as put_ticks
+from tickerplant.app import health
+from tickerplant.app.component import DEGRADED, OK
+from tickerplant.app.wiring.rows import plain
 from tickerplant.core.times import datetime_of
 from tickerplant.store import Store
-from tickerplant.store.maintenance import jobs_status, run_due, run_job
+from tickerplant.store.maintenance import JobStatus, jobs_status, run_due, run_job
 
 NOW = dt.datetime.now(dt.UTC)
 DAY = dt.timedelta(days=1)
@@ -111,10 +116,36 @@ async def test_jobs_run_when_due_and_failures_are_recorded(store: Store) -> None
     async with store.session() as session:
         await session.script("DROP TABLE ohlcv_1d_rollup")
     await put_bars(store, bars({}))
-    assert await run_due(store, NOW + DAY) == names
+    with capture_logs() as lines:
+        assert await run_due(store, NOW + DAY) == names
+        assert await run_due(store, NOW + 2 * DAY) == names
+    assert [line["job"] for line in lines if line["event"] == "job failed"] == ["rollup_1d"], "one line per outage"
     failed = {job.name: job for job in await jobs_status(store)}
     assert "ohlcv_1d_rollup" in failed["rollup_1d"].error
-    assert failed["rollup_1d"].failures == 1
+    assert failed["rollup_1d"].failures == 2
     assert failed["rollup_5m"].error == ""
     async with store.session() as session:
         assert await session.value("SELECT count(*) FROM arrivals WHERE claimed_from IS NOT NULL") == 1
+
+
+async def test_jobs_whose_last_run_is_older_than_twice_their_interval_are_overdue(store: Store) -> None:
+    assert not any(job.overdue for job in await jobs_status(store, NOW)), "the tables are new"
+    never = {job.name for job in await jobs_status(store, NOW + dt.timedelta(minutes=45)) if job.overdue}
+    assert never == {"rollup_5m", "retention"}, "due every 5 and 15 minutes since the tables exist"
+    await run_due(store, NOW)
+    minute = dt.timedelta(minutes=1)
+    for after, overdue in ((9, set()), (11, {"rollup_5m"}), (31, {"rollup_5m", "retention"})):
+        found = {job.name for job in await jobs_status(store, NOW + after * minute) if job.overdue}
+        assert found == overdue, after
+    [late] = [job for job in await jobs_status(store, NOW + 11 * minute) if job.overdue]
+    [part] = health.job_health([plain(late)])
+    assert part.state == DEGRADED
+    assert part.sentence.startswith("overdue: due every 0:05:00, last ran 2")
+
+
+def test_an_error_that_is_repeated_soon_does_not_degrade_a_job() -> None:
+    job = JobStatus("refresh", NOW, NOW, "deadlock detected", "", 9, 1, dt.timedelta(minutes=5), retried=True)
+    [part] = health.job_health([plain(job)])
+    assert (part.state, part.sentence.startswith("failed and is retried: deadlock detected")) == (OK, True)
+    [part] = health.job_health([plain(dataclasses.replace(job, retried=False))])
+    assert (part.state, part.sentence.startswith("failed: deadlock detected (last success 2")) == (DEGRADED, True)

@@ -2,11 +2,13 @@
 
 import asyncio
 
+import asyncpg
 import pytest
 
-from tickerplant.core.errors import MigrationError
+from tickerplant.core.errors import MigrationError, StoreUnavailable
 from tickerplant.store import Store, migrations
 from tickerplant.store.migrations import all_migrations, migrate, render, status
+from tickerplant.store.session import advisory_lock, translate_errors
 
 NAMES = [migration.name for migration in all_migrations()]
 
@@ -85,3 +87,35 @@ def test_each_flavour_is_rendered_separately() -> None:
         render("-- only: mysql\n-- end", "postgresql")
     with pytest.raises(MigrationError, match="does not end"):
         render("-- only: postgresql\nx", "postgresql")
+
+
+async def test_an_extension_that_the_server_does_not_load_is_reported_with_what_to_edit() -> None:
+    with pytest.raises(MigrationError) as raised, translate_errors():
+        raise asyncpg.InternalServerError('extension "timescaledb" must be preloaded')
+    text = str(raised.value)
+    for words in (
+        "shared_preload_libraries",
+        "SHOW config_file",
+        "restart the server",
+        "`tickerplant init-db --plain`",
+    ):
+        assert words in text
+    assert len(text.splitlines()) == 1
+
+
+async def test_an_error_that_ends_the_connection_is_not_hidden_by_the_release_of_the_lock(store: Store) -> None:
+    with pytest.raises(StoreUnavailable, match="terminating connection"):
+        async with store.session() as session, advisory_lock(session, 99):
+            await session.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+async def test_plain_tables_are_created_on_request_and_only_in_a_new_database(empty_dsn: str) -> None:
+    store = await Store.open(empty_dsn, max_size=2)
+    assert await migrate(store, plain=True) == NAMES
+    assert store.flavour == "postgresql"
+    assert await migrate(store, plain=True) == []
+    async with store.session() as session:
+        await session.script("UPDATE schema_migrations SET flavour = 'timescaledb'")
+        with pytest.raises(MigrationError, match="for a database without tables"):
+            await migrate(store, plain=True)
+    await store.close()

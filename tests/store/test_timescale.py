@@ -59,10 +59,8 @@ async def test_tables_are_hypertables_with_compression_and_policies(timescale: S
             """SELECT hypertable_name AS name, config->>'compress_after' AS after FROM timescaledb_information.jobs
                WHERE proc_name IN ('policy_compression', 'policy_columnstore')"""
         )
-        assert {
-            row["name"]: row["after"] for row in policies if row["name"] in MAX_AGE_DAYS | {"realtime_prices": 1}
-        } == {
-            "realtime_prices": "1 day",
+        tables_only = {row["name"]: row["after"] for row in policies if row["name"] in MAX_AGE_DAYS}
+        assert tables_only == {
             "intraday_ohlcv": "3 days",
             "historical_ohlcv": "7 days",
             "intraday_analytics": "7 days",
@@ -71,6 +69,16 @@ async def test_tables_are_hypertables_with_compression_and_policies(timescale: S
         }
         indexes = await session.rows("SELECT indexdef FROM pg_indexes WHERE tablename = 'realtime_prices'")
         assert ["(symbol, " in row["indexdef"] for row in indexes] == [True]
+
+
+async def test_plain_tables_are_created_on_request_beside_the_extension(empty_timescale: Store) -> None:
+    store = empty_timescale
+    await migrate(store, plain=True)
+    assert store.flavour == "postgresql"
+    await put_ticks(store, ticks(10))
+    async with store.session() as session:
+        partitions_of = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'realtime_prices'::regclass"
+        assert await session.value(partitions_of) == 1
 
 
 async def test_compressed_chunks_accept_newer_versions_withdrawals_and_columns(timescale: Store) -> None:
@@ -135,6 +143,66 @@ async def test_retention_counts_from_the_later_of_time_and_arrival(timescale: St
     async with timescale.session() as session:
         assert await session.value("SELECT count(*) FROM realtime_prices") == 7
         assert await session.value("SELECT count(*) FROM historical_ohlcv") == 1
+
+
+async def test_ticks_that_arrive_late_in_an_old_chunk_live_for_the_retention(timescale: Store) -> None:
+    await put_ticks(timescale, ticks(100))  # ticks of 2012
+    async with timescale.session() as session:  # they arrived six days ago, when their chunk was created
+        await session.execute("UPDATE arrivals SET arrived_at = now() - INTERVAL '6 days'")
+    await put_ticks(timescale, ticks(7, start_us=OPEN_US + 3600_000_000))
+    await put_ticks(timescale, ticks(9, start_us=OPEN_US + 40 * 86_400_000_000))  # another chunk
+    async with timescale.session() as session:
+        await session.execute(
+            "UPDATE arrivals SET arrived_at = now() - INTERVAL '6 days' WHERE starts_at > '2012-07-01'"
+        )
+    await run(timescale, "proc_name = 'tickerplant_retention'")
+    async with timescale.session() as session:
+        assert await session.value("SELECT count(*) FROM realtime_prices") == 107
+        assert await session.value("SELECT count(*) FROM arrivals") == 1
+        await session.execute("UPDATE arrivals SET arrived_at = now() - INTERVAL '6 days'")
+    await run(timescale, "proc_name = 'tickerplant_retention'")
+    async with timescale.session() as session:
+        assert await session.value("SELECT count(*) FROM realtime_prices") == 0
+        assert await session.value("SELECT count(*) FROM arrivals") == 0
+
+
+async def test_a_forming_value_is_kept_for_an_hour_after_its_last_change(timescale: Store) -> None:
+    now = dt.datetime.now(dt.UTC)
+    midnight_us = int(now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() * 1e6)
+    day = {"interval": "1d", "time_us": midnight_us - 86_400_000_000, "state": "forming"}  # the session of a day ago
+    await put_values(timescale, values(day | {"symbol": "OLD", "sma_20": 1.0}, day | {"symbol": "NEW", "sma_20": 2.0}))
+    async with timescale.session() as session:
+        await session.execute(
+            "UPDATE realtime_analytics SET updated_at = now() - INTERVAL '2 hours' WHERE symbol = 'OLD'"
+        )
+    await run(timescale, "proc_name = 'tickerplant_retention'")
+    async with timescale.session() as session:
+        assert [row["symbol"] for row in await session.rows("SELECT symbol FROM realtime_analytics")] == ["NEW"]
+        await session.execute("UPDATE realtime_analytics SET updated_at = now() - INTERVAL '2 hours'")
+    await run(timescale, "proc_name = 'tickerplant_retention'")
+    async with timescale.session() as session:
+        assert await session.value("SELECT count(*) FROM realtime_analytics") == 0
+        chunks = "SELECT count(*) FROM timescaledb_information.chunks WHERE hypertable_name = 'realtime_analytics'"
+        assert await session.value(f"{chunks} AND hypertable_schema = current_schema()") == 0
+
+
+async def test_a_minute_of_many_symbols_in_a_compressed_chunk_is_replaced(timescale: Store) -> None:
+    # Each bar decompresses the 1,000 rows of its symbol; the limit of a session is 100,000 rows by default.
+    symbols = [f"S{number:03d}" for number in range(101)]
+    async with timescale.session() as session:
+        await session.script(
+            """INSERT INTO intraday_ohlcv SELECT 'S' || to_char(s, 'FM000'), '1m',
+                   '2012-06-21 13:30Z'::timestamptz + m * INTERVAL '1 minute', 1, 1, 1, 1, 1, 1, 1,
+                   'final', true, false, 0, 1, '', 'test', now()
+               FROM generate_series(0, 100) AS s, generate_series(0, 999) AS m"""
+        )
+    await run(timescale, "hypertable_name = 'intraday_ohlcv' AND proc_name LIKE 'policy_co%'")
+    official = [{"symbol": symbol, "minute": 500, "price": 2.0, "version": 2} for symbol in symbols]
+    await put(timescale, bars(*official))
+    async with timescale.session() as session:
+        assert await session.value("SELECT count(*) FROM intraday_ohlcv WHERE close = 2") == 101
+        limit = "timescaledb.max_tuples_decompressed_per_dml_transaction"
+        assert await session.value(f"SHOW {limit}") == "0"
 
 
 async def test_the_status_of_all_jobs_is_reported(timescale: Store) -> None:

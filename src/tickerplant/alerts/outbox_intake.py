@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -20,6 +21,7 @@ import structlog
 
 from tickerplant.core import faults, records
 from tickerplant.core.errors import Fenced, LogError, StoreError, UnreadableRecord
+from tickerplant.core.outage import Outage
 from tickerplant.core.schemas import ALERTS
 from tickerplant.core.times import iso, times_of
 from tickerplant.log.port import ConsumedRecord, EventLog, Reader
@@ -29,6 +31,8 @@ from tickerplant.store.repositories.alerts import Outbox
 GROUP: Final = "webhooks"
 RETRY_S: Final = 1.0
 JOIN_S: Final = 5.0
+HEALTHY_S: Final = 10.0
+"""Seconds of work without a failure after which an outage has ended."""
 
 log = structlog.get_logger(__name__)
 
@@ -64,13 +68,15 @@ class OutboxIntake:
             self._thread.join(JOIN_S)
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        outage = Outage()
         while not self._stopping.is_set():
+            began = time.monotonic()
             try:
                 with self._log.reader([ALERTS], group=GROUP, member=self._member) as reader:
                     self._reader = reader
                     self._follow(loop, reader)
             except (LogError, Fenced, StoreError) as error:
-                if not self._stopping.is_set():
+                if not self._stopping.is_set() and outage.fail(str(error), time.time()):
                     log.warning("webhook intake restarts at the last commit", error=str(error))
             except (RuntimeError, asyncio.CancelledError):  # the loop is closed or closing
                 if self._stopping.wait(RETRY_S):
@@ -79,6 +85,8 @@ class OutboxIntake:
                 log.exception("webhook intake failed and restarts")
             finally:
                 self._reader = None
+                if time.monotonic() - began > HEALTHY_S:
+                    outage.end()
             self._stopping.wait(RETRY_S)
 
     def _follow(self, loop: asyncio.AbstractEventLoop, reader: Reader) -> None:

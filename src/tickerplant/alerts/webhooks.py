@@ -32,6 +32,7 @@ from tickerplant.alerts.retry_schedule import backoff_s, is_expired
 from tickerplant.alerts.signature import headers_of
 from tickerplant.core import faults
 from tickerplant.core.errors import StoreError
+from tickerplant.core.outage import Outage
 from tickerplant.store import Store
 from tickerplant.store.repositories.alerts import DELIVERED, FAILED, Outbox, PendingWebhook
 
@@ -82,6 +83,7 @@ class WebhookSender:
 
     async def run(self) -> None:
         """Send due webhooks until cancelled. Waits while the store is unavailable."""
+        outage = Outage()
         while True:
             self._due.clear()
             try:
@@ -90,8 +92,10 @@ class WebhookSender:
                     task = asyncio.create_task(self._send(post))
                     self._in_flight[post.alert_id] = (post.url or "", task)
                 wait_s = 0.0 if claimed else await self._next_due_s()
+                outage.end()
             except StoreError as error:
-                log.warning("webhooks wait for the store", error=str(error))
+                if outage.fail(str(error), time.time()):
+                    log.warning("webhooks wait for the store", error=str(error))
                 wait_s = POLL_S
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(wait_s, 0.01)):

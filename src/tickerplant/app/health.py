@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tickerplant.app.component import DEGRADED, FAILED, OK, ComponentHealth
 from tickerplant.app.wiring.log import live_watermark_us
-from tickerplant.core.errors import UnknownTopic, UnreadableRecord
+from tickerplant.core.errors import TickerplantError, UnknownTopic, UnreadableRecord
 from tickerplant.core.records import FeedState, header_of
 from tickerplant.core.schemas import ALERTS, ANALYTICS, OHLCV, RAW, STALE_FEED_US, STATUS
 from tickerplant.core.times import SECOND_US, iso
@@ -40,6 +40,12 @@ about ten seconds. A replay at full speed exceeds this lag, and the groups are d
 
 WEBHOOK_DEGRADED_S: Final = 300.0
 """Maximum age of a healthy pending webhook. An older webhook has failed about eight times."""
+
+REFUSALS_SHOWN: Final = 3
+"""Maximum refused partitions that the sentence of `persistence` contains; its details contain all."""
+
+Positions = Callable[[], Mapping[tuple[str, int], int]]
+"""A function that returns the next offset to apply of each partition of the store."""
 
 STATUS_TAIL: Final = 500
 """Maximum newest records of `market.status` read per partition, to find the feeds' states."""
@@ -173,13 +179,21 @@ def _when(us: int) -> str:
 
 
 def service_health(statuses: Iterable[Status]) -> Iterable[ComponentHealth]:
-    """Yield the health of each service of this process."""
+    """Yield the health of each service of this process.
+
+    A service that crashes repeatedly shows its error, and since when. It is failed if no wait removes the cause, and
+    degraded while it waits for the database or the log.
+    """
     for status in statuses:
         times = f", restarted {status.restarts} times" if status.restarts else ""
-        because = f" after {status.error}" if status.error and status.state != "running" else ""
+        fails = status.fails(time.time())
+        since = f" since {_when(int(status.error_since_s * SECOND_US))}" if status.error_since_s else ""
+        because = f" after {status.error}{since}" if status.error and (fails or status.state != "running") else ""
         state = (
             OK if status.state in ("running", "stopped") else DEGRADED if status.state in ("waiting", "new") else FAILED
         )
+        if fails and status.state != "stopped":
+            state = FAILED if status.permanent or state == FAILED else DEGRADED
         details = {"restarts": status.restarts}
         yield ComponentHealth(f"service {status.name}", state, f"{status.state}{because}{times}", details)
 
@@ -201,13 +215,58 @@ def indicator_health(counts: Any) -> Iterable[ComponentHealth]:
     yield ComponentHealth("indicators", state, "; ".join(filter(None, (warming, waiting))) or "up to date", details)
 
 
+def persistence_health(event_log: EventLog, positions: Positions, now_us: int) -> Iterable[ComponentHealth]:
+    """Yield what persistence cannot write: refused records (failed) and repeating errors (degraded).
+
+    A refusal counts until the store's position is after its offset. `positions` returns the store's positions; it is
+    called only if the log contains a refusal.
+    """
+    from tickerplant.persistence.status import read_outages, read_refusals
+
+    refusals = read_refusals(event_log)
+    if refusals:
+        with contextlib.suppress(TickerplantError):  # the check of the store reports its error; refusals then count
+            applied = positions()
+            refusals = [one for one in refusals if applied.get((one.topic, one.partition), 0) <= one.offset]
+    outages = read_outages(event_log, now_us)
+    sentences = [f"{one} (since {_when(int(one.since_s * SECOND_US))})" for one in refusals[:REFUSALS_SHOWN]]
+    if len(refusals) > REFUSALS_SHOWN:
+        sentences.append(f"{len(refusals) - REFUSALS_SHOWN} more partitions stopped")
+    sentences += [
+        f"{member} has failed {one.failures} times since {_when(int(one.since_s * SECOND_US))}: {one.error}"
+        for member, one in outages.items()
+    ]
+    state = FAILED if refusals else DEGRADED if outages else OK
+    details = {
+        "refused": [asdict(one) for one in refusals],
+        "errors": [
+            {"member": member, "error": one.error, "since_s": one.since_s, "failures": one.failures}
+            for member, one in outages.items()
+        ],
+    }
+    yield ComponentHealth("persistence", state, "; ".join(sentences) or "writes every partition", details)
+
+
 def job_health(jobs: Iterable[dict[str, Any]]) -> Iterable[ComponentHealth]:
-    """Yield the result of the last run of each of the store's scheduled jobs."""
+    """Yield the result of the last run of each of the store's scheduled jobs.
+
+    A job is degraded if its last run failed, or if it has not run for twice its interval.
+    """
     for job in jobs:
-        error = job.get("error")
-        when = job.get("last_run_at")
-        sentence = f"failed: {error}" if error else f"last ran {when}" if when else "has not been due yet"
-        yield ComponentHealth(f"job {job['name']}", DEGRADED if error else OK, sentence, dict(job))
+        error, when, retried = job.get("error"), job.get("last_run_at"), job.get("retried")
+        last = f"last ran {when}" if when else "has not been due yet"
+        if error:
+            since = f" (last success {job['last_success_at']})" if job.get("last_success_at") else ""
+            sentence = f"{'failed and is retried' if retried else 'failed'}: {error}{since}"
+        elif job.get("overdue"):
+            sentence = (
+                f"overdue: due every {job['every']}, {last if when else 'and has never run'}; "
+                "check that the plant runs and that the database runs background jobs"
+            )
+        else:
+            sentence = last
+        bad = job.get("overdue") or (error and not retried)
+        yield ComponentHealth(f"job {job['name']}", DEGRADED if bad else OK, sentence, dict(job))
 
 
 def webhook_health(counts: Mapping[str, float]) -> Iterable[ComponentHealth]:

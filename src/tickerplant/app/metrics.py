@@ -50,8 +50,17 @@ SERVICE_COUNT: Final = MetricSpec(
     "tickerplant_late_ticks. `pending` of analytics not falling: the store is unavailable or behind, or a backfill has "
     "not ended.", ("service", "event"),
 )  # fmt: skip
-CATALOGUE: Final = (SERVICE_UP, SERVICE_RESTARTS, GROUP_LAG, LOG_END, SERVICE_COUNT)
-
+SERVICE_ERROR: Final = MetricSpec(
+    "tickerplant_service_error_seconds", "gauge", "Seconds for which the service's present error repeats; 0: none.",
+    "Above 60: read the error in `tickerplant health`. An error of a failed component does not end by itself.",
+    ("service",),
+)  # fmt: skip
+REFUSED: Final = MetricSpec(
+    "tickerplant_refused_partitions", "gauge", "Partitions that are not stored, because the database refuses a record.",
+    "Above 0: `tickerplant health` has the partition, the offset and the database's text. Remove the cause, then "
+    "restart persistence; nothing is skipped.", ("service",),
+)  # fmt: skip
+CATALOGUE: Final = (SERVICE_UP, SERVICE_RESTARTS, GROUP_LAG, LOG_END, SERVICE_COUNT, SERVICE_ERROR, REFUSED)
 TOPIC_NAMES: Final = tuple(spec.name for spec in TOPICS if not spec.keyed)
 
 LOG_INTERVAL_S: Final = 1.0
@@ -79,14 +88,24 @@ class PlantCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metric families of the services, then those of the log."""
+        now_s = time.time()
         up, restarts = _family(SERVICE_UP), _family(SERVICE_RESTARTS)
+        counts, errors, refused = _family(SERVICE_COUNT), _family(SERVICE_ERROR), _family(REFUSED)
+        error_s: dict[str, float] = {}
         for status in self._statuses():
             up.add_metric([status.name], float(status.state == "running"))
             restarts.add_metric([status.name], status.restarts)
-        counts = _family(SERVICE_COUNT)
+            error_s[status.name] = now_s - status.error_since_s if status.fails(now_s) else 0.0
         for service, event, value in self._counts():
-            counts.add_metric([service, event], value)
-        yield from (up, restarts, counts)
+            if event == "error_since_s":
+                error_s[service] = max(error_s.get(service, 0.0), now_s - value if value else 0.0)
+            elif event == "refused_partitions":
+                refused.add_metric([service], value)
+            else:
+                counts.add_metric([service, event], value)
+        for service, seconds in error_s.items():
+            errors.add_metric([service], seconds)
+        yield from (up, restarts, counts, errors, refused)
         with self._lock:
             if self._log is not None and time.monotonic() - self._read_s > LOG_INTERVAL_S:
                 self._log_families, self._read_s = list(self._read_log(self._log)), time.monotonic()

@@ -132,6 +132,7 @@ class MarketData:
         self._metrics = metrics
         self._symbols = [check_symbol(symbol) for symbol in config.symbols]
         self._rejected: set[str] = set()
+        self._key_rejected = False
         self._down_since_us: int | None = None
         self._counted_before = feed_cursor.Cursor(feed=config.feed)
         self._start_us = 0
@@ -253,13 +254,16 @@ class MarketData:
         elif isinstance(event, Disconnected):
             await self._on_disconnected(writer, event)
         elif isinstance(event, KeyRejected):
-            log.error("the vendor rejected the key", feed=self.config.feed, reason=event.reason)
+            if not self._key_rejected:  # one line per outage; the stream tries again
+                log.error("the vendor rejected the key", feed=self.config.feed, reason=event.reason)
+            self._key_rejected = True
         if self._metrics is not None:
             self._metrics(self.counts)
 
     async def _on_connected(self, writer: FeedWriter, event: Connected) -> None:
         self.counts.connects += 1
         self.counts.connected = True
+        self._key_rejected = False
         # A subscription takes effect a moment after it was sent.
         self._start_us = event.at_us + self._quiet_us
         gap = writer.cursor.state != feed_cursor.NEW

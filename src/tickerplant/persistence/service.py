@@ -17,9 +17,11 @@ Effects, in this order. Each is safe to repeat, because a repetition finds anoth
    `synchronous_commit` is off. Their records must still be in the log.
 
 Failures: an unavailable database or log ends a `_StoreSession`. After a pause the next session starts at the database's
-positions. An unexpected position means that another process has applied it, and the transaction is rolled back. If the
-partition is still assigned to this member (its former owner finished late), reading restarts at the database's
-position. After `MAX_CONFLICTS` conflicts the partition is no longer written.
+positions. Rows that the database refuses for good stop only their own partition: its records are applied one by one up
+to the refused one (`one_by_one`), whose offset and error are reported (`reporter`). An unexpected position means that
+another process has applied it, and the transaction is rolled back. If the partition is still assigned to this member
+(its former owner finished late), reading restarts at the database's position. After `MAX_CONFLICTS` conflicts the
+partition is no longer written.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -40,15 +42,15 @@ from tickerplant.core.errors import (
     ConfigError,
     Fenced,
     LogUnavailable,
-    MigrationError,
     PositionConflict,
-    StoreError,
-    StoreMismatch,
+    StoreUnavailable,
 )
 from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import SECOND_US
 from tickerplant.log.port import ConsumedRecord, EventLog, Reader, TopicPartition
 from tickerplant.persistence.batching import PartitionBuffer, WriteBatch
+from tickerplant.persistence.one_by_one import REFUSALS, apply_one_by_one, is_refusal
+from tickerplant.persistence.reporter import Metrics, PersistenceCounters, StatusReporter
 from tickerplant.persistence.write_batch import apply
 from tickerplant.store.pool import Store
 from tickerplant.store.repositories.positions import Applied, Log, all_positions, begin
@@ -82,32 +84,6 @@ OpenStore = Callable[[], Awaitable[Store]]
 log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
-class PersistenceCounters:
-    """Counters since the start of the service."""
-
-    ticks: int = 0
-    rows: int = 0
-    transactions: int = 0
-    unreadable: int = 0
-    """Count of unreadable records, and of stored or logged orders of sources that are invalid."""
-    out_of_range: int = 0
-    """Count of rows omitted because their time is outside the accepted range."""
-    restarts: int = 0
-    """Count of restarts after an outage or error of the log or the database."""
-    conflicts: int = 0
-    differences: int = 0
-    """Count of bars that differ between two sources."""
-
-
-class Metrics(Protocol):
-    """Receiver of counters, called after each transaction on the service's event loop."""
-
-    def applied(self, counts: PersistenceCounters, seconds: float) -> None:
-        """Record the counters so far and the duration of the last transaction in seconds."""
-        ...
-
-
 class Persistence:
     """The service. It may run in its own thread and event loop."""
 
@@ -129,27 +105,30 @@ class Persistence:
     async def run(self, stop: asyncio.Event) -> None:
         """Write consumed records until `stop` is set, then write the remaining buffered records.
 
-        Raises StoreMismatch if store and log do not belong together, MigrationError if tables are missing, and
-        PositionConflict if another process applies all partitions. Retries after outages and other store errors.
+        Raises StoreMismatch if store and log do not belong together, and MigrationError if tables are missing. Raises
+        PositionConflict if another process applies all partitions. Raises StoreError if the database refuses the
+        service itself, such as its login. Retries after outages. A refused record stops only its own partition.
         """
         attempt = 0
+        status = StatusReporter(self._log, self._member, self.counts, self._report)
         while not stop.is_set():
             began = time.monotonic()
-            session = _StoreSession(self._log, self._open, self._member, self.counts, self._metrics)
+            session = _StoreSession(self._log, self._open, self._member, self.counts, self._metrics, status)
             try:
                 await session.run(stop)
                 return
-            except (StoreMismatch, MigrationError, PositionConflict):
-                raise
-            except (StoreError, LogUnavailable, Fenced) as error:
+            except (StoreUnavailable, LogUnavailable, Fenced) as error:
                 attempt = 0 if time.monotonic() - began > HEALTHY_S else attempt
                 wait_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)]
                 attempt += 1
-                self.counts.restarts += 1
-                log.warning("persistence restarts at the positions of the store", error=str(error), wait_s=wait_s)
+                await status.fail(error)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await stop.wait()
+
+    def _report(self) -> None:
+        if self._metrics is not None:
+            self._metrics.applied(self.counts, 0.0)
 
 
 @dataclass(slots=True)
@@ -171,6 +150,7 @@ class _StoreSession:
         member: str,
         counts: PersistenceCounters,
         metrics: Metrics | None,
+        status: StatusReporter,
     ) -> None:
         identity = event_log.identity()
         self._identity = Log(identity.log_id, identity.generation)
@@ -179,6 +159,7 @@ class _StoreSession:
         self._member = member
         self._counts = counts
         self._metrics = metrics
+        self._status = status
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="persistence-log")
         self._lanes = [_Lane(number) for number in range(LANES)]
         self._has_room = asyncio.Event()
@@ -199,6 +180,7 @@ class _StoreSession:
                 await store.check_log(
                     identity.log_id, identity.generation, lambda: loop.run_in_executor(self._thread, self._ends)
                 )
+                await self._status.load()
                 async with store.read() as session:
                     self._sources = self._readable(await session.coverage.source_orders())
                 listener = _RebalanceListener(self, store, loop)
@@ -316,6 +298,11 @@ class _StoreSession:
         buffer = PartitionBuffer(tp, self._identity.generation, applied.position)
         self._lanes[tp.partition % LANES].buffers[tp] = buffer
 
+    def _restart_partition(self, tp: TopicPartition, applied: Applied) -> None:
+        """Drop the buffered records of a partition, and read it again from the store's position."""
+        self._start_partition(tp, applied)
+        self._seeks[tp] = applied.resume
+
     # Writing
 
     async def _write(self, store: Store, lane: _Lane) -> None:
@@ -361,7 +348,10 @@ class _StoreSession:
         return batches
 
     async def _apply_all(self, session: Session, lane: _Lane, batches: list[WriteBatch]) -> None:
-        """Apply batches. Drop the batches with a position conflict, and apply the others again."""
+        """Apply batches. Drop the batches with a position conflict, and apply the others again.
+
+        If the database refuses the rows, apply each batch alone, and a batch that is still refused record by record.
+        """
         while batches:
             began = time.monotonic()
             try:
@@ -370,11 +360,48 @@ class _StoreSession:
                 conflicting = conflict.args[1]
                 await self._handle_conflict(session, lane, conflicting, conflict)
                 batches = [batch for batch in batches if batch.source not in conflicting]
+            except REFUSALS as error:
+                if not is_refusal(error):
+                    raise
+                session.known.clear()
+                if len(batches) == 1:
+                    await self._step_through(session, lane, batches[0])
+                else:
+                    for batch in batches:
+                        await self._apply_all(session, lane, [batch])
+                return
             else:
-                self._count_applied(batches, time.monotonic() - began)
+                await self._count_applied(batches, time.monotonic() - began)
                 return
 
-    def _count_applied(self, batches: Sequence[WriteBatch], seconds: float) -> None:
+    async def _step_through(self, session: Session, lane: _Lane, refused: WriteBatch) -> None:
+        """Apply the records of a refused batch one by one, and stop its partition at the record that is refused."""
+        source = refused.source
+        if source not in lane.buffers:
+            return  # revoked meanwhile; its new owner applies it
+        applied = (await all_positions(session))[source]
+        self._restart_partition(source, applied)
+        consumed = await asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: list(self._log.read_range(source, applied.resume, refused.change.position))
+        )
+        buffer = PartitionBuffer(source, self._identity.generation, applied.position)
+        try:
+            found = await apply_one_by_one(
+                session, self._identity, buffer, consumed, self._sources, lambda one: self._count_applied([one], 0.0)
+            )
+        except PositionConflict as conflict:
+            await self._handle_conflict(session, lane, conflict.args[1], conflict)
+            return
+        if source not in lane.buffers:
+            return
+        if found is None:
+            self._restart_partition(source, (await all_positions(session))[source])
+        else:
+            del lane.buffers[source]
+            self._seeks.pop(source, None)
+            await self._status.refuse(source, *found)
+
+    async def _count_applied(self, batches: Sequence[WriteBatch], seconds: float) -> None:
         counts = self._counts
         for batch in batches:
             if batch.source in self._lanes[batch.source.partition % LANES].buffers:
@@ -390,6 +417,8 @@ class _StoreSession:
         counts.transactions += 1
         if self._metrics is not None:
             self._metrics.applied(counts, seconds)
+        await self._status.recover()
+        await self._status.accept(batch.source for batch in batches)
 
     async def _handle_conflict(
         self, session: Session, lane: _Lane, conflicting: frozenset[TopicPartition], conflict: PositionConflict
@@ -407,8 +436,7 @@ class _StoreSession:
                     "position conflict with another process; reading restarts at the store's position",
                     partition=tp,
                 )
-                self._start_partition(tp, applied[tp])
-                self._seeks[tp] = applied[tp].resume
+                self._restart_partition(tp, applied[tp])
             else:
                 abandoned = True
                 log.error(
@@ -423,8 +451,11 @@ class _StoreSession:
 
     async def _follow_flushed(self, store: Store) -> None:
         """Commit the group's positions up to the flushed commits of the database (Step 6)."""
+        began = time.monotonic()
         while True:
             await asyncio.sleep(FOLLOW_INTERVAL_S)
+            if time.monotonic() - began > HEALTHY_S:
+                await self._status.recover()  # an outage may end while there is nothing to write
             applied = dict(self._applied)  # kept until they are durable: a stop meanwhile commits them
             if applied:
                 written, flushed = await store.wal_positions()

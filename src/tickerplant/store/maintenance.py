@@ -9,46 +9,38 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from tickerplant.core.errors import StoreError
 from tickerplant.core.times import datetime_of, micros_of
 from tickerplant.store.comparison import compare
+from tickerplant.store.job_status import JobStatus, jobs_status
 from tickerplant.store.partitions import end, name_of
 from tickerplant.store.repositories.ohlcv import HISTORICAL, INTRADAY
 from tickerplant.store.rollups import ROLLUP_5M, drop_expired_rollups, rollup_1d, rollup_5m
 from tickerplant.store.row_selection import DAILY
-from tickerplant.store.session import LOCK, LOCK_JOBS
+from tickerplant.store.session import LOCK, LOCK_JOBS, release_lock
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Store
     from tickerplant.store.session import Session
 
+__all__ = ["JobStatus", "compare", "jobs_status", "retention", "run_due", "run_job"]
+
 log = structlog.get_logger(__name__)
+
+RETRY_SOON: Final = """
+    SELECT alter_job(job_id, retry_period => INTERVAL '1 minute') FROM timescaledb_information.jobs
+    WHERE hypertable_schema IN (current_schema(), '_timescaledb_internal') AND retry_period <> INTERVAL '1 minute'
+"""
+"""Lets TimescaleDB's jobs retry after a minute. A refresh and a compression that run at the same time can deadlock; one
+of them then fails. The default pause is up to an hour."""
 
 LOCK_WAIT: Final = "2s"
 """Maximum wait for a partition's readers before the partition is dropped. New readers queue behind the drop. After this
 wait, the partition remains until the next run."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobStatus:
-    """Status of a scheduled job.
-
-    `error` is the reason if the last run failed, else empty. `detail` describes a successful last run of the plant's
-    own jobs, else empty.
-    """
-
-    name: str
-    last_run_at: dt.datetime | None
-    last_success_at: dt.datetime | None
-    error: str
-    detail: str
-    runs: int
-    failures: int
 
 
 async def run_due(store: Store, now: dt.datetime) -> list[str]:
@@ -70,20 +62,26 @@ async def run_due(store: Store, now: dt.datetime) -> list[str]:
                 await run_job(session, row["name"], now)
                 done.append(row["name"])
         finally:
-            await session.execute("SELECT pg_advisory_unlock($1, $2)", LOCK, LOCK_JOBS)
+            await release_lock(session, LOCK_JOBS)
     return done
 
 
 async def run_job(session: Session, name: str, now: dt.datetime) -> bool:
-    """Run one job, record the result, and return whether it succeeded.
+    """Run one job, record the result, and return whether it succeeded. A failure is logged once until it changes.
 
     Raises StoreError only if the result cannot be recorded.
     """
-    await session.execute("UPDATE jobs SET started_at = $2, runs = runs + 1 WHERE name = $1", name, now)
+    before = await session.value(
+        """UPDATE jobs SET started_at = $2, runs = runs + 1 WHERE name = $1
+           RETURNING CASE WHEN ok THEN '' ELSE detail END""",
+        name,
+        now,
+    )
     try:
         detail = await _JOBS[name](session, now)
     except StoreError as error:
-        log.error("job failed", job=name, error=str(error))
+        if str(error) != before:
+            log.error("job failed", job=name, error=str(error))
         await session.execute(
             """UPDATE jobs SET finished_at = clock_timestamp(), ok = false, failures = failures + 1, detail = $2
                WHERE name = $1""",
@@ -100,59 +98,6 @@ async def run_job(session: Session, name: str, now: dt.datetime) -> bool:
     return True
 
 
-async def jobs_status(store: Store) -> list[JobStatus]:
-    """Return the status of every job, including TimescaleDB's own, by name."""
-    async with store.session() as session:
-        rows = await session.rows("SELECT * FROM jobs")
-        found = [
-            JobStatus(
-                row["name"],
-                row["started_at"],
-                row["succeeded_at"],
-                row["detail"] if row["ok"] is False else "",
-                row["detail"] if row["ok"] else "",
-                row["runs"],
-                row["failures"],
-            )
-            for row in rows
-        ]
-        if session.timescale:
-            found += [_of_timescale(row) for row in await session.rows(_TIMESCALE_JOBS)]
-    return sorted(found, key=lambda status: status.name)
-
-
-_TIMESCALE_JOBS: Final = """
-    SELECT j.job_id, j.proc_name, coalesce(v.view_name, j.hypertable_name) AS target, s.last_run_started_at,
-        s.last_successful_finish, s.last_run_status, s.total_runs, s.total_failures,
-        (SELECT e.err_message FROM timescaledb_information.job_errors e
-            WHERE e.job_id = j.job_id ORDER BY e.finish_time DESC LIMIT 1) AS error
-    FROM timescaledb_information.jobs j
-    LEFT JOIN timescaledb_information.job_stats s ON s.job_id = j.job_id
-    LEFT JOIN timescaledb_information.continuous_aggregates v
-        ON v.materialization_hypertable_name = j.hypertable_name
-    WHERE j.job_id >= 1000
-"""
-
-
-def _of_timescale(row: Any) -> JobStatus:
-    failed = row["last_run_status"] == "Failed"
-    name = row["proc_name"] if row["target"] is None else f"{row['proc_name']} {row['target']}"
-    return JobStatus(
-        name,
-        _time_or_none(row["last_run_started_at"]),
-        _time_or_none(row["last_successful_finish"]),
-        (row["error"] or "failed; see the log of the database for the reason") if failed else "",
-        "",
-        row["total_runs"] or 0,
-        row["total_failures"] or 0,
-    )
-
-
-def _time_or_none(value: Any) -> dt.datetime | None:
-    # −infinity means never; the driver returns it as the smallest datetime.
-    return None if value is None or value.year < 1970 else value
-
-
 # Retention
 
 
@@ -163,6 +108,8 @@ async def retention(session: Session, now: dt.datetime) -> str:
     `alert_webhooks` and `ohlcv_5m_rollup` expire by a single time: when they were sent, fired or finished, or their
     own.
     """
+    if session.timescale:
+        await session.execute(RETRY_SOON)
     rules = await session.rows("SELECT relation, keep FROM retention WHERE keep IS NOT NULL ORDER BY relation")
     dropped: list[str] = []
     busy = 0

@@ -20,11 +20,14 @@ from tickerplant.store.repositories.interval_status import CoverageStatuses
 from tickerplant.store.repositories.ohlcv import Ohlcv
 from tickerplant.store.repositories.prices import Prices
 from tickerplant.store.repositories.symbols import Symbols
-from tickerplant.store.session import PASSING, TIMESCALEDB, Database, Session, flavour_of, translate_errors
+from tickerplant.store.session import DRIVER_ERRORS, TIMESCALEDB, Database, Session, flavour_of, translate_errors
 
 CONNECT_S: Final = 10.0
 COMMAND_S: Final = 120.0
 """Statement timeout in seconds. The longest statement of the plant, the roll-up of a whole day, takes seconds."""
+DECOMPRESSION: Final = "SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
+"""Removes TimescaleDB's limit of 100,000 rows that a transaction may decompress. One minute of 100 symbols in a
+compressed chunk exceeds it. PostgreSQL without TimescaleDB stores the setting and ignores it."""
 
 
 class ReadSession:
@@ -88,6 +91,8 @@ class Store:
         Raises StoreUnavailable if the database is unavailable, StoreError if it refuses the login.
         """
         options: dict[str, Any] = {
+            "init": _set_session,
+            "reset": _reset_session,
             "server_settings": {"application_name": "tickerplant", "timezone": "UTC"},
             "timeout": CONNECT_S,
             "command_timeout": COMMAND_S,
@@ -110,14 +115,15 @@ class Store:
             self.database.flavour = await flavour_of(session)
             # The extension's settings exist only after the session has used the extension. flavour_of does not use it.
             if self.database.flavour == TIMESCALEDB:
-                await session.value("SELECT count(*) FROM timescaledb_information.hypertables")
+                # A call of a function loads the library. It raises MigrationError on a server that does not preload it.
+                await session.value("SELECT time_bucket(INTERVAL '1 day', now())")
                 name = "timescaledb.enable_direct_compress_copy"
                 exists = await session.value("SELECT current_setting($1, true)", name) is not None
                 self.database.direct_compress = exists and self.database.may_compress and self.database.copies
 
     async def close(self) -> None:
         """Close all connections; wait at most 5 seconds for those in use. May be called twice."""
-        with contextlib.suppress(*PASSING):
+        with contextlib.suppress(*DRIVER_ERRORS):
             await asyncio.wait_for(self._pool.close(), 5.0)
             return
         self._pool.terminate()
@@ -130,7 +136,7 @@ class Store:
         try:
             yield Session(connection, self.database)
         finally:
-            with contextlib.suppress(asyncpg.PostgresError, *PASSING):
+            with contextlib.suppress(*DRIVER_ERRORS):
                 await self._pool.release(connection, timeout=CONNECT_S)
 
     async def check_log(self, log_id: str, generation: int, ends: position_rows.Ends) -> None:
@@ -176,5 +182,15 @@ class Store:
             try:
                 yield ReadSession(session)
             finally:
-                with contextlib.suppress(asyncpg.PostgresError, *PASSING):
+                with contextlib.suppress(*DRIVER_ERRORS):
                     await transaction.rollback()
+
+
+async def _set_session(connection: Any) -> None:
+    """Set what every session of the pool needs. A startup parameter would be refused by some connection poolers."""
+    await connection.execute(DECOMPRESSION)
+
+
+async def _reset_session(connection: Any) -> None:
+    """Reset a connection that returns to the pool, in one round trip."""
+    await connection.execute(f"{connection.get_reset_query()}\n{DECOMPRESSION}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,38 +18,94 @@ TIMESCALEDB, POSTGRESQL = "timescaledb", "postgresql"
 LOCK: Final = 0x7469636B  # "tick": the plant's advisory locks are (LOCK, n)
 LOCK_MIGRATIONS, LOCK_PARTITIONS, LOCK_COLUMNS, LOCK_JOBS, LOCK_ALERTS = 1, 2, 3, 4, 5
 
-PASSING: Final = (
-    asyncpg.PostgresConnectionError,
+TRANSIENT: Final = (
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.ConnectionFailureError,
+    asyncpg.ClientCannotConnectError,
+    asyncpg.ConnectionRejectionError,
+    asyncpg.TransactionResolutionUnknownError,
     asyncpg.CannotConnectNowError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.TransactionRollbackError,  # deadlock, serialization
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.IdleSessionTimeoutError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TransactionTimeoutError,
+    asyncpg.QueryCanceledError,  # the server's statement_timeout; a later attempt may find less load
+    asyncpg.DiskFullError,
+    asyncpg.OutOfMemoryError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.StatementCompletionUnknownError,
     asyncpg.LockNotAvailableError,
+    asyncpg.ObjectInUseError,
+    asyncpg.ReadOnlySQLTransactionError,  # a standby before its promotion
     asyncpg.InvalidCachedStatementError,  # a column was added; the driver has dropped its cache
-    asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # the connection ended between two messages of one exchange
     OSError,
     TimeoutError,
 )
+"""Errors that may pass while the caller waits. Classes of SQLSTATEs are listed by their members. Class 53, for example,
+also contains a limit of the server's configuration (53400), which no wait changes."""
+
+DRIVER_ERRORS: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+"""All errors of the driver. Suppress them only where a connection is given up."""
+
+MAX_ERROR_CHARS: Final = 1_000
+"""Maximum characters of the database's text in an error message. PostgreSQL quotes the rows of a failed statement."""
+
+_PERMANENT: Final = (ssl.SSLCertVerificationError, PermissionError)
+"""OSErrors that no wait changes."""
+_ENDED: Final = ("closed", "closing", "released back", "another operation is in progress")
+"""Words of the driver's InterfaceErrors about a connection that has ended. Its other InterfaceErrors are about
+arguments."""
+
+
+NOT_LOADED: Final = 'extension "timescaledb" must be preloaded'
+"""Text of the error with which TimescaleDB ends a connection to a server that does not load its library."""
+LOAD_IT: Final = (
+    "TimescaleDB is installed on this server, but not loaded: add timescaledb to shared_preload_libraries in the "
+    "server's postgresql.conf (SHOW config_file prints its path) and restart the server, or create plain tables in a "
+    "database without the extension with `tickerplant init-db --plain`"
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether the same call may succeed later without a change of its arguments or of the configuration."""
+    if type(error) is asyncpg.InterfaceError:
+        return any(word in str(error) for word in _ENDED)
+    return isinstance(error, TRANSIENT) and not isinstance(error, _PERMANENT)
 
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Translate the driver's errors: StoreUnavailable where a retry may help, otherwise StoreError."""
+    """Translate the driver's errors: StoreUnavailable for transient errors, otherwise StoreError."""
     try:
         yield
     except asyncpg.UndefinedTableError as error:
         raise MigrationError(f"{_text(error)}; run `tickerplant init-db` to create the tables") from error
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise StoreError(f"the database refuses the login: {_text(error)}; check --store") from error
-    except PASSING as error:
-        raise StoreUnavailable(f"the database is unavailable: {_text(error)}") from error
-    except asyncpg.PostgresError as error:
+    except DRIVER_ERRORS as error:
+        if NOT_LOADED in str(error):
+            raise MigrationError(LOAD_IT) from error
+        if is_transient(error):
+            raise StoreUnavailable(f"the database is unavailable: {_text(error)}") from error
         raise StoreError(f"the database refused a statement: {_text(error)}") from error
 
 
 def _text(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    """Return the error's text on one line of at most `MAX_ERROR_CHARS`, with its SQLSTATE."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = text if len(text) <= MAX_ERROR_CHARS else text[:MAX_ERROR_CHARS] + "…"
+    state = getattr(error, "sqlstate", None)
+    return f"{text} (SQLSTATE {state})" if state else text
 
 
 @dataclass(slots=True)
@@ -132,6 +189,25 @@ class Session:
         with translate_errors():
             rows: Sequence[Any] = await self.connection.fetch(sql, *arguments)
         return rows
+
+
+@asynccontextmanager
+async def advisory_lock(session: Session, number: int) -> AsyncIterator[None]:
+    """Hold one of the plant's advisory locks for the block; wait while another session holds it.
+
+    A connection that has ended holds no lock, so an error of the release would only hide the error of the block.
+    """
+    await session.execute("SELECT pg_advisory_lock($1, $2)", LOCK, number)
+    try:
+        yield
+    finally:
+        await release_lock(session, number)
+
+
+async def release_lock(session: Session, number: int) -> None:
+    """Release an advisory lock, unless the connection has ended."""
+    with suppress(StoreError):
+        await session.execute("SELECT pg_advisory_unlock($1, $2)", LOCK, number)
 
 
 async def flavour_of(session: Session) -> str:

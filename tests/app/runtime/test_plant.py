@@ -1,6 +1,7 @@
 """Locks of a data folder, health of a log, and the content of a metrics scrape."""
 
 import contextlib
+import re
 import time
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tickerplant.log.processor import ProcessorCounters
 from tickerplant.log.rules_in_force import rules_in_force
 from tickerplant.market_data.feed.commands import ensure_settings
 from tickerplant.market_data.feed.writer import FeedWriter
+from tickerplant.persistence.reporter import PersistenceCounters
 
 
 @pytest.fixture
@@ -180,6 +182,7 @@ def test_a_check_that_raises_is_failed_and_hides_no_other_check() -> None:
 def test_a_scrape_contains_services_lags_and_counters(settings: Settings) -> None:
     counts = ServiceCounts()
     counts.recorder("aggregation")(ProcessorCounters(records=41))
+    counts.recorder("persistence")(PersistenceCounters(refused_partitions=2, error_since_s=time.time() - 100))
     with open_log(settings) as event_log:
         ensure_rules(event_log, settings)
         statuses = [Status("api", state="running", restarts=2), Status("analytics", state="waiting")]
@@ -189,6 +192,9 @@ def test_a_scrape_contains_services_lags_and_counters(settings: Settings) -> Non
     assert 'tickerplant_service_up{service="analytics"} 0.0' in text
     assert 'tickerplant_service_restarts_total{service="api"} 2.0' in text
     assert 'tickerplant_service_events_total{event="records",service="aggregation"} 41.0' in text
+    assert 'tickerplant_refused_partitions{service="persistence"} 2.0' in text
+    assert 'tickerplant_service_error_seconds{service="api"} 0.0' in text
+    assert re.search(r'tickerplant_service_error_seconds{service="persistence"} 1\d\d\.', text)
     assert 'tickerplant_group_lag_records{group="persistence",partition="0",topic="market.prices.raw"} 1.0' in text
     assert 'tickerplant_log_records_total{partition="1",topic="market.prices.raw"} 1.0' in text
     for topic in ("prices.raw", "prices.ohlcv", "analytics", "alerts", "status", "deadletter"):

@@ -6,10 +6,15 @@ import threading
 import time
 from collections.abc import Callable
 
+import pytest
+from structlog.testing import capture_logs
 from tests.support.waiting import PATIENCE, until
 
+from tickerplant.app import health
+from tickerplant.app.component import DEGRADED, FAILED, OK
 from tickerplant.app.runtime import supervisor as module
-from tickerplant.app.runtime.supervisor import Service, Supervisor
+from tickerplant.app.runtime.supervisor import Service, Status, Supervisor
+from tickerplant.core.errors import StoreUnavailable
 
 
 def test_services_stop_in_the_order_of_their_rank() -> None:
@@ -107,3 +112,37 @@ def test_stopping_during_a_back_off_does_not_wait_for_it(monkeypatch) -> None:
     supervisor.start()
     until(lambda: supervisor.statuses()[0].state == "waiting")
     assert supervisor.stop() == [], "the service stopped before its back-off of an hour ended"
+
+
+def test_an_outage_is_logged_once_and_its_error_and_start_stay_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(module, "LAST_BACKOFF_S", 0.01)
+    attempts = itertools.count()
+    began_s = time.time()
+
+    def body(stop: threading.Event) -> None:
+        raise StoreUnavailable(f"the database is unavailable: attempt {next(attempts)}")
+
+    supervisor = Supervisor([Service("maintenance", body)])
+    [status] = supervisor.statuses()
+    with capture_logs() as lines:
+        supervisor.start()
+        until(lambda: status.restarts > 5)
+        [part] = health.service_health([status])
+        assert part.state == DEGRADED
+        assert "the database is unavailable: attempt " in part.sentence
+        assert " since 2" in part.sentence
+        assert began_s <= status.error_since_s <= time.time()
+        supervisor.stop()
+    assert len([line for line in lines if line["event"] == "service crashed"]) == 1
+
+
+def test_a_repeated_error_that_no_wait_removes_is_failed() -> None:
+    now_s = time.time()
+    status = Status("persistence", state="running", since_s=now_s, error="StoreError: no", error_since_s=now_s - 9)
+    status.permanent = True
+    assert [part.state for part in health.service_health([status])] == [FAILED]
+    status.permanent = False
+    assert [part.state for part in health.service_health([status])] == [DEGRADED]
+    status.since_s = now_s - module.HEALTHY_S - 1
+    assert [(part.state, part.sentence) for part in health.service_health([status])] == [(OK, "running")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -14,6 +14,7 @@ from tickerplant.core.errors import TickerplantError
 if TYPE_CHECKING:
     from tickerplant.app.component import ComponentHealth
     from tickerplant.app.config.settings import Loaded, Settings
+    from tickerplant.app.health import Positions
     from tickerplant.log.port import EventLog
 
 LOG_S: Final = 4.0
@@ -76,12 +77,14 @@ def _check_store(settings: Settings, event_log: EventLog | None) -> Iterator[Com
     from tickerplant.app.component import FAILED, ComponentHealth, check
     from tickerplant.app.wiring.alert_rules import webhook_counts
     from tickerplant.app.wiring.database import database
-    from tickerplant.app.wiring.store import jobs_status, left_out, store_health
+    from tickerplant.app.wiring.store import jobs_status, left_out, positions, store_health
 
     try:
         with database(settings, make=False, patience_s=STORE_S) as dsn:
             store = check("store", lambda: store_health(dsn, event_log, STORE_S))
             yield from store
+            if event_log is not None:
+                yield from check("persistence", lambda: _persistence(event_log, lambda: positions(dsn, STORE_S)))
             if any(component.state == FAILED for component in store):
                 return
             yield from check("jobs", lambda: health.job_health(jobs_status(dsn, STORE_S)))
@@ -89,3 +92,11 @@ def _check_store(settings: Settings, event_log: EventLog | None) -> Iterator[Com
             yield from check("left out of bars", lambda: health.left_out_health(left_out(dsn, STORE_S)))
     except TickerplantError as error:
         yield ComponentHealth("store", FAILED, str(error))
+        if event_log is not None:
+            yield from check("persistence", lambda: _persistence(event_log, dict))
+
+
+def _persistence(event_log: EventLog, positions: Positions) -> Iterable[ComponentHealth]:
+    from tickerplant.app import health
+
+    return health.persistence_health(event_log, positions, time.time_ns() // 1_000)

@@ -14,9 +14,16 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 
 
-def init_db(loaded: Loaded, json: Json = False) -> None:
+def init_db(
+    loaded: Loaded,
+    plain: Annotated[
+        bool,
+        typer.Option("--plain", help="Create plain PostgreSQL tables, even if the server has TimescaleDB."),
+    ] = False,
+    json: Json = False,
+) -> None:
     """Create the database's tables, or apply the pending migrations. Starts no service."""
-    migrate(loaded, status=False, json=json)
+    _migrate(loaded, plain=plain, json=json)
 
 
 def migrate(
@@ -28,19 +35,26 @@ def migrate(
 ) -> None:
     """Apply the pending migrations to the database's tables."""
     from tickerplant.app.wiring import open_readonly, store
+
+    if not status:
+        _migrate(loaded, plain=False, json=json)
+        return
+    with open_readonly.store_of(loaded.settings) as dsn:
+        found = store.migration_status(dsn)
+    rows = [(name, True) for name in found.applied] + [(name, False) for name in found.pending]
+    if json:
+        for name, applied in rows:
+            emit({"name": name, "applied": applied, "flavour": found.flavour})
+    else:
+        table(["migration", "applied"], ([name, "yes" if applied else "no"] for name, applied in rows))
+
+
+def _migrate(loaded: Loaded, *, plain: bool, json: bool) -> None:
+    from tickerplant.app.wiring import store
     from tickerplant.app.wiring.database import database
 
-    with open_readonly.store_of(loaded.settings) if status else database(loaded.settings) as dsn:
-        if status:
-            found = store.migration_status(dsn)
-            rows = [(name, True) for name in found.applied] + [(name, False) for name in found.pending]
-            if json:
-                for name, applied in rows:
-                    emit({"name": name, "applied": applied, "flavour": found.flavour})
-            else:
-                table(["migration", "applied"], ([name, "yes" if applied else "no"] for name, applied in rows))
-            return
-        done = store.migrate(dsn)
+    with database(loaded.settings) as dsn:
+        done = store.migrate(dsn, plain=plain)
     if json:
         emit({"applied": done})
     elif done:

@@ -29,6 +29,7 @@ from tickerplant.app.wiring.locks import FolderLock
 from tickerplant.app.wiring.log import open_log, snapshot_retentions
 from tickerplant.app.wiring.log_binding import create_first_topics
 from tickerplant.core.errors import StoreUnavailable
+from tickerplant.core.outage import Outage
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -146,6 +147,12 @@ class Plant:
             ("plant", lambda: health.plant_health(self.event_log, held=True)),
             ("feeds", lambda: health.feed_health(self.event_log, time.time_ns() // 1_000)),
             ("store", lambda: store_wiring.store_health(self.dsn, self.event_log)),
+            (
+                "persistence",
+                lambda: health.persistence_health(
+                    self.event_log, lambda: store_wiring.positions(self.dsn), time.time_ns() // 1_000
+                ),
+            ),
             ("jobs", lambda: health.job_health(store_wiring.jobs_status(self.dsn))),
             ("webhooks", lambda: health.webhook_health(webhook_counts(self.dsn))),
             ("left out of bars", lambda: health.left_out_health(store_wiring.left_out(self.dsn))),
@@ -180,14 +187,15 @@ def _prepare(settings: Settings, dsn: str, event_log: EventLog) -> None:
 
 def _retry_store(work: Callable[[], None], patience_s: float) -> None:
     """Run `work`, and retry it while the store is unavailable, for at most `patience_s`."""
-    deadline = time.monotonic() + patience_s
+    deadline, outage = time.monotonic() + patience_s, Outage()
     while True:
         try:
             return work()
         except StoreUnavailable as error:
             if time.monotonic() > deadline:
                 raise
-            log.warning("waiting for the store", error=str(error))
+            if outage.fail(str(error), time.time()):
+                log.warning("waiting for the store", error=str(error))
             time.sleep(0.5)
 
 

@@ -108,7 +108,8 @@ async def run_persistence(
     settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, counts: ServiceCounts
 ) -> None:
     """Run persistence until `stop`."""
-    from tickerplant.persistence.service import Persistence, PersistenceCounters
+    from tickerplant.persistence.reporter import PersistenceCounters
+    from tickerplant.persistence.service import Persistence
 
     record = counts.recorder("persistence")
 

@@ -28,7 +28,17 @@ import structlog
 import uvloop
 
 from tickerplant.app.runtime.cpu_affinity import CoreAffinity
-from tickerplant.core.errors import ConfigError, MigrationError, SnapshotRefused, StoreMismatch, TickerplantError
+from tickerplant.core.errors import (
+    ConfigError,
+    Fenced,
+    LogUnavailable,
+    MigrationError,
+    SnapshotRefused,
+    StoreMismatch,
+    StoreUnavailable,
+    TickerplantError,
+)
+from tickerplant.core.outage import Outage
 
 FIRST_BACKOFF_S: Final = 0.2
 LAST_BACKOFF_S: Final = 10.0
@@ -61,6 +71,14 @@ class Status:
     restarts: int = 0
     since_s: float = 0.0
     error: str = ""
+    error_since_s: float = 0.0
+    """Time in seconds since 1970 of the first crash of the present run of crashes; 0 before the first crash."""
+    permanent: bool = False
+    """True if no wait removes the cause of the newest crash."""
+
+    def fails(self, now_s: float) -> bool:
+        """Return whether the service crashes repeatedly: it has not yet run for `HEALTHY_S` since its last crash."""
+        return self.error_since_s > 0 and (self.state != "running" or now_s - self.since_s < HEALTHY_S)
 
 
 @dataclass(slots=True)
@@ -88,6 +106,7 @@ class _Runner:
     stopping: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
     failure: BaseException | None = None
+    outage: Outage = field(default_factory=Outage)
     _loop: asyncio.AbstractEventLoop | None = None
     _loop_stop: asyncio.Event | None = None
 
@@ -112,7 +131,8 @@ class _Runner:
             try:
                 self._run_once()
             except BaseException as error:  # every cause is reported, and the other services continue
-                self.status.error = f"{type(error).__name__}: {error}"
+                if time.monotonic() - began > HEALTHY_S:
+                    self.outage.end()
                 self.failure = error
                 if not self._will_restart(error):
                     return
@@ -131,16 +151,17 @@ class _Runner:
     def _will_restart(self, error: BaseException) -> bool:
         limit = self.service.max_restarts
         final = isinstance(error, NOT_RESTARTABLE) or (limit is not None and self.status.restarts >= limit)
-        # The plant's own errors explain themselves in one sentence; a traceback is for unexpected errors.
-        trace = None if isinstance(error, TickerplantError) else error
-        log.error(
-            "service crashed",
-            service=self.service.name,
-            error=self.status.error,
-            restarts=self.status.restarts,
-            again=not final,
-            exc_info=trace,
-        )
+        text, before = f"{type(error).__name__}: {error}", self.outage.error
+        first = self.outage.fail(text, time.time())
+        status = self.status
+        status.error, status.error_since_s = text, self.outage.since_s
+        status.permanent = not isinstance(error, (StoreUnavailable, LogUnavailable, Fenced))
+        # One line per outage: an unavailable database or log fails each attempt, with texts that vary.
+        if final or first or (status.permanent and text != before):
+            # The plant's own errors explain themselves in one sentence; a traceback is for unexpected errors.
+            trace = None if isinstance(error, TickerplantError) else error
+            name, restarts = self.service.name, status.restarts
+            log.error("service crashed", service=name, error=text, restarts=restarts, again=not final, exc_info=trace)
         if final:
             self.status.state = "failed"
             self.on_failed()

@@ -6,6 +6,7 @@ Each function opens the store itself, because it is called rarely: once per comm
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,11 +83,11 @@ def with_store(dsn: str, work: Callable[[Store], Awaitable[T]], patience_s: floa
         ) from None
 
 
-def migrate(dsn: str) -> list[str]:
-    """Apply the pending migrations and return their names."""
+def migrate(dsn: str, *, plain: bool = False) -> list[str]:
+    """Apply the pending migrations and return their names; see `store.migrations.migrate` for `plain`."""
     from tickerplant.store import migrations
 
-    return [str(name) for name in with_store(dsn, migrations.migrate)]
+    return [str(name) for name in with_store(dsn, lambda store: migrations.migrate(store, plain=plain))]
 
 
 def migration_status(dsn: str, patience_s: float | None = None) -> MigrationStatus:
@@ -119,9 +120,21 @@ def run_due(dsn: str, now_us: int) -> list[str]:
 
 def jobs_status(dsn: str, patience_s: float | None = None) -> list[dict[str, Any]]:
     """Return name, last_run_at and error of every scheduled job."""
+    from tickerplant.core.times import datetime_of
     from tickerplant.store import maintenance
 
-    return [plain(row) for row in with_store(dsn, maintenance.jobs_status, patience_s)]
+    now = datetime_of(time.time_ns() // 1_000)  # the clock that starts the jobs
+    return [plain(row) for row in with_store(dsn, lambda store: maintenance.jobs_status(store, now), patience_s)]
+
+
+def positions(dsn: str, patience_s: float | None = None) -> dict[tuple[str, int], int]:
+    """Return the next offset to apply, by topic and partition."""
+
+    async def read(store: Store) -> dict[tuple[str, int], int]:
+        async with store.read() as session:
+            return await session.positions()
+
+    return with_store(dsn, read, patience_s)
 
 
 def store_health(dsn: str, log: EventLog | None, patience_s: float | None = None) -> Iterable[ComponentHealth]:

@@ -15,7 +15,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from tickerplant.core.errors import MigrationError
-from tickerplant.store.session import LOCK, LOCK_MIGRATIONS, POSTGRESQL, TIMESCALEDB, Session, flavour_of
+from tickerplant.store.session import LOCK_MIGRATIONS, POSTGRESQL, TIMESCALEDB, Session, advisory_lock, flavour_of
 
 if TYPE_CHECKING:
     from tickerplant.store.pool import Store
@@ -80,18 +80,15 @@ def render(text: str, flavour: str) -> str:
     return "\n".join(kept)
 
 
-async def migrate(store: Store) -> list[str]:
+async def migrate(store: Store, *, plain: bool = False) -> list[str]:
     """Apply the pending migrations and return their names.
 
-    Each migration is one transaction, so an interrupted run can be resumed. Raises MigrationError for a database that
-    is newer than this code or was created with other migrations.
+    `plain` creates a new database's tables without TimescaleDB, even where the extension is installed. Each migration
+    is one transaction, so an interrupted run can be resumed. Raises MigrationError for a database that is newer than
+    this code or was created with other migrations. Raises it too if the server has the extension and does not load it.
     """
-    async with store.session() as session:
-        await session.execute("SELECT pg_advisory_lock($1, $2)", LOCK, LOCK_MIGRATIONS)
-        try:
-            done = await _migrate(session, store)
-        finally:
-            await session.execute("SELECT pg_advisory_unlock($1, $2)", LOCK, LOCK_MIGRATIONS)
+    async with store.session() as session, advisory_lock(session, LOCK_MIGRATIONS):
+        done = await _migrate(session, plain=plain)
     await store.detect_flavour()
     return done
 
@@ -109,13 +106,15 @@ async def status(store: Store) -> MigrationStatus:
     )
 
 
-async def _migrate(session: Session, store: Store) -> list[str]:
+async def _migrate(session: Session, *, plain: bool) -> list[str]:
     applied = await _applied(session)
     migrations = all_migrations()
     _check(migrations, applied)
     if not applied:
-        await _create_migrations_table(session)
-    flavour = await flavour_of(session)
+        await _create_migrations_table(session, plain=plain)
+    flavour = POSTGRESQL if plain else await flavour_of(session)
+    if applied and plain and await flavour_of(session) != POSTGRESQL:
+        raise MigrationError("the tables of this database are TimescaleDB's; --plain is for a database without tables")
     done = []
     for migration in migrations:
         if migration.number in applied:
@@ -133,7 +132,7 @@ async def _migrate(session: Session, store: Store) -> list[str]:
     return done
 
 
-async def _create_migrations_table(session: Session) -> None:
+async def _create_migrations_table(session: Session, *, plain: bool) -> None:
     await session.script(
         """CREATE TABLE IF NOT EXISTS schema_migrations (
             number integer PRIMARY KEY,
@@ -143,7 +142,7 @@ async def _create_migrations_table(session: Session) -> None:
             applied_at timestamptz NOT NULL DEFAULT now()
         )"""
     )
-    if await session.value("SELECT count(*) FROM pg_available_extensions WHERE name = 'timescaledb'"):
+    if not plain and await session.value("SELECT count(*) FROM pg_available_extensions WHERE name = 'timescaledb'"):
         await session.script("CREATE EXTENSION IF NOT EXISTS timescaledb")
 
 

@@ -21,6 +21,7 @@ import structlog
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
+from tickerplant.core.outage import Outage
 from tickerplant.market_data.clients.frames import MAX_MESSAGE_BYTES, FrameConnection
 from tickerplant.market_data.clients.twelvedata import subscriptions
 from tickerplant.market_data.clients.twelvedata.connection import MANY_FAILURES, Connection
@@ -59,6 +60,7 @@ class TwelveDataStream:
         self._key = config.key
         self._source = config.source
         self._connection: Connection | None = None
+        self._outage = Outage()
 
     # Symbols ---------------------------------------------------------------------------------------------------------
 
@@ -141,7 +143,11 @@ class TwelveDataStream:
         calm = not hours.in_session(clock.now_us())
         backoff_s = min(settings.backoff_max_s, settings.backoff_first_s * 2.0 ** min(failures, 16))
         pause_s = max(wait_s, (settings.backoff_max_s if calm else backoff_s) * random.uniform(0.5, 1.0))
-        write = log.info if calm else log.warning
+        if lost:
+            self._outage.end()
+        # One line per outage. Further attempts have the level debug.
+        first = self._outage.fail(reason, clock.monotonic())
+        write = log.debug if not first else log.info if calm else log.warning
         event = "stream lost, connecting again" if lost else "no stream, connecting again"
         write(event, feed=self._source, reason=reason, pause_s=round(pause_s, 2))
         until_s = clock.monotonic() + max(pause_s, _LEAST_PAUSE_S * clock.speed)

@@ -1,0 +1,35 @@
+"""An outage: a run of failed attempts at the same work. It is logged once; health states its error and its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Outage:
+    """The present outage of one component. Pure: times are arguments, in seconds since 1970."""
+
+    error: str = ""
+    """Text of the newest failure; "" while there is no outage."""
+    since_s: float = 0.0
+    """Time of the first failure; 0 while there is no outage."""
+    failures: int = 0
+
+    @property
+    def repeats(self) -> bool:
+        """Return whether the attempt has failed at least twice in a row."""
+        return self.failures > 1
+
+    def fail(self, error: str, now_s: float) -> bool:
+        """Record a failed attempt; return whether it is the first of the outage, which is the one to log."""
+        self.error = error
+        self.failures += 1
+        if self.failures == 1:
+            self.since_s = now_s
+        return self.failures == 1
+
+    def end(self) -> int:
+        """Record success; return the number of failures of the outage that has ended, 0 if there was none."""
+        failures, self.failures = self.failures, 0
+        self.error, self.since_s = "", 0.0
+        return failures
