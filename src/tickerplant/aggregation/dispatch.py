@@ -15,10 +15,12 @@ from tickerplant.aggregation.rows import Codes
 from tickerplant.core import records
 from tickerplant.core.errors import UnreadableRecord
 from tickerplant.core.rules import rules_from
-from tickerplant.core.streams import EMPTY_HISTORY, ConsumedRecord, History
+from tickerplant.core.streams import EMPTY_HISTORY, MAX_PASSED_ON_BYTES, ConsumedRecord, History
 from tickerplant.core.times import FOREVER_US, NEVER_US
 from tickerplant.core.version import make_version
 
+PASSED_ON: Final = (records.Mark, records.End, records.Settings, records.Splits, records.AlertRule)
+"""Kinds of raw records that aggregation passes on."""
 _MAX_REASONS: Final = 100
 """Maximum count of distinct reasons. The column `reason` of published bars is a dictionary with int8 indices."""
 
@@ -56,6 +58,9 @@ class Dispatcher:
         handler = self._handlers.get(type(record.header))
         if handler is None:
             raise UnreadableRecord(f"{type(record.header).__name__} does not belong into {consumed.topic}")
+        if len(memoryview(consumed.value).cast("B")) > MAX_PASSED_ON_BYTES and isinstance(record.header, PASSED_ON):
+            kind = type(record.header).__name__
+            raise UnreadableRecord(f"a {kind} record of more than {MAX_PASSED_ON_BYTES} bytes cannot be passed on")
         check(record.batch)
         handler(record.header, record.batch, consumed.offset, history)
         return record

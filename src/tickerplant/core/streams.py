@@ -18,11 +18,18 @@ from tickerplant.core import records, schemas
 Payload: TypeAlias = Any
 """An object with the buffer protocol: bytes, a memoryview or an Arrow buffer."""
 
+MAX_RECORD_BYTES: Final = 32 * 1024 * 1024
+"""Maximum bytes of a record of the log. A state value may be larger; adapters split it."""
+MAX_PASSED_ON_BYTES: Final = MAX_RECORD_BYTES - 1024
+"""Maximum bytes of a raw record that aggregation passes on. Its copy also contains its cause."""
 MAX_DEAD_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
-"""Maximum payload bytes of one dead letter. The largest log record (`log.port.MAX_RECORD_BYTES`) is four times as long,
+"""Maximum payload bytes of one dead letter. The largest log record (`MAX_RECORD_BYTES`) is four times as long,
 so payload, reason and Arrow's framing always fit."""
 MAX_REASON_CHARS: Final = 4_000
 """Maximum characters of a dead letter's reason. A parser's message may quote the whole input."""
+
+QUEUED_KEY: Final = "queued"
+"""State key of a stage's queued background work, in the service's state topic."""
 
 
 class TopicPartition(NamedTuple):
@@ -104,6 +111,13 @@ class Stage(Protocol):
     def has_background_work(self) -> bool:
         """Return whether `run_background_work` may soon have work; the loop then polls for shorter times."""
         return False
+
+    def queued_work(self) -> bytes | None:
+        """Return a description of the queued background work for other processes; None: the stage never has any.
+
+        The loop stores it under `QUEUED_KEY` in the transaction of the step that changed it.
+        """
+        return None
 
     def run_background_work(self, position: int) -> Sequence[Output] | None:
         """Run one unit of work that no record causes; return its outputs, or None if there is no work.

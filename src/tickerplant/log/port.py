@@ -27,12 +27,10 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from tickerplant.core.schemas import TopicSpec
+from tickerplant.core.streams import MAX_RECORD_BYTES as MAX_RECORD_BYTES
 from tickerplant.core.streams import ConsumedRecord as ConsumedRecord
 from tickerplant.core.streams import Payload as Payload
 from tickerplant.core.streams import TopicPartition as TopicPartition
-
-MAX_RECORD_BYTES: Final = 32 * 1024 * 1024
-"""Maximum bytes of a record. A state value may be larger; adapters split it."""
 
 
 @dataclass(frozen=True, slots=True)
