@@ -27,7 +27,10 @@ from tickerplant.core.schemas import (
     TopicSpec,
 )
 from tickerplant.core.streams import (
+    EMPTY_HISTORY,
     MAX_DEAD_PAYLOAD_BYTES,
+    MAX_PASSED_ON_BYTES,
+    QUEUED_KEY,
     ConsumedRecord,
     History,
     Output,
@@ -331,6 +334,40 @@ def dead_letters_of(tmp_path: Path, name: str, bad: bytes) -> tuple[dict[str, An
     return row, sum(end for _, end in passed_on.values())
 
 
+def sized(kind: type[records.Header], size: int) -> bytes:
+    """Return a record of about this size, at most: the name of its feed is that long."""
+    more = {"watermark_us": 1} if kind is records.Mark else {}
+    length = size - len(records.encode(kind(sent_at_us=1, feed="", **more)))
+    while len(value := records.encode(kind(sent_at_us=1, feed="f" * length, **more))) > size:
+        length -= 8
+    return value.to_pybytes()
+
+
+@pytest.mark.parametrize("kind", [records.Mark, records.End, records.Settings, records.Splits])
+def test_a_record_that_would_outgrow_the_limit_when_it_is_passed_on_is_a_dead_letter(
+    tmp_path: Path, kind: type[records.Header]
+) -> None:
+    row, passed_on = dead_letters_of(tmp_path, "aggregation", sized(kind, MAX_RECORD_BYTES))
+    reason = f"a {kind.__name__} record of more than {MAX_PASSED_ON_BYTES} bytes cannot be passed on (the first "
+    assert row["reason"].startswith(reason)
+    assert len(row["payload"]) == MAX_DEAD_PAYLOAD_BYTES
+    assert passed_on == 1, "the service must process the next record"
+
+
+def test_a_record_just_below_the_limit_is_passed_on(tmp_path: Path) -> None:
+    log = EmbeddedLog(tmp_path / "log.sqlite")
+    log.create_topics(TOPICS, 1)
+    with log.writer("feed") as writer, writer.transaction() as transaction:
+        transaction.append(RAW, 0, sized(records.End, MAX_PASSED_ON_BYTES))
+    worker = Processor(log, "aggregation", [RAW], STATE_AGGREGATION, AggregationStageFactory(1))
+    stop = threading.Event()
+    worker.on_batch = lambda _: stop.set()
+    worker.run(stop, poll_s=0.05)
+    (passed_on,) = log.read_range(TopicPartition(OHLCV, 0), 0, 10)
+    assert MAX_PASSED_ON_BYTES - 100 < len(passed_on.value) <= MAX_RECORD_BYTES
+    log.close()
+
+
 @pytest.mark.parametrize("name", SERVICES)
 @pytest.mark.parametrize("size", GARBAGE_BYTES)
 def test_the_dead_letter_of_an_unreadable_record_of_any_size_fits(tmp_path: Path, name: str, size: int) -> None:
@@ -356,3 +393,51 @@ def test_a_short_reason_and_payload_are_not_truncated() -> None:
         dead_letter(ConsumedRecord(RAW, 3, 7, 0, b"abc"), "why", 5, cause=9).value
     ).batch.to_pylist()
     assert row == {"topic": RAW, "partition": 3, "offset": 7, "reason": "why", "payload": b"abc"}
+
+
+class Queueing(Summing):
+    """Queues one unit of background work for each record above 5, and runs one unit at a time."""
+
+    def __init__(self, snapshot: bytes | None) -> None:
+        super().__init__(snapshot)
+        self.left = 0
+
+    def step(self, consumed: ConsumedRecord, history: History = EMPTY_HISTORY) -> list[Output]:
+        self.left += int(bytes(consumed.value)) > 5
+        return super().step(consumed, history)
+
+    def has_background_work(self) -> bool:
+        return self.left > 0
+
+    def run_background_work(self, position: int) -> list[Output] | None:
+        if not self.left:
+            return None
+        self.left -= 1
+        return []
+
+    def queued_work(self) -> bytes:
+        return str(self.left).encode()
+
+
+def test_queued_work_is_stored_in_the_transaction_that_changes_it(event_log: EmbeddedLog) -> None:
+    class Queues(Factory):
+        def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
+            return Queueing(snapshot)
+
+    seen: list[str] = []
+    stop = threading.Event()
+    worker = processor(event_log, Queues())
+
+    def watch(_: object) -> None:
+        left = event_log.get_state(STATE, 0, QUEUED_KEY)
+        seen.append("" if left is None else left.decode())
+        if seen[-1] == "0" and len(seen) > 1:
+            stop.set()
+
+    worker.on_batch = watch
+    with event_log.writer("feed") as writer, writer.transaction() as transaction:
+        for number in (1, 9, 8, 7):
+            transaction.append(IN, 0, str(number).encode())
+    worker.run(stop, poll_s=0.05)
+    assert seen[0] == "3"
+    assert seen[1:] == ["2", "1", "0"]

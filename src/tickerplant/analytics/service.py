@@ -33,6 +33,7 @@ from tickerplant.analytics.stage import FORMAT, AnalyticsStage
 from tickerplant.analytics.store_history import StoreConnection, StorePartition
 from tickerplant.core import schemas
 from tickerplant.core.errors import ConfigError, StoreError, StoreMismatch
+from tickerplant.core.outage import Outage
 from tickerplant.core.rules import Rules, rules_from
 from tickerplant.core.streams import ConsumedRecord, History, Output, Stage, TopicPartition
 from tickerplant.core.times import FOREVER_US
@@ -88,6 +89,7 @@ class _StoreStage(Stage):
         self._pure, self._shared, self._partition = pure, shared, partition
         self._stored = shared.stored(partition)
         self._next_check_s = 0.0
+        self._outage = Outage()
 
     def step(self, consumed: ConsumedRecord, history: History) -> Sequence[Output]:
         outputs = self._pure.step(consumed, history)
@@ -100,6 +102,9 @@ class _StoreStage(Stage):
 
     def keep_label(self) -> str | None:
         return self._pure.keep_label()
+
+    def queued_work(self) -> bytes:
+        return self._pure.queued_work()
 
     def has_background_work(self) -> bool:
         return self._stored is not None and (self._pure.cold or bool(self._pure.recompute_queue.marks))
@@ -117,11 +122,13 @@ class _StoreStage(Stage):
         self._next_check_s = time.monotonic() + STORE_POLL_S
         try:
             with self._stored.session() as session:
+                self._outage.end()
                 if pure.cold:
                     pure.queue_stored(session.series(), session.splits(), time.time_ns() // 1000, position)
                 return self._recompute_some(session, position)
         except StoreError as error:
-            log.warning("store unavailable; queued series wait", error=str(error))
+            if self._outage.fail(str(error), time.time()):
+                log.warning("store unavailable; queued series wait", error=str(error))
             shared.update(self._partition, len(pure.recompute_queue.marks), store_missing=True)
             self._next_check_s = time.monotonic() + STORE_RETRY_S
             return None
@@ -234,13 +241,14 @@ class _BootstrapFactory:
         if stored is None:
             return None
         position = max(committed, earliest)
-        deadline = time.monotonic() + BOOTSTRAP_TIMEOUT_S
+        deadline, outage = time.monotonic() + BOOTSTRAP_TIMEOUT_S, Outage()
         while True:
             try:
                 with stored.session() as session:
                     return self._bootstrap(session, source, position, earliest)
             except StoreError as error:
-                log.warning("waiting for the store before starting", partition=source.partition, error=str(error))
+                if outage.fail(str(error), time.time()):
+                    log.warning("waiting for the store before starting", partition=source.partition, error=str(error))
                 if time.monotonic() > deadline or isinstance(error, StoreMismatch):
                     pure = AnalyticsStage()
                     pure.begin(shared.rules(), 0, cold=True)  # the rules are read from the log

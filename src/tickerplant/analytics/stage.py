@@ -130,6 +130,10 @@ class AnalyticsStage(Stage):
             for values in value_batches([made], self.engine.symbol_array):
                 yield Output(schemas.ANALYTICS, records.encode(header, values))
 
+    def queued_work(self) -> bytes:
+        """Return the series that are queued to be computed again, as `QueuedSeries` in JSON."""
+        return self.recompute_queue.describe()
+
     def keep_label(self) -> str | None:
         """Return the UTC date of the log's clock. None before the first record and for times outside 1970 to 2255."""
         clock_us = self._state.clock_us

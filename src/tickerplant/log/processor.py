@@ -32,7 +32,16 @@ import structlog
 
 from tickerplant.core import faults
 from tickerplant.core.errors import Fenced, LogUnavailable
-from tickerplant.core.streams import ConsumedRecord, History, Output, Stage, StageFactory, TopicPartition
+from tickerplant.core.outage import Outage
+from tickerplant.core.streams import (
+    QUEUED_KEY,
+    ConsumedRecord,
+    History,
+    Output,
+    Stage,
+    StageFactory,
+    TopicPartition,
+)
 from tickerplant.log import snapshots
 from tickerplant.log.port import (
     EventLog,
@@ -52,6 +61,8 @@ MAX_PAUSE_S: Final = 0.05
 """
 WAITING_POLL_S: Final = 0.05
 """Maximum duration of a poll while a stage has background work."""
+HEALTHY_S: Final = 10.0
+"""Seconds of work without a failure after which an outage has ended."""
 _MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024  # maximum outputs in memory; above it a batch commits before its end
 
 log = structlog.get_logger(__name__)
@@ -99,6 +110,8 @@ class _Partition:
     records_since_snapshot: int = 0
     touched: bool = False
     bootstrapped: bool = False
+    queued: bytes | None = None
+    """The description of queued work that the log contains."""
 
 
 @dataclass(slots=True)
@@ -121,6 +134,7 @@ class Processor:
     counts: ProcessorCounters = field(default_factory=ProcessorCounters)
     _stages: dict[int, _Partition] = field(default_factory=dict)
     _discarded_before: int = 0
+    _outage: Outage = field(default_factory=Outage)
 
     def run(self, stop: threading.Event, *, poll_s: float = 0.5) -> None:
         """Process records until `stop` is set, then snapshot all owned partitions and return.
@@ -130,11 +144,15 @@ class Processor:
         """
         while not stop.is_set():
             self._stages.clear()
+            began = time.monotonic()
             try:
                 self._process(stop, poll_s)
             except LogUnavailable as error:
                 self.counts.restarts += 1
-                log.warning("log unavailable, restarting from the last commit", service=self.name, error=str(error))
+                if time.monotonic() - began > HEALTHY_S:
+                    self._outage.end()
+                if self._outage.fail(str(error), time.time()):
+                    log.warning("log unavailable, restarting from the last commit", service=self.name, error=str(error))
                 stop.wait(1.0)
 
     def _process(self, stop: threading.Event, poll_s: float) -> None:
@@ -253,6 +271,9 @@ class Processor:
                 transaction.append(output.topic, partition, output.value)
             faults.reach(f"{self.name}.append.after")
             # Step 2
+            queued = self._changed_queues(partition=snapshot)
+            for partition, description in queued.items():
+                transaction.put_state(self.state_topic, partition, QUEUED_KEY, description)
             for partition, owned in due.items():
                 faults.reach(f"{self.name}.snapshot.before")
                 self._put_snapshot(transaction, partition, owned)
@@ -264,10 +285,22 @@ class Processor:
         faults.reach(f"{self.name}.commit.after")
         self.counts.commits += 1
         self.counts.outputs += len(outputs)
+        for partition, description in queued.items():
+            self._stages[partition].queued = description
         for owned in self._stages.values():
             owned.touched = False
         for owned in due.values():
             owned.records_since_snapshot = 0
+
+    def _changed_queues(self, *, partition: int | None) -> dict[int, bytes]:
+        """Return the changed descriptions of queued work, by partition; `partition` has run background work."""
+        found = {}
+        for number, owned in self._stages.items():
+            if (owned.touched or number == partition) and not _behind(owned):
+                description = owned.stage.queued_work()
+                if description is not None and description != owned.queued:
+                    found[number] = description
+        return found
 
     def _log_resumed(self) -> None:
         """Log once that a restart has replayed up to the committed positions, and how much it discarded."""
@@ -335,7 +368,8 @@ class _StageLifecycle(RebalanceListener):
         committed = processor.event_log.committed(processor.name)
         for partition in {tp.partition for tp in partitions}:
             if partition not in processor._stages:
-                processor._stages[partition] = processor._open(partition, committed)
+                owned = processor._stages[partition] = processor._open(partition, committed)
+                owned.queued = processor.event_log.get_state(processor.state_topic, partition, QUEUED_KEY)
         start: dict[TopicPartition, int] = {}
         for tp in partitions:
             owned = processor._stages[tp.partition]

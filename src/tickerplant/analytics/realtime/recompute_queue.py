@@ -18,9 +18,12 @@ history, overlaid with the records between the position of the store and that of
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from tickerplant.analytics.realtime.series import Series
 from tickerplant.core.times import MINUTE_US
@@ -28,6 +31,9 @@ from tickerplant.core.times import MINUTE_US
 HISTORY_WAIT_US: Final = MINUTE_US
 """Log time after which a feed without new history counts as inactive. The time exceeds the wait for a vendor's
 per-minute quota. If an answer arrives later, the series is computed twice."""
+
+DESCRIBED_SERIES: Final = 100
+"""Maximum queued series that `describe` lists, so that the description of a long queue stays small."""
 
 
 @dataclass(slots=True)
@@ -49,6 +55,23 @@ class RejectedBar:
     series: Series
     time_us: int
     history: bool
+
+
+class QueuedSeries(msgspec.Struct):
+    """The queued series of a partition as other processes see them."""
+
+    count: int = 0
+    series: list[tuple[str, str]] = []
+    """(interval, symbol) of the first `DESCRIBED_SERIES` queued series."""
+
+    def of(self, symbol: str | None) -> int:
+        """Return the number of queued series of a symbol, or of all symbols if it is None.
+
+        If the queue is longer than `series`, the unlisted series count for every symbol.
+        """
+        if symbol is None:
+            return self.count
+        return sum(name == symbol for _, name in self.series) + self.count - len(self.series)
 
 
 class RecomputeQueue:
@@ -89,6 +112,11 @@ class RecomputeQueue:
             return []
         active = {feed for feed, newest_us in self.feeds.items() if newest_us + HISTORY_WAIT_US >= clock_us}
         return [series for series, mark in self.marks.items() if not mark.feeds & active]
+
+    def describe(self) -> bytes:
+        """Return the queue as `QueuedSeries` in JSON."""
+        listed = [(one.interval, one.symbol) for one in itertools.islice(self.marks, DESCRIBED_SERIES)]
+        return msgspec.json.encode(QueuedSeries(len(self.marks), listed))
 
     def remove(self, series: Series) -> RecomputeMark:
         """Remove a series and return its mark; also remove feeds that no other series refers to."""

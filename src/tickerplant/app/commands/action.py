@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from tickerplant.app.commands.common import cell, emit, notify, table, with_settings
-from tickerplant.app.commands.feeding import plant_to_feed, wait_until_computed, wait_until_stored
+from tickerplant.app.commands.feeding import (
+    exit_if_remaining,
+    plant_to_feed,
+    wait_until_computed,
+    wait_until_stored,
+)
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -114,7 +119,7 @@ def _write(
     from tickerplant.app.runtime.supervisor import signals
     from tickerplant.app.wiring import open_readonly
 
-    stop, computed = threading.Event(), False
+    stop, remaining = threading.Event(), ""
     with signals(stop):
         with open_readonly.log_of(loaded.settings) as event_log:
             event_log.identity()  # raises if the log has no plant; nothing is created
@@ -124,10 +129,13 @@ def _write(
             with plant_to_feed(loaded) as (plant, own_services):
                 offsets = write(plant.event_log)
                 wait_until_stored(plant, offsets, stop, own_services=own_services)
-                if own_services and row["kind"] == "split":
-                    computed = wait_until_computed(plant, next(iter(offsets)), stop)
+                if row["kind"] == "split":
+                    remaining = wait_until_computed(
+                        plant, offsets, stop, own_services=own_services, symbol=row["symbol"]
+                    )
     if json:
-        emit({**row, "offsets": offsets, "waited": wait})
+        emit({**row, "offsets": offsets, "waited": wait, "remaining": remaining or None})
+        exit_if_remaining(remaining)
         return
     what = f"{row['symbol']} {row['date']}: {row['kind']} {_of(row)}"
     if not wait:
@@ -135,10 +143,9 @@ def _write(
     elif row["kind"] == "dividend":
         print(f"{what} is in the tables")
         _warn_if_not_applied(loaded, row)
-    elif computed:
-        print(f"{what} is in the tables")
     else:
-        print(f"{what} is in the tables; the running plant recomputes the indicators")
+        print(f"{what} is in the tables")
+        exit_if_remaining(remaining)
 
 
 def _warn_if_not_applied(loaded: Loaded, row: dict[str, Any]) -> None:

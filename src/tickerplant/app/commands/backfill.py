@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from tickerplant.app.commands.common import emit, notify, table, time_range
-from tickerplant.app.commands.feeding import check_services, plant_to_feed, wait_until_computed
+from tickerplant.app.commands.feeding import check_services, exit_if_remaining, plant_to_feed, wait_until_computed
 from tickerplant.core.errors import BadInput, ConfigError, TickerplantError
 
 if TYPE_CHECKING:
@@ -72,8 +72,10 @@ def backfill(
         with plant_to_feed(loaded, made_up=made_up) as (plant, own_services):
             run = _fetch if own_services else _order_and_watch
             done = run(plant, order, stop, shown)
+            remaining = _wait_until_computed(plant, done, stop, shown, own_services=own_services)
         gaps = _gaps(settings, order)
-    _report(done, gaps, time.monotonic() - began, json=json)
+    _report(done, gaps, time.monotonic() - began, remaining, json=json)
+    exit_if_remaining(remaining)
 
 
 def _order(symbols: Sequence[str], intervals: Sequence[str], from_: str | None, to: str | None) -> Order:
@@ -102,7 +104,6 @@ def _fetch(plant: Plant, order: Order, stop: threading.Event, shown: _Progress) 
     """Fetch with a backfill manager in this process."""
     from tickerplant.app.runtime import services
     from tickerplant.app.wiring.sandbox import sandbox_process
-    from tickerplant.core.schemas import RAW
 
     settings = plant.settings
 
@@ -114,11 +115,19 @@ def _fetch(plant: Plant, order: Order, stop: threading.Event, shown: _Progress) 
         vendor = stack.enter_context(sandbox_process(plant.settings))[1] if settings.wants_sandbox else None
         done = asyncio.run(services.backfill(settings, plant.event_log, plant.dsn, order, vendor, stop, report))
     _check(stop)
-    if done.bars:
-        shown.show("indicators")
-        for partition in range(plant.event_log.partitions(RAW)):
-            wait_until_computed(plant, partition, stop)
     return done
+
+
+def _wait_until_computed(
+    plant: Plant, done: Progress, stop: threading.Event, shown: _Progress, *, own_services: bool
+) -> str:
+    """Wait for the indicators of the fetched bars; return what remains, "" if nothing does."""
+    from tickerplant.core.schemas import RAW
+
+    if not done.bars:
+        return ""
+    shown.show("indicators")
+    return wait_until_computed(plant, range(plant.event_log.partitions(RAW)), stop, own_services=own_services)
 
 
 def _order_and_watch(plant: Plant, order: Order, stop: threading.Event, shown: _Progress) -> Progress:
@@ -207,7 +216,9 @@ class _Progress:
         self._bars.update(LABEL, self._done, self._total or None, text)
 
 
-def _report(done: Progress, gaps: Sequence[tuple[str, str, StatusRange]], seconds: float, *, json: bool) -> None:
+def _report(
+    done: Progress, gaps: Sequence[tuple[str, str, StatusRange]], seconds: float, remaining: str, *, json: bool
+) -> None:
     if json:
         emit(
             {
@@ -216,6 +227,7 @@ def _report(done: Progress, gaps: Sequence[tuple[str, str, StatusRange]], second
                 "failed": done.failed,
                 "seconds": round(seconds, 3),
                 "gaps": [_as_dict(*gap) for gap in gaps],
+                "remaining": remaining or None,
             }
         )
         return

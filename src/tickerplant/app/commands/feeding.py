@@ -5,22 +5,29 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
+import typer
+
 from tickerplant.app.commands.common import notify
-from tickerplant.core.errors import LogError, TickerplantError
+from tickerplant.core.errors import LogError, StoreError, TickerplantError
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
     from tickerplant.app.runtime.plant import Plant
+    from tickerplant.log.port import TopicPartition
 
 POLL_S: Final = 0.05
 HINT_S: Final = 15.0
 GIVE_UP_S: Final = 60.0
 """Maximum seconds without new rows in the tables if no service runs."""
 COMPUTED_S: Final = 120.0
-"""Maximum seconds to wait for recomputed indicators. A running backfill can delay them for longer."""
+"""Maximum seconds to wait for recomputed indicators without progress. A running backfill can delay them for longer."""
+REFUSALS_S: Final = 2.0
+"""Seconds between two checks whether the database refuses the records that a command waits for."""
+WORK_REMAINS: Final = 3
+"""Exit code of a command that waited, and whose work another process completes."""
 
 LOCAL: Final = ("aggregation", "analytics", "persistence")
 """The services that turn raw records into tables."""
@@ -74,6 +81,7 @@ def wait_until_stored(
     tracker = ProgressTracker(last, plant.event_log.identity().generation)
     hint_s: float | None = time.monotonic() + HINT_S
     give_up_s = time.monotonic() + GIVE_UP_S
+    refusals_s = time.monotonic() + REFUSALS_S
     before: list[tuple[str, int]] = []
     with StorePositions(plant.dsn) as store:
         while missing := tracker.missing(read_positions(plant.event_log, store)):
@@ -81,6 +89,9 @@ def wait_until_stored(
             if stop.wait(POLL_S):
                 raise TickerplantError("stopped before everything was in the tables; all records are in the log")
             check_services(plant)
+            if time.monotonic() > refusals_s:
+                refusals_s = time.monotonic() + REFUSALS_S
+                _check_refusals(plant, missing)
             if missing != before:
                 before, hint_s = missing, time.monotonic() + HINT_S
                 give_up_s = time.monotonic() + GIVE_UP_S
@@ -98,6 +109,18 @@ def wait_until_stored(
         report(3 * len(last), 0)
 
 
+def _check_refusals(plant: Plant, missing: Collection[tuple[str, int]]) -> None:
+    """Raise StoreError if the database refuses a record of a partition that is still missing."""
+    from tickerplant.app.wiring.store import positions
+    from tickerplant.persistence.status import read_refusals
+
+    refusals = [one for one in read_refusals(plant.event_log) if one.source in missing]
+    applied = positions(plant.dsn) if refusals else {}
+    for refusal in refusals:
+        if applied.get(refusal.source, 0) <= refusal.offset:
+            raise StoreError(f"not everything is stored: {refusal}")
+
+
 def _any_service_runs(plant: Plant) -> bool:
     """Return True if a service runs, or if the log does not answer."""
     try:
@@ -113,27 +136,45 @@ def check_services(plant: Plant) -> None:
         raise failure if isinstance(failure, TickerplantError) else LogError(f"a service failed: {failure}")
 
 
-def wait_until_computed(plant: Plant, partition: int, stop: threading.Event) -> bool:
-    """Block until analytics of this process has nothing to recompute and its values are in the tables.
+def wait_until_computed(
+    plant: Plant, partitions: Collection[int], stop: threading.Event, *, own_services: bool, symbol: str | None = None
+) -> str:
+    """Block until analytics has recomputed its queued series and their values are in the tables; return "".
 
-    Call it after `wait_until_stored`. Returns False if the wait takes longer than `COMPUTED_S`; the next plant on this
-    log continues. Raises as `wait_until_stored` does.
+    Call it after `wait_until_stored`. `symbol`: wait for the series of this symbol only. After `COMPUTED_S` without
+    progress, return a sentence: what remains, and which process completes it. Raises as `wait_until_stored` does.
     """
-    from tickerplant.app.wiring.positions import StorePositions, read_positions
+    from tickerplant.app.wiring.positions import StorePositions, queued_series
     from tickerplant.core.schemas import ANALYTICS
+    from tickerplant.persistence.service import GROUP as PERSISTENCE
 
-    deadline = time.monotonic() + COMPUTED_S
-    output = (ANALYTICS, partition)
+    deadline, before = time.monotonic() + COMPUTED_S, -1
+    due: dict[TopicPartition, int] | None = None
     with StorePositions(plant.dsn) as store:
         while True:
-            counts = plant.counts.of("analytics")
-            if counts is not None and not counts.pending:
-                now = read_positions(plant.event_log, store)
-                end, applied = now.ends.get(output, 0), now.applied.get(output)
-                if not end or (applied is not None and applied.position >= end):
-                    return True
+            left = queued_series(plant.event_log, partitions, symbol) if due is None else 0
+            if due is None and not left:
+                ends = plant.event_log.offsets(ANALYTICS, read_uncommitted=True)
+                due = {tp: end for tp, (_, end) in ends.items() if tp.partition in partitions and end}
+            if due is not None:
+                applied = store.applied()
+                left = sum(max(0, end - applied[tp].position) if tp in applied else end for tp, end in due.items())
+                # On Kafka, an end is after the markers of transactions, and a position after the last record.
+                if not left or not any(plant.event_log.lag(PERSISTENCE, [ANALYTICS]).get(tp) for tp in due):
+                    return ""
             check_services(plant)
-            if time.monotonic() > deadline:
-                return False
+            if left != before:
+                deadline, before = time.monotonic() + COMPUTED_S, left
+            elif time.monotonic() > deadline:
+                what = "series of indicators are not recomputed" if due is None else "records of values are not stored"
+                who = "the next plant on this folder (`tickerplant up`)" if own_services else "the running plant"
+                return f"{left:,} {what} yet; {who} completes this"
             if stop.wait(POLL_S):
                 raise TickerplantError("stopped before everything was in the tables; all records are in the log")
+
+
+def exit_if_remaining(remaining: str) -> None:
+    """Print what remains of a command's work and exit with `WORK_REMAINS`; return if `remaining` is ""."""
+    if remaining:
+        notify(remaining)
+        raise typer.Exit(WORK_REMAINS)

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tickerplant.app.commands.common import END_HELP, START_HELP, emit, notify, time_range
-from tickerplant.app.commands.feeding import plant_to_feed, wait_until_stored
+from tickerplant.app.commands.feeding import (
+    exit_if_remaining,
+    plant_to_feed,
+    wait_until_computed,
+    wait_until_stored,
+)
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
@@ -49,16 +54,20 @@ def rebuild(
                 before = {tp: end for tp, (_, end) in plant.event_log.offsets(OHLCV).items()}
                 offsets = request_rebuild(plant.event_log, names, start_us, end_us)
                 wait_until_stored(plant, offsets, stop, own_services=own_services)
+                remaining = wait_until_computed(plant, offsets, stop, own_services=own_services)
                 made = _count_rebuilt(plant.event_log, before, offsets)
     if wait:
-        _report(names, offsets, made, time.monotonic() - began, json=json)
+        _report(names, offsets, made, time.monotonic() - began, remaining, json=json)
+        exit_if_remaining(remaining)
     elif json:
         emit({"symbols": names, "offsets": offsets, "waited": False})
     else:
         print(f"requested a rebuild of {', '.join(names)}; the plant starts when it reaches the request in the log")
 
 
-def _report(names: list[str], offsets: Mapping[int, int], made: Rebuilt, seconds: float, *, json: bool) -> None:
+def _report(
+    names: list[str], offsets: Mapping[int, int], made: Rebuilt, seconds: float, remaining: str, *, json: bool
+) -> None:
     nothing = [name for name in names if name not in made.by_symbol]
     if json:
         emit(
@@ -71,6 +80,7 @@ def _report(names: list[str], offsets: Mapping[int, int], made: Rebuilt, seconds
                 "by_symbol": made.by_symbol,
                 "nothing": nothing,
                 "seconds": round(seconds, 3),
+                "remaining": remaining or None,
             }
         )
         return

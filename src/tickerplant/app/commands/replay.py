@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from tickerplant.app.commands.common import ColumnOption, DateOrderOption, DecimalOption, StrictOption, emit, notify
-from tickerplant.app.commands.feeding import plant_to_feed, wait_until_stored
+from tickerplant.app.commands.feeding import (
+    exit_if_remaining,
+    plant_to_feed,
+    wait_until_computed,
+    wait_until_stored,
+)
 from tickerplant.core.errors import BadInput, LogUnavailable, TickerplantError
 
 if TYPE_CHECKING:
@@ -25,11 +30,13 @@ if TYPE_CHECKING:
 class Published:
     """The bars that a replay published: the number of closed bars by interval, without revisions, and cut minutes.
 
-    `cut`: symbol and start of each minute that this file and another file of its source cut.
+    `cut`: symbol and start of each minute that this file and another file of its source cut. `remaining`: what remains
+    of the indicators, "" if nothing.
     """
 
     bars: dict[str, int] = field(default_factory=dict)
     cut: list[tuple[str, str]] = field(default_factory=list)
+    remaining: str = ""
 
 
 WholeOption = Annotated[
@@ -136,7 +143,8 @@ def _feed_and_wait(
             report=lambda total, missing: progress.update(STORED, total - missing, total),
         )
         published = _published_since(plant.event_log, {tp: end for tp, (_, end) in before.items()}, result.feed)
-    return result, published
+        remaining = wait_until_computed(plant, result.ends, stop, own_services=own_services)
+    return result, replace(published, remaining=remaining)
 
 
 def _feed_only(
@@ -229,8 +237,10 @@ def _report(
                 "bars": bars,
                 "cut_minutes": cut,
                 "seconds": round(seconds, 3),
+                "remaining": published.remaining or None,
             }
         )
+        exit_if_remaining(published.remaining)
         return
     for note in result.notes:
         notify(f"{file.name}: {note}")
@@ -255,3 +265,4 @@ def _report(
         print("bars closed: " + ", ".join(f"{n:,} × {name}" for name, n in bars.items()))
     if result.dead:
         notify("see `tickerplant tail deadletter` for the rows that could not be read")
+    exit_if_remaining(published.remaining)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tickerplant.app.ingest_progress import Applied, Positions
@@ -53,3 +54,15 @@ def read_positions(log: EventLog, store: StorePositions) -> Positions:
         for group in ("aggregation", "analytics")
     }
     return Positions(store.applied(), committed, ends(log, read_uncommitted=True))
+
+
+def queued_series(log: EventLog, partitions: Iterable[int], symbol: str | None) -> int:
+    """Return the number of series of a symbol that analytics has queued to recompute; None: of all symbols."""
+    import msgspec
+
+    from tickerplant.analytics.realtime.recompute_queue import QueuedSeries
+    from tickerplant.core.schemas import STATE_ANALYTICS
+    from tickerplant.core.streams import QUEUED_KEY
+
+    values = [log.get_state(STATE_ANALYTICS, partition, QUEUED_KEY) for partition in partitions]
+    return sum(msgspec.json.decode(value, type=QueuedSeries).of(symbol) for value in values if value is not None)
