@@ -1,0 +1,266 @@
+"""Checks of the store on a real TimescaleDB: what needs COPY, the scheduler, or two sessions.
+
+    python tools/timescale/check_real.py postgresql://postgres@127.0.0.1:5432/postgres [CASE...]
+
+Each case creates a database of its own and drops it at the end. `plant` compares the rows of two plants, one with this
+server and one with the embedded store, and takes minutes. The tests of the repository run the other statements on a
+TimescaleDB in WebAssembly.
+"""
+
+# ruff: noqa: S608 (all parts of the statements are constants of this file)
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pyarrow as pa
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # the rows of the tests
+
+from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values  # noqa: E402
+
+from tickerplant.core.errors import StoreError  # noqa: E402
+from tickerplant.store import Store, maintenance  # noqa: E402
+from tickerplant.store.migrations import migrate  # noqa: E402
+from tickerplant.store.repositories.analytics import Analytics  # noqa: E402
+from tickerplant.store.repositories.ohlcv import Ohlcv  # noqa: E402
+from tickerplant.store.repositories.prices import Prices  # noqa: E402
+
+Case = Callable[[Store, str], Awaitable[str]]
+HYPERTABLES: Final = ("intraday_ohlcv", "historical_ohlcv", "intraday_analytics", "daily_analytics")
+DAY_US: Final = 86_400_000_000
+
+
+async def put_bars(store: Store, table: pa.Table) -> None:
+    """Write bars like persistence does."""
+    async with store.session() as session:
+        await Ohlcv(session).prepare(table)
+        async with session.transaction():
+            await Ohlcv(session).upsert(table, 0)
+
+
+async def put_ticks(store: Store, table: pa.Table) -> None:
+    """Write ticks like persistence does."""
+    async with store.session() as session:
+        await Prices(session).prepare(table)
+        async with session.transaction():
+            await Prices(session).append(table, 0)
+
+
+async def compress_all(store: Store) -> int:
+    """Compress every chunk of bars and values; return the number of compressed chunks."""
+    async with store.session() as session:
+        for name in HYPERTABLES:
+            await session.execute(
+                f"SELECT compress_chunk(c, if_not_compressed => true) FROM show_chunks('{name}') AS c"
+            )
+        return int(await session.value("SELECT count(*) FROM timescaledb_information.chunks WHERE is_compressed"))
+
+
+async def until(store: Store, sql: str, timeout_s: float = 60.0) -> None:
+    """Wait until the query returns true. Raises TimeoutError."""
+    async with asyncio.timeout(timeout_s), store.session() as session:
+        while not await session.value(sql):  # noqa: ASYNC110 (the event is in the database)
+            await asyncio.sleep(0.2)
+
+
+async def run_by_scheduler(store: Store, condition: str) -> None:
+    """Run one job with TimescaleDB's scheduler, and wait for its end."""
+    async with store.session() as session:
+        number = await session.value(f"SELECT job_id FROM timescaledb_information.jobs WHERE {condition}")
+        runs = await session.value(f"SELECT total_runs FROM timescaledb_information.job_stats WHERE job_id = {number}")
+        await session.execute(f"SELECT alter_job({number}, next_start => now())")
+    done = f"SELECT total_runs > {runs or 0} AND job_status <> 'Running'"
+    await until(store, f"{done} FROM timescaledb_information.job_stats WHERE job_id = {number}")
+
+
+async def case_decompression(store: Store, _: str) -> str:
+    """300 official bars of one minute replace bars in compressed chunks: 300,000 rows are decompressed."""
+    symbols = [f"S{number:03d}" for number in range(300)]
+    async with store.session() as session:
+        await session.execute(
+            """INSERT INTO intraday_ohlcv SELECT 'S' || to_char(s, 'FM000'), '1m',
+                   '2012-06-21 13:30Z'::timestamptz + m * INTERVAL '1 minute', 1, 1, 1, 1, 1, 1, 1,
+                   'final', true, false, 0, 1, '', 'test', now()
+               FROM generate_series(0, 299) AS s, generate_series(0, 1949) AS m"""
+        )
+    chunks = await compress_all(store)
+    official = bars(*({"symbol": name, "minute": 500, "price": 2.0, "version": 2} for name in symbols))
+    began = time.monotonic()
+    await put_bars(store, official)
+    took_s = time.monotonic() - began
+    async with store.session() as session:
+        assert await session.value("SELECT count(*) FROM intraday_ohlcv WHERE close = 2") == 300
+        assert await session.value("SELECT count(*) FROM intraday_ohlcv") == 300 * 1950
+    return f"300 bars in {chunks} compressed chunks replaced in {took_s:.2f} s"
+
+
+async def case_default_limit(_: Store, dsn: str) -> str:
+    """A session without the plant's setting has the limit, so the case above shows something."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute("SELECT count(*) FROM timescaledb_information.hypertables")
+        limit = await connection.fetchval("SHOW timescaledb.max_tuples_decompressed_per_dml_transaction")
+    finally:
+        await connection.close()
+    assert limit == "100000", limit
+    return f"limit of other sessions: {limit}"
+
+
+async def case_retention(store: Store, _: str) -> str:
+    """The scheduler drops rows by the later of their time and their arrival."""
+    now_us = time.time_ns() // 1000
+    await put_ticks(store, ticks(100))
+    await put_ticks(store, ticks(50, start_us=OPEN_US + 40 * DAY_US))
+    forming = {"interval": "1d", "time_us": now_us - now_us % DAY_US - DAY_US, "state": "forming", "sma_20": 1.0}
+    table = values(forming)
+    async with store.session() as session:
+        await Analytics(session).prepare(table)
+        async with session.transaction():
+            await Analytics(session).upsert(table, 0)
+        await session.execute("UPDATE arrivals SET arrived_at = now() - INTERVAL '6 days'")
+    await put_ticks(store, ticks(7, start_us=OPEN_US + 3600 * 1_000_000))
+    await run_by_scheduler(store, "proc_name = 'tickerplant_retention'")
+    async with store.session() as session:
+        assert await session.value("SELECT count(*) FROM realtime_prices") == 107
+        assert await session.value("SELECT count(*) FROM realtime_analytics") == 1
+    return "an expired chunk was dropped; a chunk with late ticks and a fresh forming value were kept"
+
+
+async def case_retention_waits_for_writers(store: Store, dsn: str) -> str:
+    """A chunk that receives rows while retention runs is kept."""
+    await put_ticks(store, ticks(100))
+    async with store.session() as session:
+        await session.execute("UPDATE arrivals SET arrived_at = now() - INTERVAL '6 days'")
+    other = await Store.open(dsn, max_size=1)
+    try:
+        async with other.session() as writer:
+            async with writer.transaction():
+                await Prices(writer).append(ticks(7, start_us=OPEN_US + MINUTE_US), 0)
+                retention = asyncio.create_task(run_by_scheduler(store, "proc_name = 'tickerplant_retention'"))
+                await asyncio.sleep(1.0)
+            await retention
+    finally:
+        await other.close()
+    async with store.session() as session:
+        found = await session.value("SELECT count(*) FROM realtime_prices")
+    assert found == 107, found
+    return "107 ticks kept"
+
+
+async def case_jobs(store: Store, _: str) -> str:
+    """Every job retries after a minute; no job is overdue; realtime_prices is not compressed by a policy."""
+    await maintenance.run_due(store, dt.datetime.now(dt.UTC))
+    async with store.session() as session:
+        slow = await session.rows(
+            """SELECT job_id, proc_name FROM timescaledb_information.jobs
+               WHERE job_id >= 1000 AND retry_period > INTERVAL '1 minute' AND proc_name <> 'tickerplant_retention'"""
+        )
+        assert not slow, slow
+        policies = await session.rows(
+            """SELECT hypertable_name FROM timescaledb_information.jobs
+               WHERE proc_name IN ('policy_compression', 'policy_columnstore')"""
+        )
+    assert "realtime_prices" not in {row["hypertable_name"] for row in policies}
+    found = await maintenance.jobs_status(store)
+    assert not [job.name for job in found if job.overdue], found
+    later = await maintenance.jobs_status(store, dt.datetime.now(dt.UTC) + dt.timedelta(days=3))
+    assert all(job.overdue for job in later), later
+    return f"{len(found)} jobs"
+
+
+async def case_deadlocks(store: Store, dsn: str) -> str:
+    """Roll-ups, compressions and writers run at once; the plant's job succeeds in the end."""
+    stop, failures = asyncio.Event(), 0
+
+    async def write() -> None:
+        minute = 0
+        while not stop.is_set():
+            await put_bars(
+                other, bars(*({"symbol": f"S{n}", "minute": minute, "version": minute + 2} for n in range(50)))
+            )
+            minute += 1
+
+    async def compress(job: int) -> None:
+        nonlocal failures
+        connection = await asyncpg.connect(dsn)
+        try:
+            while not stop.is_set():
+                try:
+                    await connection.execute(f"CALL run_job({job})")
+                except asyncpg.DeadlockDetectedError:
+                    failures += 1
+        finally:
+            await connection.close()
+
+    async def roll_up() -> None:
+        async with store.session() as session:
+            while not stop.is_set():
+                await maintenance.run_job(session, "rollup_1d", dt.datetime.now(dt.UTC))
+
+    other = await Store.open(dsn, max_size=1)
+    policy = "proc_name LIKE 'policy_co%' AND hypertable_name = 'intraday_ohlcv'"
+    async with store.session() as session:
+        job = int(await session.value(f"SELECT job_id FROM timescaledb_information.jobs WHERE {policy}"))
+    tasks = [asyncio.create_task(one) for one in (write(), compress(job), roll_up())]
+    await asyncio.sleep(15.0)
+    stop.set()
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    await other.close()
+    errors = [one for one in done if isinstance(one, Exception)]
+    assert not [one for one in errors if isinstance(one, StoreError)], errors
+    async with store.session() as session:
+        assert await maintenance.run_job(session, "rollup_1d", dt.datetime.now(dt.UTC))
+    return f"{failures} deadlocks of the policy in 15 s, {len(errors)} other errors {errors}"
+
+
+CASES: Final[dict[str, Case]] = {
+    name.removeprefix("case_"): function for name, function in list(globals().items()) if name.startswith("case_")
+}
+
+
+@asynccontextmanager
+async def database(server: str, name: str) -> AsyncIterator[str]:
+    """Create a database for the block and yield its address."""
+    connection = await asyncpg.connect(server)
+    await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    await connection.execute(f"CREATE DATABASE {name}")
+    try:
+        yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+    finally:
+        await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await connection.close()
+
+
+async def run(server: str, names: Sequence[str]) -> int:
+    """Run the cases and print one line for each; return the number of failures."""
+    failed = 0
+    for name in names:
+        async with database(server, f"tickerplant_check_{name}") as dsn:
+            store = await Store.open(dsn)
+            try:
+                await migrate(store)
+                assert store.flavour == "timescaledb", "the server has no TimescaleDB"
+                print(f"ok      {name}: {await CASES[name](store, dsn)}", flush=True)
+            except Exception as error:  # the other cases still run
+                failed += 1
+                print(f"FAILED  {name}: {type(error).__name__}: {error}", flush=True)
+            finally:
+                await store.close()
+    return failed
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        raise SystemExit(__doc__)
+    raise SystemExit(min(1, asyncio.run(run(sys.argv[1], sys.argv[2:] or list(CASES)))))
