@@ -73,7 +73,7 @@ def test_query_accepts_a_range_and_a_limit_of_newest_rows(plant: Plant) -> None:
 def test_invalid_queries_are_refused_in_one_sentence(plant: Plant) -> None:
     assert_refused(invoke(plant, "query", "NONE", "--json"), 1, "no 1d bars of NONE")
     assert_refused(invoke(plant, "query", "GOOG", "--csv", "--json"), 2, "exclude each other")
-    assert_refused(invoke(plant, "query", "GOOG", "-i", "15m"), 2, "1m, 5m, 1d")
+    assert_refused(invoke(plant, "query", "GOOG", "-i", "7m"), 2, "use one of 1m, 5m, 15m")
     assert_refused(
         invoke(plant, "query", "GOOG", "--start", "2012-06-22", "--end", "2012-06-21"), 2, "not before --end 2012-06-21"
     )
