@@ -51,7 +51,6 @@ REFUSED = {
     "no_parquet": (b"PAR1" + _NOISE, ["not a Parquet file"]),
     "utf16": (csv(*some("X")).decode().encode("utf-16"), ["UTF-16"]),
     "lines_end_in_cr": (csv(*some("X"), end="\r"), ["line 1", "CR"]),
-    "first_time_is_text": (csv(*some("X", row0="yesterday,X,1,1")), ["line 2", "yesterday"]),
     "cut_in_the_middle.gz": (_PACKED[: len(_PACKED) // 2], ["line ", "is damaged"]),
     "cut_before_its_checksum.gz": (_PACKED[:-4], ["line 4002", "is damaged"]),
     "cut_in_its_head.gz": (_PACKED[:12], ["line 1", "is damaged"]),
@@ -60,6 +59,7 @@ REFUSED = {
 """Refused files by name: the bytes, and words of the error."""
 
 TAKEN = {
+    "FIRST": (csv(*some("FIRST", row0="yesterday,FIRST,1,1")), 5, ["line 2: 'yesterday' is not a time"]),
     "TXT": (csv(*some("TXT", row2=line(2, "TXT", "hello"))), 5, ["line 4: price 'hello' is not a number"]),
     "FEW": (
         csv(*some("FEW", row2="2012-06-21T13:32:00.5Z,FEW", row4=line(4, "FEW") + ",9,9")),

@@ -124,7 +124,7 @@ class TimeColumn:
     def _check_instants(
         self, values: TimeValues, instants: BoolArray, column: pa.Array, reasons: Reasons, *, rows_per_symbol: float
     ) -> None:
-        """Reject dates without a clock, and clocks without a zone: the first block as a whole, later ones by row.
+        """Reject dates without a clock, and clocks without a zone: by row if another row of the column has a zone.
 
         Local midnights are dates too, if a symbol has several of them and nothing else.
         """
@@ -143,7 +143,7 @@ class TimeColumn:
         if self._tz is not None or not local.any():
             return
         example = column[int(np.argmax(local))].as_py()
-        if self._first:
+        if self._first and not (instants & ~local).any():
             raise BadInput(
                 f"the time {example} has no zone; set it with --tz, to America/New_York for example", line=self._line
             )
