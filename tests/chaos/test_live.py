@@ -331,7 +331,8 @@ def assert_nothing_twice(logged: Sequence[tuple[dt.datetime, str, float, float, 
         seconds = (prints.times_us[mine] // SECOND_US * SECOND_US).tolist()
         left = iter(zip(seconds, prints.prices[mine].tolist(), strict=True))
         found = [(micros_of(row[0]), row[2]) for row in logged if row[1] == symbol]
-        assert len(found) > 100
+        # Activity depends on the time of day, so the minimum is a share of the market's prints, gaps included.
+        assert len(found) > max(20, len(seconds) / 5)
         for tick in found:
             assert tick in left, f"{symbol}: no later print of the market equals {tick}"
 
