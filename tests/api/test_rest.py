@@ -514,6 +514,30 @@ def test_text_in_csv_is_quoted_only_if_necessary() -> None:
         assert rows == [["name", "open"], ["c", "1.5"], [odd, "1.5"]]
 
 
+def test_text_in_csv_is_no_formula_and_numbers_remain_numbers() -> None:
+    texts = [
+        "=1+1",
+        "@SUM(A1)",
+        "+1-1",
+        "-2+cmd|' /C calc'!A0",
+        "\t=1",
+        "'quoted",
+        "＝1",
+        "-1.5e3",
+        "+7",
+        "A=1",
+        "",
+        None,
+    ]
+    table = pa.table({"text": pa.array(texts, pa.utf8()), "open": [-1.5] * len(texts)})
+    rows = [row[0] for row in csv.reader(io.StringIO(to_csv(table).decode(), newline=""))][1:]
+    assert rows[:7] == [f"'{text}" for text in texts[:7]]
+    assert rows[7:] == ["-1.5e3", "+7", "A=1", "", ""]
+    assert b",-1.5\n" in to_csv(table)
+    names = pa.table({"intervals": pa.array([["=1d", "1m"]], pa.list_(pa.utf8()))})
+    assert to_csv(names) == b"intervals\n'=1d 1m\n"
+
+
 def test_frames_do_not_wait_for_acknowledgements(log: EventLog, store: MemoryStore) -> None:
     """Check the protocol of the socket: asyncio sets TCP_NODELAY only if the protocol is TCP.
 

@@ -32,7 +32,7 @@ export type Adjustment = (typeof ADJUSTMENTS)[number];
 /** The newest bars with the requested adjustment, and the log position of the read. */
 export async function bars(symbol: string, interval: string, adjust: Adjustment): Promise<{ bars: Bar[]; position: unknown }> {
   const room = interval === "1d" ? "historical" : "intraday";
-  const body = (await get(`v1/${room}/${symbol}?interval=${interval}&limit=${BARS}&adjust=${adjust}`)) as {
+  const body = (await get(`v1/${room}/${encodeURIComponent(symbol)}?interval=${interval}&limit=${BARS}&adjust=${adjust}`)) as {
     bars: Array<Record<string, unknown>>;
     position: unknown;
   };
@@ -54,7 +54,7 @@ async function valuesAt(path: string, symbol: string, interval: string): Promise
 
 /** Stored indicator values of the newest bars; [] if no indicators are configured for the interval. */
 export async function values(symbol: string, interval: string): Promise<Values[]> {
-  return valuesAt(`v1/analytics/${symbol}?interval=${interval}&limit=${BARS}`, symbol, interval);
+  return valuesAt(`v1/analytics/${encodeURIComponent(symbol)}?interval=${interval}&limit=${BARS}`, symbol, interval);
 }
 
 /** Values of the requested indicators (`rsi?period=14`), computed now over the newest bars. */
@@ -67,7 +67,7 @@ export async function computed(
   const rows = new Map<number, Values>();
   for (const one of asked) {
     const [name, parameters] = one.split("?");
-    const path = `v1/indicators/${name}/${symbol}?${parameters}&interval=${interval}&limit=${limit}`;
+    const path = `v1/indicators/${name}/${encodeURIComponent(symbol)}?${parameters}&interval=${interval}&limit=${limit}`;
     for (const row of await valuesAt(path, symbol, interval)) {
       const known = rows.get(row.time);
       if (known) Object.assign(known.values, row.values);

@@ -2,11 +2,20 @@
 
 const NAME = "apikey";
 
+/** Decode a percent-encoded text. A text that is not percent-encoded, such as `%`, is returned as it is. */
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 /** Parse a fragment like `#apikey=KEY` or `#AAPL` into a key (null: none) and a symbol ("": none). */
 export function parse(hash: string): { key: string | null; symbol: string } {
   const text = hash.replace(/^#/, "");
-  if (!text.startsWith(`${NAME}=`)) return { key: null, symbol: decodeURIComponent(text) };
-  return { key: decodeURIComponent(text.slice(NAME.length + 1)), symbol: "" };
+  if (!text.startsWith(`${NAME}=`)) return { key: null, symbol: decode(text) };
+  return { key: decode(text.slice(NAME.length + 1)), symbol: "" };
 }
 
 /** The key in use; "" if there is none. */

@@ -15,6 +15,7 @@ from tickerplant.api.http.asgi import App, Receive, Scope, Send
 from tickerplant.api.http.auth import KEY_PARAMETER, RequireKey
 from tickerplant.api.http.openapi import document_errors
 from tickerplant.api.http.params import check_names
+from tickerplant.api.http.site import CheckSite, ConfineAnswers
 from tickerplant.api.metrics import ApiMetrics, CountRequests
 from tickerplant.api.routers import (
     alerts,
@@ -140,13 +141,18 @@ def create_app(state: ApiState, metrics: ApiMetrics | None = None) -> FastAPI:
         async def _not_built(_: Request) -> HTMLResponse:
             return HTMLResponse(NOT_BUILT)
 
-    # The middleware that is added last is the outermost. From the outside: exceptions, HEAD, API key, stream, request
-    # counts.
+    # The middleware that is added last is the outermost. From the outside: headers, exceptions, foreign pages, HEAD,
+    # API key, stream, request counts.
     if metrics is not None:
         app.add_middleware(CountRequests, metrics=metrics)
     app.add_middleware(RouteStream, state=state)
     if state.api_key:
         app.add_middleware(RequireKey, key=state.api_key)
     app.add_middleware(HeadAsGet)
+    hosts = None if state.api_key else state.hosts
+    app.add_middleware(
+        CheckSite, hosts=hosts, origins=state.origins, refused=None if metrics is None else metrics.count_refusal
+    )
     app.add_middleware(errors.CatchExceptions)
+    app.add_middleware(ConfineAnswers)
     return app

@@ -25,6 +25,11 @@ SECONDS: Final = MetricSpec(
     "tickerplant_api_request_seconds", "histogram", "Seconds from the request to the last byte of the answer.",
     "Above 1: ask for fewer rows, or check the load of the database.", ("path",),
 )  # fmt: skip
+REFUSED: Final = MetricSpec(
+    "tickerplant_api_refused_pages", "counter", "Requests refused because a foreign page sent them, by header.",
+    "Growing: a page of another site uses this plant. If it is yours, see the settings api.hosts and api.origins.",
+    ("header",),
+)  # fmt: skip
 CLIENTS: Final = MetricSpec(
     "tickerplant_api_stream_clients", "gauge", "Connected WebSocket clients.",
     "Near the maximum (1,000): a client reconnects without closing, or you need another API process.",
@@ -72,6 +77,7 @@ EXCLUSIONS: Final = {"late_ticks": LATE, "unsupported": UNSUPPORTED, "difference
 CATALOGUE: Final = (
     REQUESTS,
     SECONDS,
+    REFUSED,
     CLIENTS,
     FRAMES,
     CONFLATED,
@@ -101,6 +107,7 @@ class ApiMetrics:
         self._exclusions = exclusions
         self._requests = Counter(REQUESTS.name, REQUESTS.text, REQUESTS.labels, registry=registry)
         self._seconds = Histogram(SECONDS.name, SECONDS.text, SECONDS.labels, registry=registry)
+        self._refused = Counter(REFUSED.name, REFUSED.text, REFUSED.labels, registry=registry)
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
@@ -119,9 +126,13 @@ class ApiMetrics:
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
+    def count_refusal(self, header: str) -> None:
+        """Count one request of a foreign page; `header` is the header that caused the refusal."""
+        self._refused.labels(header).inc()
+
     def close(self) -> None:
         """Unregister the metrics, so that the API can start again in this process."""
-        for collector in (self, self._requests, self._seconds):
+        for collector in (self, self._requests, self._seconds, self._refused):
             self.registry.unregister(collector)
 
 

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.http11 import Request
 
 from tickerplant.api.alert_rules import AlertRuleManager, CheckRule
+from tickerplant.api.http.site import own_hosts
 from tickerplant.api.main import create_app
 from tickerplant.api.metrics import ApiMetrics
 from tickerplant.api.on_demand import IndicatorCalculator
@@ -79,6 +80,8 @@ class ApiOptions:
 
     - `port` 0 selects a free port. `Api.bound_port` is its number after `Api.started` is set.
     - `api_key` protects `/v1/` and `/metrics`; None disables the check.
+    - `hosts`: names of this plant besides `host` and those of this machine. Without a key it answers to no other name.
+    - `origins`: pages besides the own dashboard that may open the stream and write.
     - `health` is called from a thread and returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence"}]}`.
     - `registry` contains the metrics of `/metrics`; the API adds its own metrics to it.
     - `indicators` computes indicators on request; None disables `/v1/indicators`.
@@ -92,6 +95,8 @@ class ApiOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: str | None = None
+    hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()
     health: Callable[[], Mapping[str, Any]] | None = None
     registry: CollectorRegistry | None = None
     indicators: IndicatorCalculator | None = None
@@ -169,7 +174,8 @@ class Api:
         identity = await asyncio.to_thread(self._log.identity)
         store = self._store or StoreReader(self._dsn, identity)
         state = ApiState(
-            self._log, store, options.health, self._registry, options.api_key, indicators=options.indicators,
+            self._log, store, options.health, self._registry, options.api_key,
+            hosts=own_hosts(options.host, options.hosts), origins=options.origins, indicators=options.indicators,
             calendars=Calendars(options.rules), rules=options.rules, now_us=options.now_us,
         )  # fmt: skip
         if options.check_rule is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -33,9 +33,9 @@ STATIC = Path(__file__).parent / "static"
 class ApiState:
     """Log, store, stream and options of the running API. `stream` and `tail` are None until the stream starts.
 
-    `health` returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence", …}]}`. `calendars` contain the
-    session starts that intraday adjustment needs. `rules` are the rules of the settings. `now_us` returns the market's
-    time in µs; if None, the API derives the time from the log.
+    `health` returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence", …}]}`. `hosts` and `origins` are
+    those of `http.site.CheckSite`. `calendars` contain the session starts that intraday adjustment needs. `rules` are
+    the rules of the settings. `now_us` returns the market's time in µs; if None, the API derives the time from the log.
     """
 
     log: EventLog
@@ -43,6 +43,8 @@ class ApiState:
     health: Callable[[], Mapping[str, Any]] | None = None
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     api_key: str | None = None
+    hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()
     indicators: IndicatorCalculator | None = None
     calendars: Calendars = field(default_factory=lambda: Calendars(DEFAULT_RULES))
     rules: Rules = DEFAULT_RULES

@@ -22,6 +22,9 @@ from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, Int64Array, dat
 EPOCHS: Final = {"s": SECOND_US, "ms": 1_000, "us": 1}
 TIME_STYLES: Final = ("iso", *EPOCHS)
 _QUARTER_US = 15 * MINUTE_US
+FORMULA: Final = r"^['=+\-@\t\r＝＋－＠]"
+"""Start of a text that a spreadsheet may compute, or that has the mark of an escaped text."""
+NUMBER: Final = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 
 
 def offsets_us(times_us: Int64Array, zone: dt.tzinfo) -> Int64Array:
@@ -136,11 +139,15 @@ def to_json(head: Mapping[str, Any], key: str, table: pa.Table) -> bytes:
 def to_csv(table: pa.Table) -> bytes:
     """Return a table from `format_columns` as CSV with a header line. A list becomes words separated by spaces.
 
-    Text is quoted only if at least one text of the answer needs quotes.
+    Text is quoted only if at least one text of the answer needs quotes. A text that a spreadsheet would compute as a
+    formula gets a leading `'`.
     """
     for index, field in enumerate(table.schema):
+        column = table.column(index)
         if pa.types.is_list(field.type):
-            table = table.set_column(index, field.name, pc.binary_join(table.column(index), " "))
+            column = pc.binary_join(column, " ")
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            table = table.set_column(index, field.name, _without_formulas(column))
     head = (",".join(table.schema.names) + "\n").encode()
     if not table.num_rows:
         return head
@@ -148,6 +155,14 @@ def to_csv(table: pa.Table) -> bytes:
         return head + _csv_rows(table, "none")
     except pa.ArrowInvalid:  # a text has a comma, a quote or a line end; Arrow's "needed" quotes every text
         return head + _csv_rows(table, "needed")
+
+
+def _without_formulas(column: Any) -> Any:
+    """Return a text column whose formulas begin with `'`. A text that is a plain number is unchanged."""
+    formulas = pc.and_not(pc.match_substring_regex(column, FORMULA), pc.match_substring_regex(column, NUMBER))
+    if not pc.any(formulas).as_py():
+        return column
+    return pc.if_else(formulas, pc.binary_join_element_wise("'", column, ""), column)
 
 
 def _csv_rows(table: pa.Table, quoting: str) -> bytes:

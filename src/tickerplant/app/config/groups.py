@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+from collections.abc import Callable
 from importlib import metadata
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.interval import parse
 from tickerplant.core.rules import DEFAULT_RULES, FX_CALENDARS, Rules
 from tickerplant.core.sources import SourceOrder
+from tickerplant.core.web_address import check_host, check_origin
 
 
 def comma_list(value: Any) -> Any:
@@ -25,6 +27,14 @@ def comma_list(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(comma_list)]
+
+
+def _checked(check: Callable[[str], str], texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the texts in canonical form. Raises ValueError, which pydantic reports with the setting's name."""
+    try:
+        return tuple(map(check, texts))
+    except BadInput as error:
+        raise ValueError(str(error)) from None
 
 
 class SettingsGroup(BaseModel):
@@ -44,6 +54,26 @@ class ApiSettings(SettingsGroup):
         default=None,
         description="Key for REST, the stream and the metrics; unset: every client that reaches the port has access.",
     )
+    hosts: Names = Field(
+        default=(),
+        description="Names, besides localhost and the address that it listens on, to which a plant without a key "
+        "answers. Other machines and proxies use such a name in `Host`.",
+    )
+    origins: Names = Field(
+        default=(),
+        description="Origins of pages, besides the own dashboard, that may open the stream and write, such as "
+        "`https://charts.example.com`.",
+    )
+
+    @field_validator("hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        return _checked(check_host, hosts)
+
+    @field_validator("origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        return _checked(check_origin, origins)
 
 
 class AlertSettings(SettingsGroup):

@@ -144,7 +144,8 @@ async def run_api(
     rules = rules_in_force(log, settings.rules.rules())
     options = ApiOptions(
         host=settings.api.host, port=settings.api.port, api_key=key, health=health, registry=registry,
-        indicators=on_demand(rules), check_rule=check_rule, rules=rules,
+        hosts=settings.api.hosts, origins=settings.api.origins, indicators=on_demand(rules), check_rule=check_rule,
+        rules=rules,
     )  # fmt: skip
     delivering = asyncio.create_task(deliver_alerts(settings, log, dsn, registry))
     try:

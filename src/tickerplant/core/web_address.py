@@ -1,0 +1,104 @@
+"""Hosts and origins of HTTP as text: strict parsing, so that two programs cannot read one text differently. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final, NamedTuple
+
+from tickerplant.core.errors import BadInput
+
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+MAX_NAME_CHARS: Final = 253
+"""Maximum characters of a host name, as in DNS."""
+
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\Z")
+_NUMERIC_END: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\Z")
+"""Names whose last label is a number. Some programs read them as an IPv4 address: `0177.0.0.1`, `127.1`, `0x7f1`."""
+_AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?\Z")
+
+
+class Authority(NamedTuple):
+    """Host and port of an address. The host is in canonical form, an IPv6 address without brackets."""
+
+    host: str
+    port: int | None
+
+
+class Origin(NamedTuple):
+    """The origin of a page: scheme, host and port."""
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}" + ("" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}")
+
+
+def parse_host(text: str) -> str | None:
+    """Return a host name or IP address in canonical form, or None if it is neither.
+
+    A name is returned in lower case without a final dot. Spellings of IPv4 other than four decimal numbers are refused.
+
+    >>> parse_host("LocalHost."), parse_host("[::0001]"), parse_host("0177.0.0.1"), parse_host("ex%61mple.com")
+    ('localhost', '::1', None, None)
+    """
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            return None if "%" in text else str(ipaddress.IPv6Address(text[1:-1]))
+        except ValueError:
+            return None
+    name = text.lower().removesuffix(".")
+    if _NUMERIC_END.match(name):
+        try:
+            return str(ipaddress.IPv4Address(name))
+        except ValueError:
+            return None
+    return name if len(name) <= MAX_NAME_CHARS and name.isascii() and _NAME.match(name) else None
+
+
+def parse_authority(text: str) -> Authority | None:
+    """Return host and port of `host` or `host:port`, or None if the text is neither. A missing port is None.
+
+    >>> parse_authority("[::1]:8000"), parse_authority("user@host")
+    (Authority(host='::1', port=8000), None)
+    """
+    match = _AUTHORITY.match(text)
+    host = None if match is None else parse_host(match[1])
+    if match is None or host is None:
+        return None
+    port = None if match[2] is None else int(match[2])
+    return None if port is not None and not 1 <= port <= 65_535 else Authority(host, port)
+
+
+def parse_origin(text: str) -> Origin | None:
+    """Return the origin of a text such as `https://example.com:8443`, or None if it is not an origin of HTTP.
+
+    >>> str(parse_origin("HTTPS://Example.com:443")), parse_origin("null")
+    ('https://example.com', None)
+    """
+    scheme, separator, rest = text.partition("://")
+    authority = parse_authority(rest)
+    scheme = scheme.lower()
+    if not separator or scheme not in DEFAULT_PORTS or authority is None:
+        return None
+    return Origin(scheme, authority.host, authority.port or DEFAULT_PORTS[scheme])
+
+
+def check_host(text: str) -> str:
+    """Return a host of a setting in canonical form. Raises BadInput; a port or a scheme is refused."""
+    host = parse_host(f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text)
+    if host is None:
+        raise BadInput(f"{text!r} is not a host; use a name or an address without scheme and port, such as plant.lan")
+    return host
+
+
+def check_origin(text: str) -> str:
+    """Return an origin of a setting in canonical form. Raises BadInput."""
+    origin = parse_origin(text)
+    if origin is None:
+        raise BadInput(f"{text!r} is not an origin; use scheme, host and port, such as https://charts.example.com:8443")
+    return str(origin)
