@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.store.conftest import database, timescale_server  # noqa: F401 (fixtures)
+from tests.store.conftest import store as every_store  # noqa: F401
 from tests.store.rows import MINUTE_US, OPEN_US, bars, values
 from tests.store.test_coverage import answer
 from tickerplant.core import records, schemas
@@ -71,11 +73,11 @@ async def count(store: Store, relation: str, condition: str = "true") -> int:
 
 
 @pytest.fixture
-async def begun(store: Store) -> Store:
-    async with store.session() as session:
+async def begun(every_store: Store) -> Store:  # noqa: F811
+    async with every_store.session() as session:
         topics = (schemas.RAW, schemas.OHLCV, schemas.ANALYTICS)
         await begin(session, LOG, [(topic, partition) for topic in topics for partition in (0, 1)])
-    return store
+    return every_store
 
 
 async def test_only_the_newest_bar_and_values_of_a_key_are_written(begun: Store) -> None:

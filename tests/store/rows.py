@@ -10,6 +10,8 @@ import pyarrow as pa
 
 from tickerplant.core import schemas
 from tickerplant.core.times import timestamps
+from tickerplant.core.version import make_version
+from tickerplant.store.repositories.prices import with_arrival
 
 OPEN_US = 1_340_285_400_000_000  # 2012-06-21T13:30:00Z
 MINUTE_US = 60_000_000
@@ -35,6 +37,12 @@ def ticks(count: int, *, symbols: int = 1, start_us: int = OPEN_US, step_us: int
         times,
     ]
     return pa.Table.from_arrays(columns, schema=schemas.TICKS)
+
+
+def arrived(table: pa.Table, offset: int) -> pa.Table:
+    """Return ticks with the arrival of one raw record at this offset."""
+    [batch] = table.combine_chunks().to_batches()
+    return pa.Table.from_batches([with_arrival(batch, make_version(1, offset))])
 
 
 def bars(*rows: dict[str, Any]) -> pa.Table:

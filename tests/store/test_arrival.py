@@ -12,12 +12,11 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.aggregation import plant
-from tests.store.rows import MINUTE_US, OPEN_US, ticks
+from tests.store.rows import MINUTE_US, OPEN_US, arrived, ticks
 from tests.store.test_prices import put
 from tickerplant.core import schemas
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.times import SECOND_US, times_of
-from tickerplant.core.version import make_version
 from tickerplant.log.port import ConsumedRecord, TopicPartition
 from tickerplant.persistence.batching import PartitionBuffer, WriteBatch
 from tickerplant.persistence.write_batch import apply
@@ -26,7 +25,6 @@ from tickerplant.store.copy_protocol import copy, plain
 from tickerplant.store.migrations import all_migrations, migrate
 from tickerplant.store.partitions import ensure_partitions
 from tickerplant.store.repositories.positions import Log, begin
-from tickerplant.store.repositories.prices import with_arrival
 
 Pause = Callable[[Store], Awaitable[None]]
 FLAGS = (0, 0, 0, 0, TickFlag.NO_OHLC, TickFlag.NO_VOLUME, TickFlag.NO_OHLC | TickFlag.NO_VOLUME)
@@ -44,16 +42,11 @@ async def nothing(store: Store) -> None:
     """Leave the rows as they were written."""
 
 
-def _record(offset: int, table: pa.Table) -> pa.Table:
-    [batch] = table.combine_chunks().to_batches()
-    return pa.Table.from_batches([with_arrival(batch, make_version(1, offset))])
-
-
 async def check_order(store: Store, pause: Pause) -> None:
     """Write three records of one instant, the last first, and check the order of every kind of read."""
     parts = [ticks(40, symbols=2, step_us=0, seed=seed) for seed in (1, 2, 3)]
     for offset in (2, 0, 1):
-        await put(store, _record(offset, parts[offset]).take(pa.array(np.arange(40)[::-1])))
+        await put(store, arrived(parts[offset], offset).take(pa.array(np.arange(40)[::-1])))
         await pause(store)
     for symbol in ("S0000", "S0001"):
         wanted = [row["price"] for part in parts for row in part.to_pylist() if row["symbol"] == symbol]
@@ -74,9 +67,8 @@ async def test_ticks_of_one_instant_are_read_in_the_order_of_arrival(store: Stor
 
 
 @pytest.mark.timescale
-@pytest.mark.parametrize("pause", [nothing, compress])
-async def test_ticks_of_one_instant_keep_the_order_of_arrival_on_timescaledb(timescale: Store, pause: Pause) -> None:
-    await check_order(timescale, pause)
+async def test_compressed_ticks_of_one_instant_are_read_in_the_order_of_arrival(timescale: Store) -> None:
+    await check_order(timescale, compress)
 
 
 async def check_older_ticks(store: Store, pause: Pause, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +85,7 @@ async def check_older_ticks(store: Store, pause: Pause, monkeypatch: pytest.Monk
         await pause(store)
     assert len(await migrate(store)) == len([m for m in every if m.number > 7])
     new = ticks(20, step_us=0, seed=2)
-    await put(store, _record(5, new))
+    await put(store, arrived(new, 5))
     await pause(store)
     async with store.read() as session:
         prices = (await session.prices.read("S0000")).column("price").to_pylist()
@@ -208,6 +200,5 @@ async def test_bars_of_stored_ticks_equal_the_published_minutes(store: Store, se
 
 
 @pytest.mark.timescale
-@pytest.mark.parametrize("pause", [nothing, compress])
-async def test_bars_of_compressed_ticks_equal_the_published_minutes(timescale: Store, pause: Pause) -> None:
-    await check_bars(timescale, pause, 7)
+async def test_bars_of_compressed_ticks_equal_the_published_minutes(timescale: Store) -> None:
+    await check_bars(timescale, compress, 7)

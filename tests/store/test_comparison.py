@@ -8,15 +8,13 @@ from typing import Any, Final
 import pyarrow as pa
 import pytest
 
-from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks
+from tests.store.rows import MINUTE_US, OPEN_US, arrived, bars, ticks
 from tests.store.test_arrival import store_feed
 from tests.store.test_bars import put as put_bars
 from tests.store.test_prices import put as put_ticks
 from tests.store.test_rollups import run
 from tickerplant.core.flags import TickFlag
-from tickerplant.core.version import make_version
 from tickerplant.store import Store
-from tickerplant.store.repositories.prices import with_arrival
 
 NOW: Final = dt.datetime.now(dt.UTC)
 
@@ -36,11 +34,6 @@ def five(minute: int, table: pa.Table, **more: Any) -> dict[str, Any]:
         "open": prices[0], "high": max(prices), "low": min(prices), "close": prices[-1],
         "volume": sum(table.column("size").to_pylist()), **more,
     }  # fmt: skip
-
-
-def arrived(table: pa.Table, offset: int) -> pa.Table:
-    [batch] = table.combine_chunks().to_batches()
-    return pa.Table.from_batches([with_arrival(batch, make_version(1, offset))])
 
 
 async def check_healthy(store: Store) -> None:
@@ -110,9 +103,3 @@ CHECKS: Final = [check_healthy, check_counts, check_unordered, check_time]
 @pytest.mark.parametrize("check", CHECKS)
 async def test_bars_are_compared_with_the_roll_up_of_their_ticks(store: Store, check: Any) -> None:
     await check(store)
-
-
-@pytest.mark.timescale
-@pytest.mark.parametrize("check", CHECKS)
-async def test_bars_are_compared_with_the_continuous_aggregate_of_their_ticks(timescale: Store, check: Any) -> None:
-    await check(timescale)

@@ -40,6 +40,14 @@ async def put(store: Store, table: pa.Table, version: int) -> None:
         await VendorAnswers(session).put(table, version)
 
 
+async def retain(store: Store, now: dt.datetime, *statements: str) -> None:
+    """Run statements, and then retention at this time."""
+    async with store.session() as session:
+        for sql in statements:
+            await session.execute(sql)
+        await retention(session, now)
+
+
 async def stored_answers(store: Store, interval: str = "1m") -> list[tuple[int, int, str, str]]:
     """Return (first minute, end minute, verdict, source) of each stored answer, in time order."""
     async with store.read() as session:
@@ -103,25 +111,20 @@ def test_segments_contain_the_newest_answer_of_each_instant(
 async def test_answers_are_kept_as_long_as_the_bars_of_their_interval(store: Store) -> None:
     now = dt.datetime.now(dt.UTC)
     await put(store, answer(0, 5, "answered"), 1)
-    async with store.session() as session:
-        await retention(session, now)
-        assert len(await stored_answers(store)) == 1, "an answer about 2012 that arrived today is kept"
-        await session.execute("UPDATE answers SET arrived_at = '2012-07-01'")
-        await session.execute(
-            """INSERT INTO answers SELECT symbol, daily, from_time, to_time, source, verdict, note, again_at, version,
-                   arrived_at FROM answers, unnest('{1d,1w}'::text[]) AS n (daily)"""
-        )
+    await retain(store, now)
+    assert len(await stored_answers(store)) == 1, "an answer about 2012 that arrived today is kept"
     await write_bars(store, bars({"minute": 2}))
-    async with store.session() as session:
-        await retention(session, dt.datetime(2013, 1, 1, tzinfo=dt.UTC))
-        assert len(await stored_answers(store)) == 1
-        await session.execute("DELETE FROM intraday_ohlcv")
-        for keep in ("NULL", "'900 years'"):
-            await session.execute(f"UPDATE retention SET keep = {keep} WHERE relation = 'intraday_ohlcv'")
-            await retention(session, now)
-            assert len(await stored_answers(store)) == 1, "bars of its interval are kept for longer than answers"
-        await session.execute("UPDATE retention SET keep = '1 day' WHERE relation = 'intraday_ohlcv'")
-        await retention(session, now)
+    await retain(
+        store, dt.datetime(2013, 1, 1, tzinfo=dt.UTC), "UPDATE answers SET arrived_at = '2012-07-01'",
+        """INSERT INTO answers SELECT symbol, daily, from_time, to_time, source, verdict, note, again_at, version,
+               arrived_at FROM answers, unnest('{1d,1w}'::text[]) AS n (daily)""",
+    )  # fmt: skip
+    assert len(await stored_answers(store)) == 1
+    for keep in ("NULL", "'900 years'"):
+        kept = f"UPDATE retention SET keep = {keep} WHERE relation = 'intraday_ohlcv'"
+        await retain(store, now, "DELETE FROM intraday_ohlcv", kept)
+        assert len(await stored_answers(store)) == 1, "bars of its interval are kept for longer than answers"
+    await retain(store, now, "UPDATE retention SET keep = '1 day' WHERE relation = 'intraday_ohlcv'")
     assert await stored_answers(store) == []
     assert len(await stored_answers(store, "1d")) == len(await stored_answers(store, "1w")) == 1, (
         "daily bars have no retention"

@@ -5,6 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
+from tests.store.conftest import SEVERAL_SESSIONS
 from tickerplant.core.errors import MigrationError, StoreUnavailable
 from tickerplant.store import Store, migrations
 from tickerplant.store.migrations import all_migrations, migrate, render, status
@@ -103,6 +104,7 @@ async def test_an_extension_that_the_server_does_not_load_is_reported_with_what_
     assert len(text.splitlines()) == 1
 
 
+@pytest.mark.parametrize("database", SEVERAL_SESSIONS, indirect=True)
 async def test_an_error_that_ends_the_connection_is_not_hidden_by_the_release_of_the_lock(store: Store) -> None:
     with pytest.raises(StoreUnavailable, match="terminating connection"):
         async with store.session() as session, advisory_lock(session, 99):

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from tests.store.conftest import SEVERAL_SESSIONS
 from tickerplant.core.errors import PositionConflict, StoreMismatch
 from tickerplant.store import Store
 from tickerplant.store.repositories.positions import (
@@ -76,6 +77,7 @@ def ends(there: dict[Partition, int]) -> Ends:
     return read_ends
 
 
+@pytest.mark.parametrize("database", SEVERAL_SESSIONS, indirect=True)
 async def test_the_ends_of_the_log_are_read_after_the_positions_of_the_store(store: Store) -> None:
     await store.check_log("one", 1, ends({}))
 

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.store.rows import OPEN_US, ticks
+from tests.store.conftest import SEVERAL_SESSIONS
+from tests.store.rows import OPEN_US, arrived, ticks
 from tickerplant.core.errors import StoreError, StoreUnavailable
 from tickerplant.store import Store
 from tickerplant.store.repositories.prices import DENSE_TICKS, Prices, sorted_ticks, split_dense
@@ -31,7 +32,7 @@ async def test_ticks_are_read_with_every_column_to_the_microsecond(store: Store)
 
 async def test_ticks_of_one_instant_keep_their_order(store: Store) -> None:
     table = ticks(500, step_us=0)
-    await put(store, table)
+    await put(store, arrived(table, 1))
     async with store.read() as session:
         assert (await session.prices.read("S0000", limit=100)).column("price").to_pylist() == table.column(
             "price"
@@ -40,7 +41,7 @@ async def test_ticks_of_one_instant_keep_their_order(store: Store) -> None:
 
 async def test_the_newest_ticks_of_many_symbols_are_read_at_once_and_in_order(store: Store) -> None:
     many = ticks(600, symbols=3, step_us=0)  # all at one instant, as from a feed with times in whole seconds
-    await put(store, many)
+    await put(store, arrived(many, 1))
     async with store.read() as session:
         found = await session.prices.newest_of_each(["S0002", "S0000", "NONE"], limit=4)
         for symbol in ("S0000", "S0002"):
@@ -87,6 +88,7 @@ async def test_concurrent_writers_create_the_same_partitions(store: Store) -> No
         assert await session.value("SELECT count(*) FROM arrivals") == 6 * 6
 
 
+@pytest.mark.parametrize("database", SEVERAL_SESSIONS, indirect=True)
 async def test_a_read_session_has_rows_and_positions_of_one_moment(store: Store) -> None:
     async with store.session() as session:
         await session.script("INSERT INTO positions VALUES ('raw', 0, 'x', 1, 0, 0, 0)")
@@ -102,6 +104,7 @@ async def test_a_read_session_has_rows_and_positions_of_one_moment(store: Store)
         assert await reading.positions() == {("raw", 0): 7}
 
 
+@pytest.mark.parametrize("database", SEVERAL_SESSIONS, indirect=True)
 async def test_refusal_and_unavailability_of_the_server_are_distinct_errors(store: Store, empty_dsn: str) -> None:
     async with store.session() as session:
         with pytest.raises(StoreError) as refused:

@@ -122,21 +122,6 @@ async def test_roll_ups_of_ticks_have_a_retention_of_their_own(store: Store) -> 
 
 
 @pytest.mark.timescale
-async def test_a_continuous_aggregate_keeps_the_rows_of_dropped_ticks(timescale: Store) -> None:
-    await check_dropped_ticks(timescale)
-
-
-@pytest.mark.timescale
-async def test_a_continuous_aggregate_keeps_the_rows_of_dropped_bars(timescale: Store) -> None:
-    await check_dropped_bars(timescale)
-
-
-@pytest.mark.timescale
-async def test_continuous_aggregates_order_ticks_by_arrival_and_apply_their_flags(timescale: Store) -> None:
-    await check_order_and_flags(timescale)
-
-
-@pytest.mark.timescale
 async def test_continuous_aggregates_have_retention_and_compression_of_their_own(timescale: Store) -> None:
     await put_ticks(timescale, ticks(10))
     await run(timescale, "rollup_5m", "rollup_1d")

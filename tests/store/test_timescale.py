@@ -4,21 +4,13 @@ import datetime as dt
 
 import pytest
 
-from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values
-from tests.store.test_alerts import alerts, log_revisions
-from tests.store.test_alerts import kept as kept_rule
+from tests.store.rows import OPEN_US, bars, ticks, values
 from tests.store.test_bars import closes, put, put_values
 from tests.store.test_compression import MAX_AGE_DAYS
-from tests.store.test_coverage import answer, assert_many_symbols, assert_silent_intervals
-from tests.store.test_coverage import put as put_answer
-from tests.store.test_interval_status import partitions, state, statuses_of
 from tests.store.test_prices import put as put_ticks
-from tests.store.writes import write_bars, write_intervals
-from tickerplant.core.sources import SourceOrder
 from tickerplant.store import Store
-from tickerplant.store.maintenance import jobs_status, retention, run_due, run_job
+from tickerplant.store.maintenance import jobs_status, run_due
 from tickerplant.store.migrations import migrate, status
-from tickerplant.store.repositories.alerts import Firings, Outbox
 from tickerplant.store.repositories.analytics import Analytics
 
 pytestmark = [pytest.mark.timescale]
@@ -105,31 +97,6 @@ async def test_compressed_chunks_accept_newer_versions_withdrawals_and_columns(t
     assert table.column("macd_12_26_9").to_pylist() == [5.0, None, None, None]
 
 
-async def test_history_competes_by_rank_on_timescaledb(timescale: Store) -> None:
-    for version, source in ((1, "b"), (2, "c"), (3, "a")):
-        row = {"version": version, "source": source, "history": True, "price": float(version)}
-        await put(timescale, bars(row), sources=SourceOrder(["a", "b"]))
-    assert await closes(timescale) == [("final", 3.0, 3)]
-
-
-async def test_continuous_aggregates_follow_ticks_and_bars(timescale: Store) -> None:
-    await put_ticks(timescale, ticks(1200, step_us=1_000_000))
-    await put(timescale, bars(*({"minute": i, "price": float(i)} for i in (3, 1, 2))))
-    await put(timescale, bars({"interval": "100t", "time_us": OPEN_US + 17, "price": 99.0}))  # not a minute bar
-    async with timescale.session() as session:
-        assert await run_job(session, "rollup_5m", NOW)
-        assert await run_job(session, "rollup_1d", NOW)
-        rows = await session.rows("SELECT * FROM ohlcv_5m_rollup ORDER BY time")
-        assert [row["trades"] for row in rows] == [300] * 4
-        [day] = await session.rows("SELECT * FROM ohlcv_1d_rollup")
-    assert (day["open"], day["high"], day["low"], day["close"], day["volume"], day["trades"]) == (1, 3, 1, 3, 30, 9)
-    await put_ticks(timescale, ticks(10, start_us=OPEN_US + 11 * MINUTE_US))
-    async with timescale.session() as session:
-        assert await run_job(session, "rollup_5m", NOW)
-        rows = await session.rows("SELECT trades FROM ohlcv_5m_rollup ORDER BY time")
-    assert [row["trades"] for row in rows] == [300, 300, 310, 300]
-
-
 async def test_retention_counts_from_the_later_of_time_and_arrival(timescale: Store) -> None:
     await put_ticks(timescale, ticks(100))  # ticks of 2012 that arrive now
     await put(timescale, bars({"interval": "1d", "time_us": 0}))
@@ -213,60 +180,3 @@ async def test_the_status_of_all_jobs_is_reported(timescale: Store) -> None:
     assert {"rollup_5m", "rollup_1d"} <= set(found)
     assert [job.error for job in found.values() if job.error] == []
     assert found["compare"].last_run_at is not None
-
-
-async def test_coverage_statuses_are_equal_on_timescaledb(timescale: Store) -> None:
-    await partitions(timescale)
-    await write_bars(
-        timescale, bars({"minute": 0, "source": "live"}, {"minute": 9, "complete": False, "source": "live"})
-    )
-    await write_intervals(timescale, [0, 8, 9])
-    await write_intervals(timescale, [1, 2], ["GOOG", "MSFT"])
-    await state(timescale, "up", 8)
-    await put_answer(timescale, answer(5, 7, "quota", note="25 a day"), 1)
-    await put_answer(timescale, answer(6, 7, "answered", source="b"), 2)
-    assert await statuses_of(timescale, 11) == "h--ooq-o?p?"
-    async with timescale.read() as reading:
-        assert await reading.statuses.symbols() == ["GOOG"]
-    await run_due(timescale, dt.datetime.now(dt.UTC))
-    async with timescale.session() as session:
-        assert await session.value("SELECT count(*) FROM answers") == 2, (
-            "an answer about 2012 that arrived today is kept"
-        )
-        await session.execute("UPDATE answers SET arrived_at = '2012-07-01'")
-        await session.execute("DELETE FROM intraday_ohlcv")
-        await retention(session, dt.datetime.now(dt.UTC))
-        assert await session.value("SELECT count(*) FROM answers") == 0
-
-
-async def test_many_symbols_are_read_together_on_timescaledb(timescale: Store) -> None:
-    await assert_many_symbols(timescale)
-    await assert_silent_intervals(timescale)
-
-
-async def test_a_read_session_is_consistent_on_timescaledb(timescale: Store) -> None:
-    await put_ticks(timescale, ticks(50, step_us=0))
-    async with timescale.read() as session:
-        found = await session.prices.read("S0000", limit=10)
-        newest = await session.prices.newest_of_each(["S0000", "NONE"], limit=3)
-        assert (await session.ohlcv.newest_of_each(["GOOG"], "1m", limit=1, forming=True)).num_rows == 0
-        assert (await session.realtime_analytics.of_each(["GOOG"])).num_rows == 0
-        assert await session.positions() == {}
-    assert newest.num_rows == 3
-    assert found.num_rows == 10
-
-
-async def test_alerts_are_stored_claimed_and_deleted_on_timescaledb(timescale: Store) -> None:
-    await kept_rule(timescale)
-    assert await log_revisions(timescale) == [("r", 1, False)]
-    async with timescale.session() as session:
-        await Firings(session).put(alerts("r.1.0.0", "r.1.1.0"), OPEN_US)
-        await Outbox(session).put([("r.1.0.0", "r", "{}")])
-        [post] = await Outbox(session).claim(10, 4, [], 30.0)
-        assert (post.url, post.attempts) == ("http://a/", 1)
-        await Outbox(session).finish(post.alert_id, "delivered", "")
-    async with timescale.read() as session:
-        assert [row["webhook"] for row in await session.firings.read("r", None, None, None, 9)] == [None, "delivered"]
-    await run_due(timescale, dt.datetime.now(dt.UTC))
-    async with timescale.session() as session:
-        assert await session.value("SELECT count(*) FROM alert_firings") == 0, "the alerts fired in 2012"

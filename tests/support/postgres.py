@@ -1,4 +1,4 @@
-"""Real PostgreSQL for tests: one embedded server for the session, and one database for each test.
+"""Real PostgreSQL for tests: one server for the session, on a socket and on TCP, and one database for each test.
 
 Every test has the fixtures `postgres` (the server), `empty_dsn` (a database without tables), `dsn` (with tables) and
 `store`.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -25,10 +27,16 @@ class Postgres:
     """A server and its databases."""
 
     server: EmbeddedPostgres
+    port: int
+    """Port on 127.0.0.1. Only tests use TCP; the embedded server of a plant listens on its Unix socket alone."""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def dsn_of(self, name: str) -> str:
         return self.server.dsn.replace(f"@/{DATABASE}?", f"@/{name}?")
+
+    def over_tcp(self, dsn: str) -> str:
+        """Return the address of the same database over TCP."""
+        return f"{dsn.partition('@')[0]}@127.0.0.1:{self.port}{urlsplit(dsn).path}"
 
     def run(self, sql: str) -> None:
         async def run() -> None:
@@ -52,8 +60,10 @@ class Postgres:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     folder: Path = tmp_path_factory.mktemp("postgres")
-    with EmbeddedPostgres(folder) as server:
-        made = Postgres(server)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with EmbeddedPostgres(folder, {"listen_addresses": "127.0.0.1", "port": str(port)}) as server:
+        made = Postgres(server, port)
         made.run("CREATE DATABASE tables")
 
         async def tables() -> None:

@@ -120,7 +120,8 @@ async def read_numbers(session: Session, query: str, values: int, *arguments: An
     if not session.copies:
         rows = await session.rows(query, *arguments)
         times = np.array([micros_of(row[0]) for row in rows], dtype=np.int64)
-        return [times, *(np.array([row[i] for row in rows]) for i in range(1, values + 2))]
+        whole = np.array([row[1] for row in rows], dtype=np.int64)
+        return [times, whole, *(np.array([row[i] for row in rows], dtype=np.float64) for i in range(2, values + 2))]
     received = bytearray()
 
     async def receive(data: bytes) -> None:

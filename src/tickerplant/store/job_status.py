@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 OVERDUE_FACTOR: Final = 2
 """Number of intervals without a run after which a job is overdue."""
 RETRIED: Final = ("40P01", "40001", "55P03")
-"""SQLSTATEs of jobs that TimescaleDB repeats after a minute: deadlock, serialization failure, lock not available."""
+"""SQLSTATEs of jobs that run again soon: deadlock, serialization failure, lock not available. TimescaleDB repeats its
+jobs after a minute, the plant after seconds."""
 
 
 @dataclass(frozen=True, slots=True)

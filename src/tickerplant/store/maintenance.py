@@ -7,16 +7,17 @@ process at a time runs jobs.
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from tickerplant.core.errors import StoreError
+from tickerplant.core.errors import StoreError, StoreUnavailable
 from tickerplant.core.times import datetime_of, micros_of
 from tickerplant.store.comparison import compare
-from tickerplant.store.job_status import JobStatus, jobs_status
+from tickerplant.store.job_status import RETRIED, JobStatus, jobs_status
 from tickerplant.store.partitions import end, name_of
 from tickerplant.store.repositories.ohlcv import HISTORICAL, INTRADAY
 from tickerplant.store.rollups import ROLLUP_5M, drop_expired_rollups, rollup_1d, rollup_5m
@@ -41,6 +42,11 @@ of them then fails. The default pause is up to an hour."""
 LOCK_WAIT: Final = "2s"
 """Maximum wait for a partition's readers before the partition is dropped. New readers queue behind the drop. After this
 wait, the partition remains until the next run."""
+
+
+RETRY_AFTER_S: Final = (0.2, 1.0, 5.0)
+"""Pauses in seconds before a job of the plant runs again after a deadlock or a lock that it did not get. On
+TimescaleDB, a roll-up, a compression and a writer can deadlock, and the server ends one of them."""
 
 
 async def run_due(store: Store, now: dt.datetime) -> list[str]:
@@ -69,6 +75,8 @@ async def run_due(store: Store, now: dt.datetime) -> list[str]:
 async def run_job(session: Session, name: str, now: dt.datetime) -> bool:
     """Run one job, record the result, and return whether it succeeded. A failure is logged once until it changes.
 
+    A job that the server ended because of other sessions runs again, after the pauses `RETRY_AFTER_S`.
+
     Raises StoreError only if the result cannot be recorded.
     """
     before = await session.value(
@@ -78,7 +86,7 @@ async def run_job(session: Session, name: str, now: dt.datetime) -> bool:
         now,
     )
     try:
-        detail = await _JOBS[name](session, now)
+        detail = await _run_again(name, session, now)
     except StoreError as error:
         if str(error) != before:
             log.error("job failed", job=name, error=str(error))
@@ -96,6 +104,18 @@ async def run_job(session: Session, name: str, now: dt.datetime) -> bool:
         now,
     )
     return True
+
+
+async def _run_again(name: str, session: Session, now: dt.datetime) -> str:
+    for pause_s in RETRY_AFTER_S:
+        try:
+            return await _JOBS[name](session, now)
+        except StoreUnavailable as error:
+            if getattr(error.__cause__, "sqlstate", None) not in RETRIED:
+                raise
+            log.info("job runs again", job=name, error=str(error), pause_s=pause_s)
+            await asyncio.sleep(pause_s)
+    return await _JOBS[name](session, now)
 
 
 # Retention

@@ -29,6 +29,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from importlib import metadata, util
 from pathlib import Path
 from typing import Final
@@ -75,9 +76,13 @@ writes one log file per day of the week."""
 
 
 class EmbeddedPostgres:
-    """One server on one folder. `start` and `stop` block; other methods may be called from any thread."""
+    """One server on one folder. `start` and `stop` block; other methods may be called from any thread.
 
-    def __init__(self, folder: Path) -> None:
+    `settings` are added to `SETTINGS`, and override them.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+        self._settings = {**SETTINGS, **(settings or {})}
         self.folder = folder.expanduser().resolve()
         self.cluster = self.folder / "cluster"
         self.restarts = 0
@@ -94,7 +99,8 @@ class EmbeddedPostgres:
     def dsn(self) -> str:
         """Return the address of the server; it is the same after every start on the same folder."""
         password = quote((self.folder / "password").read_text().strip())
-        return f"postgresql://{USER}:{password}@/{DATABASE}?host={quote(str(self._sockets))}"
+        port = f"&port={self._settings['port']}" if "port" in self._settings else ""
+        return f"postgresql://{USER}:{password}@/{DATABASE}?host={quote(str(self._sockets))}{port}"
 
     @property
     def pid(self) -> int | None:
@@ -298,7 +304,7 @@ class EmbeddedPostgres:
         return isinstance(error, StoreError) and "shared memory block" in str(error) and time.monotonic() - began < 30
 
     def _spawn(self) -> None:
-        settings = {**SETTINGS, "unix_socket_directories": str(self._sockets)}
+        settings = {**self._settings, "unix_socket_directories": str(self._sockets)}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         # The socket's lock file contains the pid of a killed server. PostgreSQL treats a zombie with that pid as alive.
         for stale in self._sockets.glob(".s.PGSQL.*"):
