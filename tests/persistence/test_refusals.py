@@ -15,11 +15,13 @@ from structlog.testing import capture_logs
 
 from tests.persistence.feeding import Feed, has, running
 from tests.store.rows import OPEN_US, ticks
+from tests.support.postgres import Postgres
 from tests.support.waiting import PATIENCE, eventually
 from tickerplant.app import health
 from tickerplant.app.component import DEGRADED, FAILED, OK
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import StoreError, StoreUnavailable
+from tickerplant.core.times import DAY_US
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.port import TopicPartition
 from tickerplant.persistence import status
@@ -30,6 +32,12 @@ from tickerplant.store.session import MAX_ERROR_CHARS, is_transient, translate_e
 
 LIMIT = "ALTER TABLE realtime_prices ADD CONSTRAINT small CHECK (size < 1000)"
 NO_LIMIT = "ALTER TABLE realtime_prices DROP CONSTRAINT small"
+
+
+@pytest.fixture(params=["embedded", "tcp"])
+def dsn(dsn: str, postgres: Postgres, request: pytest.FixtureRequest) -> str:
+    """Return the address of a database with tables, on the server's socket or over TCP."""
+    return postgres.over_tcp(dsn) if request.param == "tcp" else dsn
 
 
 def large(count: int) -> pa.Table:
@@ -91,6 +99,26 @@ async def test_a_refused_record_stops_only_its_partition_and_is_applied_when_the
         await eventually(has(store, "realtime_prices", 53))
         await eventually(lambda: not status.read_refusals(log))
     assert health_of(log, await positions(store)) == (OK, "writes every partition")
+
+
+async def test_a_refused_record_remains_in_the_log_after_its_retention(
+    log: EmbeddedLog,
+    feed: Feed,
+    store: Store,
+    dsn: str,
+) -> None:
+    async with store.session() as session:
+        await session.script(LIMIT)
+    feed.ticks(10, 0)
+    # The first record of the partition is refused, so the group has never applied a record there.
+    refused = feed.put(schemas.RAW, 1, records.Ticks(sent_at_us=OPEN_US, watermark_us=OPEN_US), large(3))
+    async with running(log, dsn) as persistence:
+        await eventually(lambda: persistence.counts.refused_partitions == 1)
+        await eventually(lambda: log.committed("persistence").get(TopicPartition(schemas.RAW, 0)) == 1)
+        log.trim(time.time_ns() // 1000 + 100 * DAY_US)
+        offsets = log.offsets(schemas.RAW)
+        assert offsets[TopicPartition(schemas.RAW, 0)] == (1, 1), "applied records are dropped"
+        assert offsets[TopicPartition(schemas.RAW, 1)] == (refused, refused + 1)
 
 
 async def test_rows_that_only_fail_together_are_applied_one_by_one(

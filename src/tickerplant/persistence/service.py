@@ -38,13 +38,7 @@ from typing import Final
 import structlog
 
 from tickerplant.core import schemas
-from tickerplant.core.errors import (
-    ConfigError,
-    Fenced,
-    LogUnavailable,
-    PositionConflict,
-    StoreUnavailable,
-)
+from tickerplant.core.errors import ConfigError, Fenced, LogUnavailable, PositionConflict, StoreUnavailable
 from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import SECOND_US
 from tickerplant.log.port import ConsumedRecord, EventLog, Reader, TopicPartition
@@ -278,13 +272,18 @@ class _StoreSession:
     # Assignment and revocation of partitions; called on the event loop
 
     async def opened(self, store: Store, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Start partitions at the store's positions and return the offsets to read from."""
+        """Start partitions at the store's positions and return the offsets to read from.
+
+        The group commits these offsets, so that the log retains the records of a partition that never advances.
+        """
         async with store.session() as session:
             await begin(session, self._identity, partitions)
             applied = await all_positions(session)
         for tp in partitions:
             self._start_partition(tp, applied[tp])
-        return {tp: applied[tp].resume for tp in partitions}
+        starts = {tp: applied[tp].resume for tp in partitions}
+        self._durable.update(starts)
+        return starts
 
     def closed(self, partitions: Sequence[TopicPartition]) -> None:
         """Drop the buffers of revoked partitions; their new owner reads the records again."""

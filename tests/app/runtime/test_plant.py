@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tickerplant.app import health
 from tickerplant.app.component import DEGRADED, FAILED, OK, ComponentHealth, check
 from tickerplant.app.config.settings import Settings
 from tickerplant.app.metrics import CATALOGUE, PlantCollector, ServiceCounts, registry_of
-from tickerplant.app.runtime.plant import folder_alone, folder_is_held, folder_shared
+from tickerplant.app.runtime.plant import Plant, folder_alone, folder_is_held, folder_shared
 from tickerplant.app.runtime.supervisor import Status
 from tickerplant.app.wiring.locks import FolderLock
 from tickerplant.app.wiring.log import open_log
@@ -22,7 +23,8 @@ from tickerplant.core.errors import FolderHeld, StoreUnavailable
 from tickerplant.core.rules import DEFAULT_RULES, FX_CALENDARS, Rules, values_of
 from tickerplant.core.schemas import RAW, STALE_FEED_US, STATUS
 from tickerplant.core.sessions import Calendars
-from tickerplant.core.times import SECOND_US, iso
+from tickerplant.core.times import DAY_US, SECOND_US, iso
+from tickerplant.log.port import TopicPartition
 from tickerplant.log.processor import ProcessorCounters
 from tickerplant.log.rules_in_force import rules_in_force
 from tickerplant.market_data.feed.commands import ensure_settings
@@ -55,6 +57,30 @@ def test_topics_keep_their_initial_number_of_partitions(settings: Settings) -> N
     with open_log(settings.model_copy(update={"partitions": 7})) as event_log:
         assert event_log.partitions(RAW) == 2
         assert event_log.identity() == identity
+
+
+def test_the_log_drops_applied_records_while_the_store_is_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    later_ns = time.time_ns() + 100 * DAY_US * 1_000
+    with open_log(settings) as event_log:
+        with event_log.writer("test") as writer, writer.transaction() as transaction:
+            for text in (b"a", b"b", b"c"):
+                transaction.append(RAW, 0, text)
+        plant = Plant(settings, event_log, f"postgresql:///x?host={tmp_path}")
+
+        def maintain() -> tuple[int, int]:
+            with monkeypatch.context() as patch:
+                patch.setattr("time.time_ns", lambda: later_ns)
+                with pytest.raises(StoreUnavailable):
+                    plant.maintain(threading.Event())
+            return tuple(event_log.offsets(RAW)[TopicPartition(RAW, 0)])
+
+        assert maintain() == (0, 3), "persistence has not read the log, so all records are kept for the store"
+        with event_log.reader([RAW], group="persistence", member="one") as reader:
+            reader.poll(timeout_s=1.0)
+            reader.commit({TopicPartition(RAW, 0): 2, TopicPartition(RAW, 1): 0})
+        assert maintain() == (2, 3), "the store has not applied the last record"
 
 
 def test_rules_are_appended_only_when_they_differ(settings: Settings) -> None:

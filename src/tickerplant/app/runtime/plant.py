@@ -30,6 +30,7 @@ from tickerplant.app.wiring.log import open_log, snapshot_retentions
 from tickerplant.app.wiring.log_binding import create_first_topics
 from tickerplant.core.errors import StoreUnavailable
 from tickerplant.core.outage import Outage
+from tickerplant.core.schemas import RAW
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -119,16 +120,23 @@ class Plant:
         raise ValueError(name)
 
     def maintain(self, stop: threading.Event) -> None:
-        """Run the due jobs of the store and apply retention until `stop`. The log's retention runs last."""
+        """Apply the log's retention and run the due jobs of the store until `stop`.
+
+        The log's retention precedes the jobs, because it does not need the store. It drops only records that the store
+        has applied, because the position of persistence holds the others. Without such positions nothing is dropped.
+        """
         retentions = snapshot_retentions(self.event_log)
         while not stop.is_set():
             now_us = time.time_ns() // 1000
-            done = store_wiring.run_due(self.dsn, now_us)
             for retention in retentions:
                 retention.run(now_us)
-            trimmed = {topic: n for topic, n in self.event_log.trim(now_us).items() if n}
-            if done or trimmed:
-                log.info("maintenance", jobs=done, trimmed=trimmed)
+            held = {topic for topic, _ in self.event_log.committed("persistence")}
+            trimmed = {topic: n for topic, n in self.event_log.trim(now_us).items() if n} if RAW in held else {}
+            if trimmed:
+                log.info("maintenance of the log", trimmed=trimmed)
+            done = store_wiring.run_due(self.dsn, now_us)
+            if done:
+                log.info("maintenance of the store", jobs=done)
             stop.wait(MAINTENANCE_S)
 
     def registry(self) -> CollectorRegistry:
