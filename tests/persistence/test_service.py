@@ -96,7 +96,7 @@ async def test_a_restart_resumes_at_the_position_of_the_store_not_of_the_group(
     feed.ticks(100)
     async with running(log, dsn):
         await eventually(has(store, "realtime_prices", 100))
-    assert log.committed(GROUP) == {}
+    assert not any(log.committed(GROUP).values()), "the group stays at the beginning"
     feed.ticks(50)
     async with running(log, dsn):
         await eventually(has(store, "realtime_prices", 150))
