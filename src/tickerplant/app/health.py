@@ -198,6 +198,28 @@ def service_health(statuses: Iterable[Status]) -> Iterable[ComponentHealth]:
         yield ComponentHealth(f"service {status.name}", state, f"{status.state}{because}{times}", details)
 
 
+def trouble_health(event_log: EventLog, now_us: int, own: Collection[str] = ()) -> Iterable[ComponentHealth]:
+    """Yield the errors that repeat, as the processes report them in the log; nothing if there are none.
+
+    `own`: keys of the services of this process, which `service_health` covers.
+    """
+    from tickerplant.log import trouble_reports
+
+    for key, trouble in trouble_reports.read(event_log, now_us).items():
+        kind, _, name = key.partition(":")
+        if key in own:
+            continue
+        since = _when(int(trouble.since_s * SECOND_US))
+        if kind == "service":
+            name = f"service {name.removesuffix(':0').replace(':', ' of member ')}"
+            sentence = f"crashed {trouble.times} times since {since}: {trouble.error}"
+        else:
+            name = f"vendor of {name}"
+            sentence = f"{trouble.error} ({trouble.times} times since {since})"
+        state = FAILED if trouble.permanent else DEGRADED
+        yield ComponentHealth(name, state, sentence, {"times": trouble.times, "since_s": trouble.since_s})
+
+
 def indicator_health(counts: Any) -> Iterable[ComponentHealth]:
     """Yield the progress of the indicators in reading stored history.
 

@@ -29,8 +29,8 @@ class StreamVendor:
         self.unknown: set[str] = set()
         self.answer: Callable[[dict[str, Any]], object] = self.default_answer
         """Function that returns the answer to a received message, or None to send no answer."""
-        self.status: tuple[int, dict[str, str]] | None = None
-        """Status and headers of a refused handshake, or None to accept connections."""
+        self.status: tuple[int, dict[str, str] | list[tuple[str, str]]] | None = None
+        """Status and headers (as pairs, if a name repeats) of a refused handshake, or None to accept connections."""
 
     def default_answer(self, message: dict[str, Any]) -> object:
         """Return the answer of Twelve Data to a message."""
@@ -76,7 +76,8 @@ class StreamVendor:
             return None
         code, headers = self.status
         self.accepted += 1
-        return Response(code, http.HTTPStatus(code).phrase, Headers({**headers, "Content-Length": "0"}), b"")
+        pairs = headers.items() if isinstance(headers, dict) else headers
+        return Response(code, http.HTTPStatus(code).phrase, Headers([*pairs, ("Content-Length", "0")]), b"")
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[StreamVendor]:

@@ -63,6 +63,7 @@ def _check_log(settings: Settings) -> Iterator[ComponentHealth]:
             yield from check("plant", lambda: health.plant_health(event_log, held=held))
             yield from check("log", lambda: health.log_health(event_log))
             yield from check("feeds", lambda: health.feed_health(event_log, time.time_ns() // 1_000))
+            yield from check("troubles", lambda: health.trouble_health(event_log, time.time_ns() // 1_000))
             yield from _check_store(settings, event_log)
     except TickerplantError as error:
         unknown = f"not running; {health.START_HINT}" if settings.embedded_log else "unknown: the log does not answer"

@@ -22,6 +22,7 @@ from tickerplant.app.config.settings import Settings
 from tickerplant.app.metrics import PlantCollector, ServiceCounts, registry_of
 from tickerplant.app.runtime import services
 from tickerplant.app.runtime.supervisor import Service, Supervisor
+from tickerplant.app.runtime.trouble_reporter import TroubleReporter
 from tickerplant.app.wiring import store as store_wiring
 from tickerplant.app.wiring.alert_rules import webhook_counts
 from tickerplant.app.wiring.database import database
@@ -31,6 +32,7 @@ from tickerplant.app.wiring.log_binding import create_first_topics
 from tickerplant.core.errors import StoreUnavailable
 from tickerplant.core.outage import Outage
 from tickerplant.core.schemas import RAW
+from tickerplant.log.trouble_reports import service_key
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -93,7 +95,7 @@ class Plant:
                 supervised.append(Service("maintenance", sync=self.maintain))
         for service in supervised:
             service.rank = RANKS[service.name]
-        self.supervisor = Supervisor(supervised)
+        self.supervisor = Supervisor(supervised, TroubleReporter(self.event_log, self.settings.instance))
         return self.supervisor
 
     def _service(self, name: str, vendor: SandboxEndpoint | None) -> Service:
@@ -139,6 +141,10 @@ class Plant:
                 log.info("maintenance of the store", jobs=done)
             stop.wait(MAINTENANCE_S)
 
+    def _own(self) -> set[str]:
+        """Return the keys of this process's services, whose statuses health reads directly."""
+        return {service_key(status.name, self.settings.instance) for status in self.supervisor.statuses()}
+
     def registry(self) -> CollectorRegistry:
         """Return a registry that reads this plant during a scrape."""
         return registry_of(
@@ -154,6 +160,7 @@ class Plant:
             ("log", lambda: health.log_health(self.event_log)),
             ("plant", lambda: health.plant_health(self.event_log, held=True)),
             ("feeds", lambda: health.feed_health(self.event_log, time.time_ns() // 1_000)),
+            ("troubles", lambda: health.trouble_health(self.event_log, time.time_ns() // 1_000, self._own())),
             ("store", lambda: store_wiring.store_health(self.dsn, self.event_log)),
             (
                 "persistence",

@@ -28,6 +28,7 @@ import structlog
 import uvloop
 
 from tickerplant.app.runtime.cpu_affinity import CoreAffinity
+from tickerplant.app.runtime.trouble_reporter import TroubleReporter
 from tickerplant.core.errors import (
     ConfigError,
     Fenced,
@@ -43,6 +44,9 @@ from tickerplant.core.outage import Outage
 FIRST_BACKOFF_S: Final = 0.2
 LAST_BACKOFF_S: Final = 10.0
 HEALTHY_S: Final = 30.0
+CRASHES: Final = 3
+"""Crashes within `CRASH_MEMORY_S` after which a service counts as failing, even if it runs for minutes between two."""
+CRASH_MEMORY_S: Final = 600.0
 STOP_S: Final = 10.0
 SETTLE_S: Final = 5.0
 """Seconds after the start until all modules that the services import are loaded."""
@@ -75,9 +79,16 @@ class Status:
     """Time in seconds since 1970 of the first crash of the present run of crashes; 0 before the first crash."""
     permanent: bool = False
     """True if no wait removes the cause of the newest crash."""
+    crashes_s: tuple[float, ...] = ()
+    """Times in seconds since 1970 of the last `CRASHES` crashes whose cause no wait removes."""
 
     def fails(self, now_s: float) -> bool:
-        """Return whether the service crashes repeatedly: it has not yet run for `HEALTHY_S` since its last crash."""
+        """Return whether the service crashes repeatedly.
+
+        It has not yet run for `HEALTHY_S` since its last crash, or it crashed `CRASHES` times in `CRASH_MEMORY_S`.
+        """
+        if len(self.crashes_s) == CRASHES and now_s - self.crashes_s[0] < CRASH_MEMORY_S:
+            return True
         return self.error_since_s > 0 and (self.state != "running" or now_s - self.since_s < HEALTHY_S)
 
 
@@ -103,10 +114,13 @@ class _Runner:
     status: Status
     on_failed: Callable[[], None]
     affinity: CoreAffinity
+    reporter: TroubleReporter | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
     failure: BaseException | None = None
     outage: Outage = field(default_factory=Outage)
+    settled: bool = False
+    """True if the reporter knows that the service is healthy."""
     _loop: asyncio.AbstractEventLoop | None = None
     _loop_stop: asyncio.Event | None = None
 
@@ -120,6 +134,15 @@ class _Runner:
         if loop is not None and stop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(stop.set)
+
+    def settle(self, now_s: float) -> None:
+        """Withdraw the reports of crashes once the service is healthy."""
+        status = self.status
+        if self.settled or self.reporter is None or status.state != "running" or now_s - status.since_s < HEALTHY_S:
+            return
+        if not status.fails(now_s):
+            self.settled = True
+            self.reporter.healthy(self.service.name)
 
     def _main(self) -> None:
         if self.service.placed:
@@ -156,6 +179,12 @@ class _Runner:
         status = self.status
         status.error, status.error_since_s = text, self.outage.since_s
         status.permanent = not isinstance(error, (StoreUnavailable, LogUnavailable, Fenced))
+        if status.permanent:
+            status.crashes_s = (*status.crashes_s, time.time())[-CRASHES:]
+        unreported = isinstance(error, LogUnavailable)  # a report needs the log
+        if self.reporter is not None and not unreported and (status.permanent or self.outage.repeats):
+            self.settled = False
+            self.reporter.crashed(self.service.name, text, permanent=status.permanent)
         # One line per outage: an unavailable database or log fails each attempt, with texts that vary.
         if final or first or (status.permanent and text != before):
             # The plant's own errors explain themselves in one sentence; a traceback is for unexpected errors.
@@ -192,13 +221,14 @@ def _backoffs() -> Iterator[float]:
 
 
 class Supervisor:
-    """Owns the threads of a set of services."""
+    """Owns the threads of a set of services. `reporter`: writes their crashes to the log; None: nothing does."""
 
-    def __init__(self, services: Sequence[Service]) -> None:
+    def __init__(self, services: Sequence[Service], reporter: TroubleReporter | None = None) -> None:
         self._failed = threading.Event()
         self._affinity = CoreAffinity()
+        self._reporter = reporter
         self._runners = [
-            _Runner(service, Status(service.name), self._failed.set, self._affinity) for service in services
+            _Runner(service, Status(service.name), self._failed.set, self._affinity, reporter) for service in services
         ]
         self._stopped = False
 
@@ -223,6 +253,9 @@ class Supervisor:
         while not stop.wait(0.2):
             if self._failed.is_set():
                 return
+            now_s = time.time()
+            for runner in self._runners:
+                runner.settle(now_s)
             if settled and time.monotonic() > settled:
                 settled = 0.0
                 # The half million objects that exist now remain. Without this, each full garbage collection would scan
@@ -250,6 +283,8 @@ class Supervisor:
                 if runner.thread.is_alive():
                     late.append(runner.service.name)
         self._affinity.stop()
+        if self._reporter is not None:
+            self._reporter.end()
         if late:
             log.warning("services did not end in time", services=late, waited_s=STOP_S)
         return late

@@ -205,6 +205,8 @@ class Account:
     ) -> None:
         """Record the effects of an answer: used credits, errors of symbols, and that the vendor is reachable."""
         self.limits.record_credits(answer.credits, charge, now_us)
+        if answer.credits.problem:
+            self.breaker.note(now_us, answer.credits.problem)
         found = answer.found if isinstance(answer, BarsAnswer) else {}
         errors = {symbol: result for symbol, result in found.items() if isinstance(result, VendorError)}
         worst = [error for error in errors.values() if error.about_vendor or isinstance(error, Malformed)]

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from tickerplant.core.times import DAY_US, MINUTE_US, NEVER_US, SECOND_US
+from tickerplant.market_data.vendors.bounds import bounded_wait_us
 
 FAILURES: Final = 3
 """Failures in a row that open the breaker. The network may cause one or two (a request and its repeat)."""
@@ -72,7 +73,7 @@ class CircuitBreaker:
         if self.state.failures < FAILURES and not self.state.opened:
             return
         pause = min(PAUSE_US << min(self.state.opened, 16), PAUSE_MAX_US)
-        pause = max(int(pause * (0.75 + 0.5 * jitter)), min(int(retry_after_s * SECOND_US), 4 * PAUSE_MAX_US))
+        pause = max(int(pause * (0.75 + 0.5 * jitter)), min(bounded_wait_us(retry_after_s), 4 * PAUSE_MAX_US))
         self.state.opened += 1
         self.state.until_us = now_us + pause
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tickerplant.core.errors import TickerplantError
+from tickerplant.market_data.vendors.bounds import shortened
 
 
 class VendorError(TickerplantError):
@@ -10,11 +11,19 @@ class VendorError(TickerplantError):
 
     `retry_after_s`: seconds after which another try may help; None: waiting does not help. No message contains a key.
     `about_vendor`: the error concerns the vendor as a whole and not the request. Another vendor is then asked, and this
-    vendor is not asked for a while.
+    vendor is not asked for a while. A longer message than `bounds.MAX_ERROR_CHARS` is cut: it may quote an answer.
     """
 
     retry_after_s: float | None = None
     about_vendor: bool = False
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(shortened(part) if isinstance(part, str) else part for part in args))
+
+    def with_note(self, note: str) -> None:
+        """Append a note to the message; "" changes nothing."""
+        if note:
+            self.args = (f"{self}; {note}",)
 
 
 class QuotaSpent(VendorError):

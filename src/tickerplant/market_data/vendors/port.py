@@ -97,11 +97,15 @@ class BarsRequest:
 
 @dataclass(frozen=True, slots=True)
 class Credits:
-    """The quota in an answer's headers: the minute's, or the day's if `daily`. None: the header is missing."""
+    """The quota in an answer's headers: the minute's, or the day's if `daily`. None: the header is missing.
+
+    `problem`: a note about an invalid header, which the vendor's status shows; "" if there is none.
+    """
 
     used: int | None = None
     left: int | None = None
     daily: bool = False
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import msgspec
 
 from tickerplant.core.errors import SnapshotRefused
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, NEVER_US, SECOND_US
+from tickerplant.market_data.vendors.bounds import bounded_count, bounded_wait_us
 from tickerplant.market_data.vendors.port import Credits, Quota
 from tickerplant.market_data.vendors.quota_windows import touched, window_of
 
@@ -198,7 +199,8 @@ class RateLimits:
         contains the count of the new day, and an old count must not block a whole day.
         """
         for quota in self._quotas_meant(daily=credits.daily):
-            used = max(credits.used or 0, quota.credits - credits.left if credits.left is not None else 0)
+            left = bounded_count(credits.left)
+            used = max(bounded_count(credits.used) or 0, quota.credits - left if left is not None else 0)
             used = min(used, quota.credits)
             if quota.rolling:
                 if (more := used - self._used_around(quota, now_us)) > 0:
@@ -218,7 +220,7 @@ class RateLimits:
         Consecutive rejections that are not daily back off exponentially, because a vendor may reject all day without a
         reason.
         """
-        until = now_us + int(min(max(retry_after_s, 1.0), DAY_US / SECOND_US) * SECOND_US)
+        until = now_us + max(bounded_wait_us(retry_after_s), SECOND_US)
         meant = [q for q in self._quotas_meant(daily=daily) if not q.rolling and (q.daily or q.period_us == MINUTE_US)]
         ends = [window_of(quota, now_us - GUARD_US)[1] + GUARD_US for quota in meant]
         if daily:
@@ -233,8 +235,9 @@ class RateLimits:
 
         Consecutive rejections double the block, up to a minute or `retry_after_s`, whichever is longer.
         """
-        wait = min(int(retry_after_s * SECOND_US) << min(self._state.rejections, 16), _BURST_MAX_US)
-        return self._block(now_us + max(wait, int(retry_after_s * SECOND_US)), reason)
+        asked = bounded_wait_us(retry_after_s)
+        wait = min(asked << min(self._state.rejections, 16), _BURST_MAX_US)
+        return self._block(now_us + max(wait, asked), reason)
 
     def _block(self, until_us: int, reason: str) -> int:
         self._state.rejections += 1

@@ -29,6 +29,7 @@ from tickerplant.core.errors import TickerplantError
 from tickerplant.core.schemas import NOT_OFFERED, OUTAGE, QUOTA
 from tickerplant.core.times import HOUR_US, SECOND_US
 from tickerplant.market_data.vendors.account import Account, Blocked, VendorStatus
+from tickerplant.market_data.vendors.bounds import bounded_wait_us
 from tickerplant.market_data.vendors.comparison import Comparison
 from tickerplant.market_data.vendors.errors import BadRequest, Malformed, QuotaSpent, VendorDown, VendorError
 from tickerplant.market_data.vendors.port import (
@@ -364,7 +365,7 @@ def _soonest(blocks: Sequence[Blocked], kind: str) -> Blocked:
 
 def _blocked_by(account: Account, error: VendorError, now_us: int) -> Blocked:
     verdict = OUTAGE if error.about_vendor or isinstance(error, Malformed) else NOT_OFFERED
-    again_us = None if error.retry_after_s is None else now_us + int(error.retry_after_s * SECOND_US)
+    again_us = None if error.retry_after_s is None else now_us + bounded_wait_us(error.retry_after_s)
     return Blocked(verdict, f"{account.name}: {error}", again_us)
 
 

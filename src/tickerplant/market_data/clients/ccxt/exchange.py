@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tickerplant.core.clock import Clock
 from tickerplant.core.errors import ConfigError
+from tickerplant.market_data.vendors.bounds import retry_after
 from tickerplant.market_data.vendors.errors import (
     BadKey,
     BadRequest,
@@ -126,9 +127,11 @@ class Exchange:
 
     def _too_fast(self, text: str, *, banned: bool) -> VendorError:
         headers = {str(name).lower(): value for name, value in (self.own.last_response_headers or {}).items()}
-        text_s = str(headers.get("retry-after", ""))
-        wait_s = float(text_s) if text_s.isdecimal() and len(text_s) < 7 else _BANNED_S if banned else _TOO_FAST_S
-        return Burst(text, wait_s) if wait_s <= _BURST_S else QuotaSpent(text, wait_s)
+        asked_s, note = retry_after({"retry-after": str(headers.get("retry-after", ""))}, self._clock.now_us())
+        wait_s = asked_s if asked_s is not None else _BANNED_S if banned else _TOO_FAST_S
+        refused = Burst(text, wait_s) if wait_s <= _BURST_S else QuotaSpent(text, wait_s)
+        refused.with_note(note)
+        return refused
 
 
 def _import() -> Any:

@@ -20,6 +20,7 @@ from tickerplant.core.times import MILLISECOND_US, SECOND_US
 from tickerplant.market_data.clients.ccxt.exchange import Exchange
 from tickerplant.market_data.clients.ccxt.trades import FULL_PAGE, OVERLAP_MS, SymbolTrades, Trade, ticks_of
 from tickerplant.market_data.feed.dead_letters import DeadRow
+from tickerplant.market_data.vendors.bounds import bounded_wait_s
 from tickerplant.market_data.vendors.errors import (
     BadKey,
     BadRequest,
@@ -217,7 +218,7 @@ class TradesStream:
             pause_s = _LONGEST_PAUSE_S
         elif self._failures == 1:
             log.warning("the exchange does not answer", feed=self._source, error=str(error)[:300])
-        pause_s = max(pause_s, error.retry_after_s if error.about_vendor and error.retry_after_s else 0.0)
+        pause_s = max(pause_s, bounded_wait_s(error.retry_after_s) if error.about_vendor else 0.0)
         until_us = self._clock.now_us() + int(pause_s * SECOND_US)
         active = [one for one in self._symbols if one.rejected_until_us <= began_us]
         since_us = min((one.requested_us for one in active if one.requested_us), default=began_us)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import httpx
@@ -23,6 +23,7 @@ from tickerplant.market_data.clients.twelvedata.messages import (
 )
 from tickerplant.market_data.clients.twelvedata.session import StreamConfig
 from tickerplant.market_data.clients.twelvedata.stream import TwelveDataStream
+from tickerplant.market_data.vendors.bounds import retry_after
 from tickerplant.market_data.vendors.errors import BadRequest, Malformed, NoData, VendorDown, VendorError
 from tickerplant.market_data.vendors.port import (
     ActionsAnswer,
@@ -101,10 +102,12 @@ class TwelveDataProvider:
             },
         )
         body, now_us = answer.content, self._clock.now_us()
-        read = (body, answer.status_code, asked, now_us, _retry_after_s(answer.headers))
+        retry_after_s, note = retry_after(answer.headers, now_us)
+        read = (body, answer.status_code, asked, now_us, retry_after_s)
         try:
             series = await asyncio.to_thread(parse_series, *read) if len(body) > _LARGE_BYTES else parse_series(*read)
         except VendorError as error:
+            error.with_note(note)
             raise self._without_key(error) from None
         for found in series.found.values():
             if isinstance(found, VendorError):
@@ -147,12 +150,14 @@ class TwelveDataProvider:
 
     async def _ask_actions(self, path: str, params: dict[str, str]) -> tuple[bytes, Credits]:
         answer = await self._get(path, params)
-        retry_after_s = _retry_after_s(answer.headers)
+        now_us = self._clock.now_us()
+        retry_after_s, note = retry_after(answer.headers, now_us)
         try:
-            raise_error(answer.content, answer.status_code, self._clock.now_us(), retry_after_s)
+            raise_error(answer.content, answer.status_code, now_us, retry_after_s)
         except NoData:
             return b"{}", credits_of(answer.headers)
         except VendorError as error:
+            error.with_note(note)
             raise self._without_key(error) from None
         return answer.content, credits_of(answer.headers)
 
@@ -168,8 +173,3 @@ class TwelveDataProvider:
         """Remove the key from an error's message and return the error: the vendor may repeat the request."""
         error.args = tuple(without_key(str(part), self._context.key) for part in error.args)
         return error
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    text = headers.get("retry-after", "").strip()
-    return float(text) if text.isdecimal() else None

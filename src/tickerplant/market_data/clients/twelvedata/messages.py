@@ -16,6 +16,7 @@ from tickerplant.core import interval as intervals
 from tickerplant.core.errors import BadInput
 from tickerplant.core.schemas import DIVIDENDS, SMALL_TEXT, SPLITS, TEXT, VENDOR_BARS
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, TIMESTAMP, timestamps
+from tickerplant.market_data.vendors.bounds import SHOWN_CHARS, parse_count, shortened
 from tickerplant.market_data.vendors.errors import (
     BadKey,
     BadRequest,
@@ -47,16 +48,23 @@ def credits_of(headers: Mapping[str, str]) -> Credits:
     """Return the quota in an answer's headers (lower-case names).
 
     `api-credits-used` and `api-credits-left` count the minute; headers with `day` in their names count the day. The
-    day's quota is returned if it has no credits left, or if there is no header of the minute.
+    day's quota is returned if it has no credits left, or if there is no header of the minute. A header that is no count
+    is left out and noted.
     """
     found: dict[tuple[bool, str], int] = {}
+    problem = ""
     for name, text in headers.items():
-        if name.startswith("api-credits") and text.strip().isdecimal():
-            for what in ("used", "left"):
-                if what in name:
-                    found[("day" in name or "daily" in name, what)] = int(text)
+        if not name.startswith("api-credits"):
+            continue
+        count = parse_count(text)
+        if count is None:
+            problem = f"the header {name[:SHOWN_CHARS]} is not a count: {shortened(text, SHOWN_CHARS)!r}"
+            continue
+        for what in ("used", "left"):
+            if what in name:
+                found[("day" in name or "daily" in name, what)] = count
     daily = found.get((True, "left")) == 0 or (bool(found) and not any(not of_day for of_day, _ in found))
-    return Credits(found.get((daily, "used")), found.get((daily, "left")), daily)
+    return Credits(found.get((daily, "used")), found.get((daily, "left")), daily, problem)
 
 
 def error_of(code: int, message: str, now_us: int, retry_after_s: float | None = None) -> VendorError:

@@ -27,6 +27,7 @@ from tickerplant.market_data.clients.twelvedata import subscriptions
 from tickerplant.market_data.clients.twelvedata.connection import MANY_FAILURES, Connection
 from tickerplant.market_data.clients.twelvedata.messages import without_key
 from tickerplant.market_data.clients.twelvedata.session import Session, StreamConfig
+from tickerplant.market_data.vendors.bounds import retry_after, shortened
 from tickerplant.market_data.vendors.port import Disconnected, KeyRejected, StreamEvent
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,8 @@ log = structlog.get_logger(__name__)
 _LEAST_PAUSE_S: Final = 0.02
 _WAIT_STEP_S: Final = 5.0
 _ALL_FAILURES: Final = 100
+MAX_WAIT_S: Final = 3_600.0
+"""Maximum seconds that a refused connection waits on the vendor's request: ticks have no second source."""
 # The library's own logger writes headers, and with them the key, at DEBUG.
 _library_log = logging.getLogger("tickerplant.websockets")
 _library_log.setLevel(logging.INFO)
@@ -109,9 +112,12 @@ class TwelveDataStream:
                     least = _ALL_FAILURES
                     await out.put(KeyRejected(f"{reason}: the key is not accepted"))
                 elif 400 <= status < 500:  # 429: too many connections or attempts
-                    least, wait_s = MANY_FAILURES, _retry_after_s(error.response.headers.get("Retry-After", ""))
+                    headers = {name.lower(): value for name, value in error.response.headers.raw_items()}
+                    asked_s, note = retry_after(headers, session.clock.now_us())
+                    least, wait_s = MANY_FAILURES, min(asked_s or 0.0, MAX_WAIT_S)
+                    reason = f"{reason}; {note}" if note else reason
             except (OSError, TimeoutError, ValueError, WebSocketException) as error:
-                reason = f"{type(error).__name__}: {error}"
+                reason = shortened(f"{type(error).__name__}: {error}")
             reason = without_key(reason, self._key)
             if connected:
                 await out.put(Disconnected(since_us, reason))
@@ -155,7 +161,3 @@ class TwelveDataStream:
             await clock.sleep(min(left_s, _WAIT_STEP_S) if calm else left_s)
             if calm and self.session.subscriptions.hours.in_session(clock.now_us()) and not wait_s:
                 return
-
-
-def _retry_after_s(text: str) -> float:
-    return float(text) if text.strip().isdecimal() else 0.0

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
+from tickerplant.core.clock import Clock
 from tickerplant.core.times import DAY_US, HOUR_US, SECOND_US, Float64Array, Int64Array
 from tickerplant.market_data.clients.yahoo.messages import (
     DELAY_US,
@@ -40,6 +41,7 @@ from tickerplant.market_data.clients.yahoo.messages import (
     read_columns,
     yahoo_symbol,
 )
+from tickerplant.market_data.vendors.bounds import retry_after
 from tickerplant.market_data.vendors.columns import no_bars
 from tickerplant.market_data.vendors.errors import (
     BadRequest,
@@ -225,7 +227,7 @@ class YahooProvider:
             try:
                 library = _import(self._cache)
                 if self._yfinance is None:
-                    self._yfinance = _Yfinance(library, self._url)
+                    self._yfinance = _Yfinance(library, self._url, self._clock)
             except (ImportError, AttributeError, OSError) as error:
                 raise VendorDown(f"yfinance cannot be used: {type(error).__name__}: {error}") from error
             return self._yfinance.history(
@@ -242,7 +244,8 @@ class YahooProvider:
 class _Yfinance:
     """yfinance with a session and a data object of our own. Callers must hold the lock `_library`."""
 
-    def __init__(self, library: Any, url: str) -> None:
+    def __init__(self, library: Any, url: str, clock: Clock) -> None:
+        self._clock = clock
         self.session = _session(url)
         kind = library.data.YfData
         # The metaclass returns one object per process. This call makes another object, with its own cookie and crumb.
@@ -266,7 +269,7 @@ class _Yfinance:
         except VendorError:
             raise
         except Exception as error:  # a library may raise any error for an answer of unknown form
-            raise self._error_of(error) from None
+            raise self._error_of(error, self._clock.now_us()) from None
         finally:
             debug.hide_exceptions = hidden
 
@@ -274,13 +277,13 @@ class _Yfinance:
         """Close the connections."""
         self.session.close()
 
-    def _error_of(self, error: Exception) -> VendorError:
+    def _error_of(self, error: Exception, now_us: int) -> VendorError:
         """Return the VendorError by the status of the last chart, or else by the type of the exception."""
         known = self._library.exceptions
         status: int = self.session.chart_status
         text = f"{type(error).__name__}: {str(error)[:300]}"
         if status == 429 or isinstance(error, known.YFRateLimitError):
-            return self._rate_limit(text)
+            return self._rate_limit(text, now_us)
         if status >= 500 or status in (401, 403, 408):
             return VendorDown(f"HTTP {status}: {text}")
         if isinstance(error, known.YFPricesMissingError):
@@ -295,10 +298,12 @@ class _Yfinance:
             return VendorDown(text)
         return Malformed(f"yfinance cannot read the answer: {text}")
 
-    def _rate_limit(self, text: str) -> VendorError:
-        text_s = self.session.retry_after
-        wait_s = float(text_s) if text_s.isdecimal() and len(text_s) < 7 else _REJECTED_S
-        return Burst(text, wait_s) if wait_s <= _BURST_S else QuotaSpent(text, wait_s)
+    def _rate_limit(self, text: str, now_us: int) -> VendorError:
+        asked_s, note = retry_after({"retry-after": self.session.retry_after}, now_us)
+        wait_s = _REJECTED_S if asked_s is None else asked_s
+        error = Burst(text, wait_s) if wait_s <= _BURST_S else QuotaSpent(text, wait_s)
+        error.with_note(note)
+        return error
 
 
 def _session(url: str) -> Any:

@@ -1,0 +1,82 @@
+"""Bounds of the numbers and texts that a vendor sends: waits, counts, messages. Pure.
+
+A header is foreign text. It may have thousands of digits, digits of other scripts, or no number at all. A value that
+cannot be right never reaches the arithmetic of quotas and pauses. It becomes a note in the vendor's error instead.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import email.utils
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from tickerplant.core.times import SECOND_US, datetime_of
+
+MAX_WAIT_S: Final = 86_400.0
+"""Maximum seconds that a vendor can make us wait. No quota period of a vendor is longer than a day."""
+MAX_COUNT: Final = 10**12
+"""Maximum credits that a header can count. No plan has a trillion credits."""
+MAX_ERROR_CHARS: Final = 500
+"""Maximum characters of a vendor's message in an error. An error is stored, logged and printed."""
+SHOWN_CHARS: Final = 40
+"""Maximum characters of an invalid header that a note quotes."""
+
+_SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_COUNT: Final = re.compile(r"[0-9]{1,12}")
+
+
+def shortened(text: str, chars: int = MAX_ERROR_CHARS) -> str:
+    """Return the text; if it has more than `chars` characters, its beginning and its length."""
+    return text if len(text) <= chars else f"{text[:chars]}… ({len(text):,} characters)"
+
+
+def retry_after(headers: Mapping[str, str], now_us: int) -> tuple[float | None, str]:
+    """Return the seconds of the header `retry-after`, 0 to `MAX_WAIT_S`, and a note about an invalid header.
+
+    The seconds are None if the header is missing or invalid. The note is "" for a valid or missing header. A date of
+    HTTP is valid too.
+    """
+    text = (headers.get("retry-after") or "").strip()
+    if not text:
+        return None, ""
+    if _SECONDS.fullmatch(text):
+        return min(float(text), MAX_WAIT_S), ""
+    at = _http_date(text) if text.isascii() and len(text) <= SHOWN_CHARS else None
+    if at is None:
+        return None, f"the header Retry-After has no valid number of seconds: {shortened(text, SHOWN_CHARS)!r}"
+    return min(max((at - datetime_of(now_us)).total_seconds(), 0.0), MAX_WAIT_S), ""
+
+
+def _http_date(text: str) -> dt.datetime | None:
+    try:
+        at = email.utils.parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return at if at.tzinfo is not None else at.replace(tzinfo=dt.UTC)
+
+
+def parse_count(text: str) -> int | None:
+    """Return a count of credits, 0 to `MAX_COUNT`; None if the text has anything but 1 to 12 ASCII digits."""
+    return int(text) if _COUNT.fullmatch(text.strip()) else None
+
+
+def bounded_wait_s(seconds: object) -> float:
+    """Return the seconds of an error as a finite number, 0 to `MAX_WAIT_S`. Anything that is no number becomes 0.
+
+    A plug-in may set any value.
+    """
+    if not isinstance(seconds, int | float) or seconds != seconds:  # NaN
+        return 0.0
+    return float(min(max(seconds, 0), MAX_WAIT_S))
+
+
+def bounded_wait_us(seconds: object) -> int:
+    """Return `bounded_wait_s` in microseconds."""
+    return int(bounded_wait_s(seconds) * SECOND_US)
+
+
+def bounded_count(count: object) -> int | None:
+    """Return the count of credits of an answer, 0 to `MAX_COUNT`. Anything but an integer becomes None."""
+    return min(max(count, 0), MAX_COUNT) if isinstance(count, int) else None
