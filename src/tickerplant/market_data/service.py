@@ -27,13 +27,15 @@ import pyarrow as pa
 import structlog
 
 from tickerplant.core.clock import Clock
-from tickerplant.core.errors import LogUnavailable
+from tickerplant.core.errors import LogError, LogUnavailable
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import SECOND_US, times_of
+from tickerplant.log import trouble_reports
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.feed import cursor as feed_cursor
 from tickerplant.market_data.feed.validation import FUTURE_US
 from tickerplant.market_data.feed.writer import MARK_EVERY_US, FeedWriter
+from tickerplant.market_data.flood_control import MAX_NOTES, FloodControl
 from tickerplant.market_data.vendors.legacy_streams import LegacyTickStream, adapt
 from tickerplant.market_data.vendors.port import (
     Connected,
@@ -104,6 +106,32 @@ class FeedCounters:
     lag_us: int = 0
     skew_us: int = 0
     connected: bool = False
+    unwanted: int = 0
+    """Count of ticks of symbols that were not requested; they are not stored."""
+    dead_dropped: int = 0
+    """Count of refused rows that are not in the dead-letter topic, because a minute had too many."""
+    floods: int = 0
+    """Count of connections that were dropped because most of their messages were unusable."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEvents:
+    """The counters of a feed that only grow, for the metric `tickerplant_service_events`."""
+
+    messages: int
+    ticks: int
+    dead: int
+    dead_dropped: int
+    unwanted: int
+    floods: int
+    repeats: int
+    conflicts: int
+    losses: int
+
+    @classmethod
+    def of(cls, counts: FeedCounters) -> FeedEvents:
+        """Return the present counts."""
+        return cls(**{name: getattr(counts, name) for name in cls.__slots__})
 
 
 class MarketData:
@@ -126,11 +154,11 @@ class MarketData:
         self.config = config
         self.counts = FeedCounters()
         self._log = event_log
-        self._stream = adapt(stream)
         self._clock = clock or SystemClock()
         self._on_gap = on_gap
         self._metrics = metrics
         self._symbols = [check_symbol(symbol) for symbol in config.symbols]
+        self._stream = FloodControl(adapt(stream), self._symbols, self._clock)
         self._rejected: set[str] = set()
         self._key_rejected = False
         self._down_since_us: int | None = None
@@ -284,12 +312,12 @@ class MarketData:
         counts = self.counts
         counts.messages += event.messages
         counts.batches += 1
-        for note in event.notes:
+        for note in event.notes[:MAX_NOTES]:
             log.warning("message from the vendor", feed=self.config.feed, message=note[:500])
         await self._update_rejected(writer, event)
         if event.gap is not None:
             await self._on_live_gap(writer, *event.gap)
-        batch, dead = event.batch, event.dead
+        batch, dead, dead_before = self._stream.wanted(event), event.dead, writer.cursor.dead
         if batch is not None and batch.num_rows:
             self._note_times(event.received_us, batch)
             watermark_us = self._newest_us - self.config.order_slack_us
@@ -306,7 +334,24 @@ class MarketData:
                 writer.commit()
 
             await self._append(writer, append_dead)
+        counts.unwanted += event.unwanted
         self._update_counters(writer)
+        refused = writer.cursor.dead - dead_before
+        if refused or event.unwanted:
+            why = writer.last_refusal[:200] if refused else "the symbols were not requested"
+            usable = max((batch.num_rows if batch is not None else 0) - refused, 0)
+            await self._on_unusable(refused + event.unwanted, usable, why)
+
+    async def _on_unusable(self, unusable: int, usable: int, why: str) -> None:
+        """Count unusable messages. In a flood, the stream drops its connection, and health shows why."""
+        flood = self._stream.observe(unusable, usable, why)
+        if flood is None:
+            return
+        self.counts.floods += 1
+        log.error("the vendor's connection is dropped", feed=self.config.feed, reason=flood)
+        key, now_s = trouble_reports.feed_key(self.config.feed), self._clock.now_us() / SECOND_US
+        with contextlib.suppress(LogError):
+            await self._call(lambda: trouble_reports.report(self._log, key, flood, now_s, permanent=False))
 
     async def _on_live_gap(self, writer: FeedWriter, start_us: int, end_us: int) -> None:
         """Append that a live connection missed the ticks of a range."""
@@ -369,6 +414,7 @@ class MarketData:
         counts.ticks, counts.dead = cursor.ticks - before.ticks, cursor.dead - before.dead
         counts.repeats, counts.conflicts = cursor.repeats - before.repeats, cursor.conflicts - before.conflicts
         counts.watermark_us = cursor.watermark_us
+        counts.dead_dropped = writer.dead_budget.dropped
 
     def _complete_until_us(self, since_us: int) -> int:
         """Return the time up to which all ticks surely arrived, for a connection that was alive until `since_us`.

@@ -102,7 +102,7 @@ class Plant:
         settings, event_log, dsn, counts = self.settings, self.event_log, self.dsn, self.counts
         if name == "market_data":
             return Service(
-                name, asynchronous=lambda stop: services.run_market_data(settings, event_log, dsn, stop, vendor)
+                name, asynchronous=lambda stop: services.run_market_data(settings, event_log, dsn, stop, vendor, counts)
             )
         if name == "aggregation":
             return Service(name, sync=lambda stop: services.run_aggregation(settings, event_log, stop, counts))

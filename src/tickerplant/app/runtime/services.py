@@ -48,11 +48,16 @@ def run_analytics(settings: Settings, log: EventLog, dsn: str, stop: threading.E
 
 
 async def run_market_data(
-    settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, vendor: SandboxEndpoint | None
-) -> None:
+    settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, vendor: SandboxEndpoint | None,
+    counts: ServiceCounts,
+) -> None:  # fmt: skip
     """Run the feeds and the backfill until `stop`. `vendor`: the sandbox to use instead of the vendors' servers."""
     from tickerplant.app.wiring import vendors
-    from tickerplant.market_data.service import MarketData, MarketDataConfig, run_feeds
+    from tickerplant.market_data.service import FeedCounters, FeedEvents, MarketData, MarketDataConfig, run_feeds
+
+    def recorder(feed: str) -> Callable[[FeedCounters], None]:
+        record = counts.recorder(f"feed {feed}")
+        return lambda counters: record(FeedEvents.of(counters))
 
     rules = rules_in_force(log, rules_of(settings, always_open=always_open(settings, vendor is not None)))
     async with vendors.open_scheduler(settings, log, endpoint=vendor, rules=rules) as scheduler:
@@ -65,6 +70,7 @@ async def run_market_data(
                 stream,
                 clock=clock,
                 on_gap=backfill.wake if backfill is not None else None,
+                metrics=recorder(provider.name),
             )
             for provider, symbols in vendors.streams(scheduler, settings.symbols)
             if (stream := provider.stream(symbols)) is not None

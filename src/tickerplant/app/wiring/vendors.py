@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
 from tickerplant.app.config.groups import by_action_cost
 from tickerplant.core.errors import ConfigError, NoPlant, UnknownTopic
+from tickerplant.core.times import SECOND_US
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Settings
     from tickerplant.core.clock import Clock
     from tickerplant.core.rules import Rules
     from tickerplant.log.port import EventLog
+    from tickerplant.log.trouble_reports import Trouble
     from tickerplant.market_data.backfill import BackfillManager, Depth, Order
     from tickerplant.market_data.vendors.account import VendorStatus
     from tickerplant.market_data.vendors.port import Provider, Quota
@@ -168,6 +171,7 @@ def streams(scheduler: RequestScheduler, symbols: Sequence[str]) -> list[tuple[P
 def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorStatus]:
     """Return each vendor's status from the state on the log. No plant needs to run; a running plant is not affected."""
     from tickerplant.app.wiring.coverage_query import rules_and_market_time
+    from tickerplant.log.trouble_reports import feed_key
     from tickerplant.market_data.vendors.scheduler import VendorPlan, vendor_statuses
     from tickerplant.sandbox import SandboxEndpoint
     from tickerplant.system_clock import SystemClock
@@ -182,7 +186,9 @@ def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorSta
         made = providers(settings, names, SystemClock(), nowhere)
         try:
             plan = VendorPlan(made, order, quotas(settings), settings.vendors.gap_fill_reserve)
-            return vendor_statuses(plan, stored=_stored(settings), now_us=now_us)
+            stored, troubles = _stored(settings, now_us)
+            rows = vendor_statuses(plan, stored=stored, now_us=now_us)
+            return [_with_trouble(row, troubles.get(feed_key(row.vendor))) for row in rows]
         finally:
             for provider in made.values():
                 await provider.close()
@@ -190,12 +196,22 @@ def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorSta
     return asyncio.run(read())
 
 
-def _stored(settings: Settings) -> Mapping[str, bytes]:
+def _with_trouble(row: VendorStatus, trouble: Trouble | None) -> VendorStatus:
+    """Return the status with the reason why the vendor's stream was dropped, if that is the newest error."""
+    at_us = int(trouble.reported_s * SECOND_US) if trouble is not None else 0
+    if trouble is None or (row.last_error_us is not None and row.last_error_us > at_us):
+        return row
+    return replace(row, last_error=trouble.error, last_error_us=at_us)
+
+
+def _stored(settings: Settings, now_us: int) -> tuple[Mapping[str, bytes], Mapping[str, Trouble]]:
+    """Return the stored state of the vendors, and the recent troubles."""
     from tickerplant.app.wiring import open_readonly
+    from tickerplant.log import trouble_reports
     from tickerplant.market_data.vendors.state_store import stored_state
 
     try:
         with open_readonly.log_of(settings) as log:
-            return stored_state(log)
+            return stored_state(log), trouble_reports.read(log, now_us)
     except (NoPlant, UnknownTopic):  # no request has been made yet
-        return {}
+        return {}, {}

@@ -17,8 +17,10 @@ from websockets.protocol import Event, State
 
 OnMessages = Callable[[list[bytes]], None]
 
-MAX_MESSAGE_BYTES: Final = 1 << 24
+MAX_MESSAGE_BYTES: Final = 4 << 20
 """Maximum size of a message in bytes. The answer to a subscription to 2,000 symbols has 200 KB."""
+MAX_UNSENT_BYTES: Final = 1 << 20
+"""Maximum bytes that wait to be sent: answers to pings of a vendor that does not read. More end the connection."""
 _TEXT: Final = 0x81  # FIN and the opcode of a text
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
@@ -36,7 +38,8 @@ class FrameConnection(ClientConnection):
         self.on_read: Callable[[], None] = _nothing
         self._on_messages: OnMessages | None = None
         self._early: list[bytes] = []
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._wanted_bytes = 2
         self._head_tail = b""
         self._fragments: list[bytes] = []
         self._texts: list[bytes] = []
@@ -64,7 +67,9 @@ class FrameConnection(ClientConnection):
             if self._library_only or self.protocol.state is not State.OPEN:
                 super().data_received(data)
             else:
-                self._buffer = self._cut(self._buffer + data if self._buffer else bytes(data))
+                self._append(data)
+        if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self.transport.abort()
         if self.protocol.state is State.CLOSING and not self._ending:
             self._ending = True  # the vendor should now close the socket, but may fail to
             self.loop.call_later(self.close_timeout or 0.0, self.transport.abort)
@@ -78,7 +83,8 @@ class FrameConnection(ClientConnection):
     def process_event(self, event: Event) -> None:
         """Collect a message that the library has read; pass other events to the library."""
         if isinstance(event, Frame) and event.opcode in _DATA and self.response is not None:
-            self._fragments.append(bytes(event.data))
+            if event.data:  # an unlimited number of empty fragments belongs to one message
+                self._fragments.append(bytes(event.data))
             if event.fin:
                 self._texts.append(b"".join(self._fragments))
                 self._fragments.clear()
@@ -100,8 +106,24 @@ class FrameConnection(ClientConnection):
             return b""
         return data[end:]
 
+    def _append(self, data: bytes) -> None:
+        """Cut off the frames that are complete now. A long frame in many pieces is not copied with each piece."""
+        buffer = self._buffer
+        if not buffer:
+            remainder = self._cut(bytes(data))
+            if remainder:
+                buffer += remainder
+            return
+        buffer += data
+        if len(buffer) >= self._wanted_bytes:
+            self._buffer = bytearray(self._cut(bytes(buffer)))
+
     def _cut(self, buffer: bytes) -> bytes:
-        """Cut whole frames off; return the remainder, which is less than one frame."""
+        """Cut whole frames off; return the remainder, which is less than one frame.
+
+        `_wanted_bytes` is then the size at which the remainder may be a whole frame.
+        """
+        self._wanted_bytes = 2
         texts, at, size = self._texts, 0, len(buffer)
         while size - at >= 2:
             length = buffer[at + 1]
@@ -111,12 +133,14 @@ class FrameConnection(ClientConnection):
                     return self._use_library(buffer[at:])
                 begin += 2 if length == 126 else 8
                 if begin > size:
+                    self._wanted_bytes = begin - at
                     break
                 length = int.from_bytes(buffer[at + 2 : begin], "big")
                 if length > MAX_MESSAGE_BYTES:
                     return self._use_library(buffer[at:])
             end = begin + length
             if end > size:
+                self._wanted_bytes = end - at
                 break
             if buffer[at] == _TEXT:
                 texts.append(buffer[begin:end])

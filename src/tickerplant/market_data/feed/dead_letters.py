@@ -15,7 +15,7 @@ from tickerplant.market_data.feed.validation import Reasons
 
 _MAX_ROWS: Final = 1_000
 """Maximum number of rows in one dead-letter record: less than a megabyte if rows have a few hundred bytes. A record
-also ends before its payloads exceed `MAX_DEAD_PAYLOAD_BYTES`."""
+also ends before its payloads and reasons exceed `MAX_DEAD_PAYLOAD_BYTES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,12 @@ def dead_batches(feed: str, rows: Sequence[DeadRow]) -> Iterator[pa.RecordBatch]
     size = 0
     for row in rows:
         payload, reason = cut_to_fit(row.payload, row.reason)
-        if pending and (len(pending) == _MAX_ROWS or size + len(payload) > MAX_DEAD_PAYLOAD_BYTES):
+        bytes_ = len(payload) + len(reason.encode())
+        if pending and (len(pending) == _MAX_ROWS or size + bytes_ > MAX_DEAD_PAYLOAD_BYTES):
             yield _batch(feed, pending)
             pending, size = [], 0
         pending.append((payload, reason))
-        size += len(payload)
+        size += bytes_
     if pending:
         yield _batch(feed, pending)
 

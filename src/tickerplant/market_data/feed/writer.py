@@ -21,12 +21,13 @@ from tickerplant.core import records
 from tickerplant.core.errors import LogError
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.schemas import DEADLETTER, RAW, SYMBOLS, TICKS
-from tickerplant.core.times import FOREVER_US, MILLISECOND_US, NEVER_US, Int64Array, iso, times_of
+from tickerplant.core.times import FOREVER_US, MILLISECOND_US, NEVER_US, SECOND_US, Int64Array, iso, times_of
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.feed import cursor as feed_cursor
 from tickerplant.market_data.feed.committer import Committer, state_partition
 from tickerplant.market_data.feed.cursor import Cursor, Identities
 from tickerplant.market_data.feed.dead_letters import DeadRow, dead_batches, dead_rows
+from tickerplant.market_data.feed.flood import DeadLetterBudget
 from tickerplant.market_data.feed.partitioner import Int32Array, SymbolPartitioner
 from tickerplant.market_data.feed.validation import (
     FUTURE_US,
@@ -91,6 +92,9 @@ class FeedWriter:
         self._appended_watermarks_us = [NEVER_US] * self.partitions
         self._committer = Committer(log, feed)
         self._cursor, self._ids = self._committer.load()
+        self.dead_budget = DeadLetterBudget()
+        self.last_refusal = ""
+        """The reason of the newest row that became a dead letter; "" if there was none."""
         self.first_conflict: str | None = None
         """The reason of the first conflict that this writer found; None if there was none."""
 
@@ -261,11 +265,17 @@ class FeedWriter:
         self._append_by_symbol(records.Answers, batch)
 
     def append_dead_letters(self, rows: Sequence[DeadRow]) -> None:
-        """Append rows to the dead-letter topic, in the transaction of the next commit."""
+        """Append rows to the dead-letter topic, in the transaction of the next commit.
+
+        All rows count. A live feed stores at most `flood.MAX_DEAD_ROWS` of them per minute, with cut payloads.
+        """
+        self._cursor.dead += len(rows)
+        self.last_refusal = rows[-1].reason if rows else self.last_refusal
+        if self._cursor.live:
+            rows = self.dead_budget.take(rows, self._clock() / SECOND_US)
         for batch in dead_batches(self.feed, rows):
             data = records.encode(records.Dead(sent_at_us=self._now(), feed=self.feed), batch)
             self._committer.append(DEADLETTER, self._dead_partition, data)
-        self._cursor.dead += len(rows)
 
     # Commits ---------------------------------------------------------------------------------------------------------
 

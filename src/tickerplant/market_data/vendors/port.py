@@ -168,6 +168,7 @@ class Ticks:
     `batch`: ticks (`schemas.TICKS`), or None. `dead`: messages that could not be parsed. `rejected`: symbols that the
     vendor does not deliver, with the reason. `notes`: warnings of the vendor for the log. `messages`: count
     of all messages. `gap`: range `[start, end)` whose ticks were missed on a live connection, before `batch`.
+    `unwanted`: count of messages of symbols that were not requested; they are not in `batch`.
     """
 
     received_us: int
@@ -177,6 +178,7 @@ class Ticks:
     notes: list[str] = field(default_factory=list)
     messages: int = 0
     gap: tuple[int, int] | None = None
+    unwanted: int = 0
 
 
 StreamEvent: TypeAlias = Connected | Ticks | Disconnected | KeyRejected

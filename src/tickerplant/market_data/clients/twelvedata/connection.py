@@ -15,6 +15,8 @@ from tickerplant.market_data.clients.twelvedata.session import Session
 from tickerplant.market_data.vendors.port import Connected, StreamEvent, Ticks
 
 GATHER_MESSAGES: Final = 16_384
+GATHER_BYTES: Final = 4 << 20
+"""Maximum bytes of messages that wait for the parser, besides those of one read: 40,000 prints."""
 HEARTBEAT: Final = '{"action":"heartbeat"}'
 MANY_FAILURES: Final = 6
 """Failures that a refused connection counts as: the next attempt waits about half a minute."""
@@ -24,7 +26,8 @@ class Connection:
     """One connection: messages that are not delivered yet, the times of the last messages, and messages to send.
 
     At most two batches are between socket and queue. One is parsed and waits for room in the queue. The other is being
-    gathered, with at most `GATHER_MESSAGES` and the messages of one read. The socket is not read if this batch is full.
+    gathered, with at most `GATHER_MESSAGES` or `GATHER_BYTES`, and the messages of one read. The socket is not read if
+    this batch is full.
     """
 
     def __init__(self, session: Session, socket: FrameConnection, out: asyncio.Queue[StreamEvent]) -> None:
@@ -42,6 +45,7 @@ class Connection:
         self._paused = False
         self._gathered: list[bytes] = []
         self._gathered_us = 0
+        self._gathered_bytes = 0
         self._delivering: Ticks | None = None
         self._due = asyncio.Event()
         self._outbox: asyncio.Queue[str] = asyncio.Queue()
@@ -114,7 +118,8 @@ class Connection:
             if self._delivering is None:
                 self._loop.call_later(self._session.settings.gather_s, self._due.set)
         self._gathered += texts
-        if len(self._gathered) >= GATHER_MESSAGES and not self._paused:
+        self._gathered_bytes += sum(map(len, texts))
+        if (len(self._gathered) >= GATHER_MESSAGES or self._gathered_bytes >= GATHER_BYTES) and not self._paused:
             self._paused = True
             self._socket.transport.pause_reading()
             self._due.set()
@@ -134,7 +139,7 @@ class Connection:
 
     def _parse(self) -> Ticks:
         """Return the gathered messages as one event."""
-        texts, self._gathered = self._gathered, []
+        texts, self._gathered, self._gathered_bytes = self._gathered, [], 0
         messages = read_messages(texts)
         self._note(messages, self._gathered_us)
         return self._session.parser.ticks(messages, len(texts), self._gathered_us, self._clock.monotonic())

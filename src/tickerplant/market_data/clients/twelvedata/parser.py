@@ -43,6 +43,7 @@ class MessageParser:
             event.notes += notes
         if messages.prices:
             columns, dead = self._quotes.columns(messages.prices)
+            event.unwanted = self._quotes.take_unwanted()
             event.gap = self._gap(columns.times, received_us)
             if event.gap is not None:
                 self._quotes.forget_volumes()

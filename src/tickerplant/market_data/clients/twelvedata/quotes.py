@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from tickerplant.core.times import SECOND_US, Float64Array, Int64Array, timestam
 from tickerplant.market_data.clients.twelvedata.day_volume import DayVolumes
 from tickerplant.market_data.clients.twelvedata.messages import SOURCE
 from tickerplant.market_data.feed.dead_letters import DeadRow
+from tickerplant.market_data.vendors.bounds import shortened
 
 
 class Price(msgspec.Struct, gc=False):
@@ -39,6 +40,13 @@ class Price(msgspec.Struct, gc=False):
     fails: list[dict[str, Any]] | None = None
     messages: list[str] | None = None
 
+
+_SAMPLES: Final = 100
+"""Maximum symbols that were not requested whose first print is a dead row."""
+_ALIASES: Final = 10_000
+"""Maximum spellings of names that are remembered."""
+_STATUS_TEXTS: Final = 20
+"""Maximum messages of one answer to a subscription that are passed on."""
 
 _price = msgspec.json.Decoder(Price)
 _prices = msgspec.json.Decoder(list[Price])
@@ -93,7 +101,7 @@ def read_messages(texts: Sequence[str | bytes]) -> ParsedMessages:
             try:
                 found.append(_price.decode(text))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                result.dead.append(DeadRow(f"the message cannot be parsed: {error}", text[:65_536]))
+                result.dead.append(DeadRow(shortened(f"the message cannot be parsed: {error}"), text))
     result.prices = [message for message in found if message.event == "price"]
     if len(result.prices) != len(found):
         for message in found:
@@ -110,22 +118,28 @@ def read_messages(texts: Sequence[str | bytes]) -> ParsedMessages:
 
 def _status(message: Price) -> SubscribeStatus:
     success = tuple(_name(item) for item in message.success or ())
-    fails = tuple((_name(item), str(item.get("message", ""))) for item in message.fails or ())
-    return SubscribeStatus(message.event, message.status or "", success, fails, tuple(message.messages or ()))
+    fails = tuple((_name(item), shortened(str(item.get("message", "")))) for item in message.fails or ())
+    texts = tuple(map(shortened, (message.messages or [])[:_STATUS_TEXTS]))
+    return SubscribeStatus(shortened(message.event), shortened(message.status or ""), success, fails, texts)
 
 
 def _name(item: Mapping[str, Any]) -> str:
-    return str(item.get("symbol", "")).strip().upper()
+    return shortened(str(item.get("symbol", "")).strip().upper())
 
 
 class QuoteDecoder:
     """Turns price messages into ticks (`schemas.TICKS`); stores each symbol's volume of the day (see `day_volume`).
 
     Symbols are written as subscribed: the vendor answers `RY:TSX` with symbol RY and exchange TSX. `stamped`: use
-    `sent_ns`, which the sandbox may send, as the time.
+    `sent_ns`, which the sandbox may send, as the time. `wanted_only`: messages of symbols that were not added are
+    dropped and counted, and the first message of each of `_SAMPLES` such symbols is a dead row.
     """
 
-    def __init__(self, *, source: str = SOURCE, stamped: bool = False) -> None:
+    def __init__(self, *, source: str = SOURCE, stamped: bool = False, wanted_only: bool = False) -> None:
+        self._wanted_only = wanted_only
+        self._unwanted = 0
+        self._unwanted_names: set[str] = set()
+        self._aliases = 0
         self._source = pa.array([source])
         self._stamped = stamped
         self._codes: dict[str, int] = {}
@@ -149,14 +163,14 @@ class QuoteDecoder:
         self._grow()
 
     def columns(self, prices: Sequence[Price]) -> tuple[PriceColumns, list[DeadRow]]:
-        """Return the messages as columns, and the messages that are not ticks."""
+        """Return the messages as columns, and the messages that are not ticks, except most of the unwanted ones."""
         dead: list[DeadRow] = []
         codes_of = self._codes
         known = len(codes_of)
         codes = [codes_of.get(message.symbol, -1) for message in prices]
         found = [message.price for message in prices]
         if -1 in codes or None in found or self._by_exchange:
-            prices, codes = self._one_by_one(prices, dead)
+            prices, codes = self._one_by_one(prices, codes, dead)
             found = [message.price for message in prices]
         if len(codes_of) != known:
             self._grow()
@@ -187,25 +201,48 @@ class QuoteDecoder:
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=TICKS)
 
-    def _one_by_one(self, prices: Sequence[Price], dead: list[DeadRow]) -> tuple[list[Price], list[int]]:
+    def take_unwanted(self) -> int:
+        """Return the count of messages of symbols that were not added, since the last call."""
+        count, self._unwanted = self._unwanted, 0
+        return count
+
+    def _one_by_one(
+        self, prices: Sequence[Price], known: Sequence[int], dead: list[DeadRow]
+    ) -> tuple[list[Price], list[int]]:
+        """Return the messages that are ticks, and their codes. `known`: the code of each message's name, or -1."""
         valid: list[Price] = []
         codes = []
-        for message in prices:
+        for message, code in zip(prices, known, strict=True):
             name = message.symbol
             if name in self._by_exchange and message.exchange:
                 listed = f"{name}:{message.exchange}".upper()
-                name = listed if listed in self._codes else name
-            try:
-                code = self._code_of(name)
-            except BadInput as error:
-                dead.append(DeadRow(str(error), msgspec.json.encode(message)))
-                continue
+                code = self._codes.get(listed, code)
+            if code < 0:
+                reason, code = self._new_code(name)
+                if reason:
+                    dead.append(DeadRow(reason, msgspec.json.encode(message)))
+                if code < 0:
+                    continue
             if message.price is None:
                 dead.append(DeadRow("a price message without a price", msgspec.json.encode(message)))
                 continue
             valid.append(message)
             codes.append(code)
         return valid, codes
+
+    def _new_code(self, name: str) -> tuple[str, int]:
+        """Return the reason why a message is a dead row, or "", and the code of its unknown name; -1 for no code."""
+        try:
+            symbol = check_symbol(name)
+        except BadInput as error:
+            return shortened(str(error)), -1
+        if self._wanted_only and symbol not in self._codes:
+            self._unwanted += 1
+            if symbol in self._unwanted_names or len(self._unwanted_names) >= _SAMPLES:
+                return "", -1
+            self._unwanted_names.add(symbol)
+            return f"the symbol {symbol} was not requested; more prints of it are counted only", -1
+        return "", self._code_of(name)
 
     def _code_of(self, name: str) -> int:
         """Return the code of a name; a new name gets the next code. Raises BadInput for an invalid symbol."""
@@ -216,7 +253,9 @@ class QuoteDecoder:
             if code == len(self._names):
                 self._names.append(symbol)
                 self._codes[symbol] = code
-            self._codes[name] = code
+            if name != symbol and self._aliases < _ALIASES:  # a vendor may spell one name in any number of ways
+                self._aliases += 1
+                self._codes[name] = code
         return code
 
     def _grow(self) -> None:

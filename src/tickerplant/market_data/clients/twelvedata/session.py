@@ -68,7 +68,7 @@ class Session:
         self.settings = config.settings
         self.liveness = PriceLiveness(self.stretched(config.settings.silent_s))
         self.subscriptions = Subscriptions((), config.calendars, config.settings.rejected_s)
-        quotes = QuoteDecoder(source=config.source, stamped=config.stamped)
+        quotes = QuoteDecoder(source=config.source, stamped=config.stamped, wanted_only=True)
         self.parser = MessageParser(quotes, self.subscriptions, self.liveness)
         self.heartbeats_answered = False
         """True if the vendor has answered a heartbeat."""

@@ -6,7 +6,7 @@ Times are seconds of one monotonic clock, given by the caller.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -22,6 +22,8 @@ MAX_SYMBOLS: Final = 2_000
 200 KB."""
 RESET: Final = '{"action":"reset"}'
 _RETRY_FIRST_S: Final = 60.0
+_MAX_NOTES: Final = 20
+"""Maximum notes about one answer."""
 
 
 class Subscriptions:
@@ -85,15 +87,17 @@ class Subscriptions:
         notes = [f"{status.event} {status.status}: {text}" for text in status.messages]
         if status.event != "subscribe-status":
             return rejected, notes
+        by_ticker = self._by_ticker()
         for name in status.success:
-            symbol = self._symbol_of(name)
+            symbol = self._symbol_of(name, by_ticker)
             if symbol is not None:
                 self._rejected_s.pop(symbol, None)
                 self._reported.discard(symbol)
         for name, reason in status.fails:
-            symbol = self._symbol_of(name)
+            symbol = self._symbol_of(name, by_ticker)
             if symbol is None:
-                notes.append(f"rejected, but not subscribed: {name!r} ({reason})")
+                if len(notes) < _MAX_NOTES:
+                    notes.append(f"rejected, but not subscribed: {name!r} ({reason})")
                 continue
             self._rejected_s[symbol] = now_s
             if symbol not in self._reported:
@@ -111,14 +115,20 @@ class Subscriptions:
         """Return True if the vendor rejected the symbol."""
         return symbol in self._rejected_s
 
-    def _symbol_of(self, name: str) -> str | None:
+    def _by_ticker(self) -> dict[str, list[str]]:
+        """Return the wanted symbols by ticker, without their exchange."""
+        found: dict[str, list[str]] = {}
+        for symbol in self._wanted:
+            found.setdefault(symbol.partition(":")[0], []).append(symbol)
+        return found
+
+    def _symbol_of(self, name: str, by_ticker: Mapping[str, list[str]]) -> str | None:
         """Return the wanted symbol with the vendor's name, or the only one with this ticker; None if there is none."""
         with contextlib.suppress(BadInput):
             name = check_symbol(name)
         if name in self._wanted:
             return name
-        plain = name.partition(":")[0]
-        found = [symbol for symbol in self._wanted if symbol.partition(":")[0] == plain]
+        found = by_ticker.get(name.partition(":")[0], [])
         return found[0] if len(found) == 1 else None
 
 

@@ -63,6 +63,7 @@ from tickerplant.market_data.vendors.port import (
     Quota,
     TickStream,
 )
+from tickerplant.system_clock import SystemClock
 
 QUOTAS: Final = (Quota(2_000, HOUR_US),)
 """Assumed quota. Yahoo documents none, and users report rejections above this number."""
@@ -244,8 +245,8 @@ class YahooProvider:
 class _Yfinance:
     """yfinance with a session and a data object of our own. Callers must hold the lock `_library`."""
 
-    def __init__(self, library: Any, url: str, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, library: Any, url: str, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self.session = _session(url)
         kind = library.data.YfData
         # The metaclass returns one object per process. This call makes another object, with its own cookie and crumb.
