@@ -22,7 +22,8 @@ from tickerplant.market_data.clients.alphavantage.messages import (
     without_key,
 )
 from tickerplant.market_data.vendors.columns import no_bars
-from tickerplant.market_data.vendors.errors import BadRequest, Malformed, NoData, UnknownSymbol, VendorDown, VendorError
+from tickerplant.market_data.vendors.errors import BadRequest, NoData, UnknownSymbol, VendorDown, VendorError
+from tickerplant.market_data.vendors.http_body import MAX_ANSWER_BYTES, fetch
 from tickerplant.market_data.vendors.port import (
     ActionsAnswer,
     BarsAnswer,
@@ -158,12 +159,10 @@ class AlphaVantageProvider:
 
     async def _ask(self, params: dict[str, str]) -> bytes:
         try:
-            answer = await self._client.get("/query", params=params)
-        except httpx.DecodingError as error:
-            raise Malformed(f"the answer cannot be decoded: {type(error).__name__}") from None
+            answer = await fetch(self._client, "/query", params, MAX_ANSWER_BYTES)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise VendorDown(f"{type(error).__name__}: {error}") from None
-        raise_status(answer.status_code, answer.content)
+        raise_status(answer.status, answer.content)
         return answer.content
 
 

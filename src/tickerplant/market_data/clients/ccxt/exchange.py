@@ -26,9 +26,12 @@ from tickerplant.market_data.vendors.errors import (
     VendorDown,
     VendorError,
 )
+from tickerplant.market_data.vendors.http_body import BodyCollector
 
 T = TypeVar("T")
 
+MAX_BYTES: Final = 64 << 20
+"""Maximum bytes of an answer: the list of markets of a large exchange has 20 MB."""
 _TIMEOUT_S: Final = 30.0
 _LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a fast clock does not make the network faster
 _BURST_S: Final = 60.0  # a requested wait up to this length counts as a burst, not as a spent quota
@@ -98,6 +101,8 @@ class Exchange:
             if not own.markets:
                 await self._load(own)
             return await work(own)
+        except VendorError:
+            raise
         except self._library.BaseError as error:
             raise self.error_of(error) from None
         except OSError as error:
@@ -158,7 +163,8 @@ def _subclass(base: Any, malformed: type[Exception]) -> Any:
 
             if self.session is None:  # ccxt's own session uses an option that newer versions of aiohttp deprecate
                 context = ssl.create_default_context(cafile=self.cafile)
-                self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context))
+                connector = aiohttp.TCPConnector(ssl=context)
+                self.session = aiohttp.ClientSession(connector=connector, response_class=_bounded_response())
             super().open()
 
         def on_rest_response(self, code: Any, *args: Any, **options: Any) -> Any:
@@ -174,6 +180,29 @@ def _subclass(base: Any, malformed: type[Exception]) -> Any:
             return found
 
     return StatusExchange
+
+
+def _bounded_response() -> Any:
+    """Return a class of aiohttp's answers that reads at most `MAX_BYTES` after decoding. It raises Malformed for more.
+
+    aiohttp decodes one encoding only; a body with several encodings is no valid JSON then.
+    """
+    import aiohttp
+
+    class BoundedResponse(aiohttp.ClientResponse):
+        async def read(self) -> bytes:
+            if self._body is None:
+                body = BodyCollector(MAX_BYTES)
+                try:
+                    async for part in self.content.iter_any():
+                        body.add(part)
+                except BaseException:
+                    self.close()
+                    raise
+                self._body = body.content()
+            return await super().read()
+
+    return BoundedResponse
 
 
 def _redirected(addresses: Any, url: str) -> Any:

@@ -24,7 +24,8 @@ from tickerplant.market_data.clients.twelvedata.messages import (
 from tickerplant.market_data.clients.twelvedata.session import StreamConfig
 from tickerplant.market_data.clients.twelvedata.stream import TwelveDataStream
 from tickerplant.market_data.vendors.bounds import retry_after
-from tickerplant.market_data.vendors.errors import BadRequest, Malformed, NoData, VendorDown, VendorError
+from tickerplant.market_data.vendors.errors import BadRequest, NoData, VendorDown, VendorError
+from tickerplant.market_data.vendors.http_body import MAX_ANSWER_BYTES, Answer, fetch
 from tickerplant.market_data.vendors.port import (
     ActionsAnswer,
     BarsAnswer,
@@ -47,6 +48,7 @@ FREE_QUOTAS: Final = (Quota(8, MINUTE_US), Quota(800, DAY_US))
 
 _TIMEOUT_S: Final = 30.0
 _LEAST_TIMEOUT_S: Final = 10.0  # by the machine's clock: a fast clock does not make the network faster
+_SYMBOL_BYTES: Final = 1 << 20  # a page of 5,000 bars has 0.7 MB
 _LARGE_BYTES: Final = 1 << 20  # larger answers are parsed in a thread: 20 ms
 
 
@@ -100,10 +102,11 @@ class TwelveDataProvider:
                 "order": "desc",
                 "adjust": "none",
             },
+            (1 + len(request.symbols)) * _SYMBOL_BYTES,
         )
         body, now_us = answer.content, self._clock.now_us()
         retry_after_s, note = retry_after(answer.headers, now_us)
-        read = (body, answer.status_code, asked, now_us, retry_after_s)
+        read = (body, answer.status, asked, now_us, retry_after_s)
         try:
             series = await asyncio.to_thread(parse_series, *read) if len(body) > _LARGE_BYTES else parse_series(*read)
         except VendorError as error:
@@ -153,7 +156,7 @@ class TwelveDataProvider:
         now_us = self._clock.now_us()
         retry_after_s, note = retry_after(answer.headers, now_us)
         try:
-            raise_error(answer.content, answer.status_code, now_us, retry_after_s)
+            raise_error(answer.content, answer.status, now_us, retry_after_s)
         except NoData:
             return b"{}", credits_of(answer.headers)
         except VendorError as error:
@@ -161,11 +164,9 @@ class TwelveDataProvider:
             raise self._without_key(error) from None
         return answer.content, credits_of(answer.headers)
 
-    async def _get(self, path: str, params: dict[str, str]) -> httpx.Response:
+    async def _get(self, path: str, params: dict[str, str], max_bytes: int = MAX_ANSWER_BYTES) -> Answer:
         try:
-            return await self._client.get(path, params=params)
-        except httpx.DecodingError as error:
-            raise Malformed(f"the answer cannot be decoded: {type(error).__name__}") from None
+            return await fetch(self._client, path, params, max_bytes)
         except httpx.HTTPError as error:
             raise VendorDown(without_key(f"{type(error).__name__}: {error}", self._context.key)) from None
 

@@ -53,6 +53,7 @@ from tickerplant.market_data.vendors.errors import (
     VendorDown,
     VendorError,
 )
+from tickerplant.market_data.vendors.http_body import MAX_ANSWER_BYTES, BodyCollector, check_encoding
 from tickerplant.market_data.vendors.port import (
     ActionsAnswer,
     BarsAnswer,
@@ -316,6 +317,7 @@ def _session(url: str) -> Any:
     from yfinance import _http as http
 
     target = urlsplit(url) if url else None
+    bounded = _bounded_curl if http.HAS_CURL_CFFI else _bounded_requests
     plain = http.new_session()
     base: Any = type(plain)
 
@@ -330,7 +332,7 @@ def _session(url: str) -> Any:
             if target is not None:
                 path = target.path.rstrip("/") + parts.path
                 address = urlunsplit(parts._replace(scheme=target.scheme, netloc=target.netloc, path=path))
-            answer = super().request(method, address, *args, **options)
+            answer = bounded(super().request, method, address, *args, **options)
             if target is not None:
                 answer.url = url
             self.retry_after = answer.headers.get("retry-after") or self.retry_after
@@ -349,6 +351,44 @@ def _session(url: str) -> Any:
         session.headers.update(plain.headers)
     plain.close()
     return session
+
+
+def _bounded_curl(request: Any, *args: Any, **options: Any) -> Any:
+    """Return the answer of a request by curl, with at most `MAX_ANSWER_BYTES` after decoding. Raises Malformed."""
+    body, refused = BodyCollector(MAX_ANSWER_BYTES), []
+
+    def add(part: bytes) -> int:
+        try:
+            return body.add(part)
+        except Malformed as error:  # curl reports only that the write failed
+            refused.append(error)
+            return -1
+
+    try:
+        answer = request(*args, **options, content_callback=add)
+    except Exception:
+        if refused:
+            raise refused[0] from None
+        raise
+    if refused:
+        raise refused[0]
+    check_encoding(answer.headers.get("content-encoding") or "")
+    answer.content = body.content()
+    return answer
+
+
+def _bounded_requests(request: Any, *args: Any, **options: Any) -> Any:
+    """Return the answer of the library requests, with at most `MAX_ANSWER_BYTES` after decoding. Raises Malformed."""
+    answer = request(*args, **{**options, "stream": True})
+    body = BodyCollector(MAX_ANSWER_BYTES)
+    try:
+        check_encoding(answer.headers.get("content-encoding") or "")
+        for part in answer.iter_content(64 << 10):
+            body.add(part)
+    finally:
+        answer.close()
+    answer._content, answer._content_consumed = body.content(), True
+    return answer
 
 
 def columns_of(frame: Any, meta: Any, paid_in: Mapping[int, str] | None = None) -> Columns:
