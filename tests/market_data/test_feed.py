@@ -133,9 +133,9 @@ def test_invalid_rows_are_dead_letters_and_do_not_advance_the_watermark(tmp_path
         assert feed.cursor.dead == 3
 
 
-def test_dead_rows_of_any_size_are_appended_and_large_payloads_are_cut(tmp_path: Path) -> None:
+def test_dead_rows_of_a_file_of_any_size_are_appended_and_large_payloads_are_cut(tmp_path: Path) -> None:
     mib = 1 << 20
-    with embedded(tmp_path) as log, live(log, Clock(OPEN_US)) as feed:
+    with embedded(tmp_path) as log, FeedWriter(log, "file:rows", clock=Clock(OPEN_US)) as feed:
         payloads = [b"a" * 40 * mib, *(b"b" * 5 * mib for _ in range(8)), b"c"]
         feed.append_dead_letters([DeadRow(f"row {number}", payload) for number, payload in enumerate(payloads)])
         feed.commit()
