@@ -1,5 +1,6 @@
 """One transaction writes the newest row of each key. Closed rows never wait; forming rows are conflated."""
 
+import datetime as dt
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from tests.core.samples import samples
 from tests.store.rows import OPEN_US, bars, ticks, values
 from tickerplant.core import records, schemas
+from tickerplant.core.times import micros_of
 from tickerplant.core.version import make_version
 from tickerplant.log.port import ConsumedRecord, TopicPartition
 from tickerplant.persistence.batching import OFFSET, PartitionBuffer, PositionChange, WriteBatch
@@ -271,3 +273,15 @@ def test_the_order_of_sources_follows_the_rules() -> None:
     work = one.flush(0)
     assert work is not None
     assert (work.sources, work.unreadable) == (("a", "b*"), 2)
+
+
+@pytest.mark.parametrize("date", ["1800-01-01", "1899-12-29", "2199-12-31", "2260-12-31"])
+def test_every_date_that_aggregation_accepts_is_written(date: str) -> None:
+    one = buffer(OHLCV)
+    day_us = micros_of(dt.datetime.fromisoformat(f"{date}T00:00:00+00:00"))
+    rows = bars({"interval": "1d", "time_us": day_us}, {"interval": "1d", "time_us": day_us, "history": True})
+    one.add(record(OHLCV, 0, records.Bars(sent_at_us=1), rows))
+    work = one.flush(0)
+    assert work is not None
+    assert work.bars is not None
+    assert (work.bars.num_rows, work.out_of_range) == (2, 0)

@@ -9,6 +9,7 @@ import pytest
 from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values
 from tickerplant.core.reasons import OF_TICKS
 from tickerplant.core.sources import SourceOrder
+from tickerplant.core.times import times_of
 from tickerplant.store import Store
 from tickerplant.store.repositories.analytics import Analytics
 from tickerplant.store.repositories.ohlcv import Ohlcv
@@ -231,9 +232,12 @@ async def test_source_ranks_of_history_depend_on_symbol_and_interval(store: Stor
 
 
 async def test_daily_bars_of_centuries_are_stored_in_their_own_table(store: Store) -> None:
-    years = [0, 12_000, 40_000, 47_000]  # days since 1970
+    years = [-62_091, -30_000, 0, 12_000, 40_000, 106_000]  # days since 1970, in the years 1800 to 2260
     await put(store, bars(*({"interval": "1d", "time_us": day * DAY_US, "price": float(day)} for day in years)))
     assert [close for _, close, _ in await closes(store, "1d")] == [float(day) for day in years]
+    async with store.read() as session:
+        times = (await session.ohlcv.read("GOOG", "1d")).column("time")
+    assert times_of(times).tolist() == [day * DAY_US for day in years]
     assert await closes(store) == []
 
 

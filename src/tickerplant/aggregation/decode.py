@@ -5,7 +5,6 @@ An unreadable column raises UnreadableRecord. Unusable rows are dropped or maske
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Final
 
 import numpy as np
@@ -18,10 +17,8 @@ from tickerplant.aggregation.rows import FROM_VENDOR, INTERVALS, Interner, Rows,
 from tickerplant.core.errors import BadInput, UnreadableRecord
 from tickerplant.core.interval import parse
 from tickerplant.core.schemas import TICKS
-from tickerplant.core.times import BoolArray, Int64Array, micros_of, times_of
+from tickerplant.core.times import FIRST_US, LAST_US, BoolArray, Int64Array, times_of
 
-FIRST_US: Final = micros_of(dt.datetime(1800, 1, 1, tzinfo=dt.UTC))
-LAST_US: Final = micros_of(dt.datetime(2261, 1, 1, tzinfo=dt.UTC))
 _SEPARATOR: Final = "\x1f"
 _LENGTHS: Final = np.array([interval.us for interval in INTERVALS])
 

@@ -19,7 +19,6 @@ import numpy as np
 from tickerplant.aggregation import retention
 from tickerplant.aggregation.bar_aggregator import BarAggregator
 from tickerplant.aggregation.candidates import REBUILD
-from tickerplant.aggregation.decode import FIRST_US, LAST_US
 from tickerplant.aggregation.dispatch import Dispatcher
 from tickerplant.aggregation.outcome import FeedStatus
 from tickerplant.aggregation.rows import DAYS, FROM_VENDOR, INTERVALS, Codes, Rows, join, take
@@ -29,7 +28,7 @@ from tickerplant.core.errors import ConfigError, UnreadableRecord
 from tickerplant.core.interval import M5
 from tickerplant.core.sessions import NO_SESSION
 from tickerplant.core.streams import ConsumedRecord, History
-from tickerplant.core.times import DAY_US, HOUR_US, BoolArray
+from tickerplant.core.times import DAY_US, FIRST_US, HOUR_US, LAST_US, BoolArray
 
 FEED: Final = "rebuild"
 """Feed name in the `market.status` record of a rebuild that is not possible."""

@@ -13,7 +13,6 @@ import numpy as np
 
 from tickerplant.aggregation import snapshot
 from tickerplant.aggregation.bar_aggregator import BarAggregator
-from tickerplant.aggregation.decode import FIRST_US, LAST_US
 from tickerplant.aggregation.dispatch import Dispatcher
 from tickerplant.aggregation.encode import bar_batches, coverage_batch, differences_batch
 from tickerplant.aggregation.outcome import Outcome
@@ -22,7 +21,7 @@ from tickerplant.aggregation.rows import INTERVALS
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import ConfigError, UnreadableRecord
 from tickerplant.core.streams import EMPTY_HISTORY, ConsumedRecord, History, Output, Stage, StageFactory, dead_letter
-from tickerplant.core.times import datetime_of
+from tickerplant.core.times import FIRST_US, LAST_US, datetime_of
 
 FORMAT: Final = snapshot.FORMAT
 

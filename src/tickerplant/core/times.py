@@ -33,6 +33,10 @@ BoolArray = npt.NDArray[np.bool_]
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 
+FIRST_US: Final = (dt.datetime(1800, 1, 1, tzinfo=dt.UTC) - _EPOCH) // _MICROSECOND
+LAST_US: Final = (dt.datetime(2261, 1, 1, tzinfo=dt.UTC) - _EPOCH) // _MICROSECOND
+"""First and last accepted time of a row. Aggregation rejects a record with other times. The store has no others."""
+
 
 def micros_of(moment: dt.datetime) -> int:
     """Return microseconds since 1970 UTC of an aware datetime, exactly. Raises ValueError for a naive datetime."""

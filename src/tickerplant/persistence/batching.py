@@ -26,7 +26,7 @@ from tickerplant.core import records, schemas
 from tickerplant.core.errors import ConfigError, UnreadableRecord
 from tickerplant.core.rules import rules_from
 from tickerplant.core.sources import SourceOrder
-from tickerplant.core.times import DAY_US, NEVER_US, SECOND_US, times_of
+from tickerplant.core.times import FIRST_US, LAST_US, NEVER_US, SECOND_US, times_of
 from tickerplant.core.version import make_version
 from tickerplant.log.port import ConsumedRecord, TopicPartition
 from tickerplant.store.repositories.prices import with_arrival
@@ -34,9 +34,6 @@ from tickerplant.store.row_selection import filter_rows, is_closed, newest_by_ke
 
 FORMING_EVERY_US: Final = SECOND_US
 """Minimum time between two writes of forming rows."""
-FIRST_US: Final = -70 * 365 * DAY_US
-LAST_US: Final = 230 * 365 * DAY_US
-"""Range of accepted times, about 1900 to 2200. A row outside it would create a separate table partition."""
 OFFSET: Final = "_offset"
 """Column of a pending row: the offset of its record."""
 
@@ -203,7 +200,7 @@ class PartitionBuffer:
                 output.dividends.append((pa.Table.from_batches([batch]), make_version(self._generation, offset)))
             case records.Answers():
                 output.answers.append((pa.Table.from_batches([batch]), make_version(self._generation, offset)))
-            case records.Over() if FIRST_US <= header.start_us < LAST_US:
+            case records.Over() if FIRST_US <= header.start_us <= LAST_US:
                 output.interval_overs.append(record)
             case records.FeedState():
                 output.feeds.append(header)
@@ -241,9 +238,9 @@ class PartitionBuffer:
         if not batch.num_rows:
             return batch
         times = times_of(batch.column(batch.schema.get_field_index("time")))
-        if int(times.min()) >= FIRST_US and int(times.max()) < LAST_US:
+        if int(times.min()) >= FIRST_US and int(times.max()) <= LAST_US:
             return batch
-        good = (times >= FIRST_US) & (times < LAST_US)
+        good = (times >= FIRST_US) & (times <= LAST_US)
         self._batch.out_of_range += len(good) - int(good.sum())
         return batch.filter(pa.array(good))
 
