@@ -107,6 +107,7 @@ def load_store(dsn: str, name: str) -> None:
     parts = urlsplit(dsn)
     query = dict(pair.split("=", 1) for pair in parts.query.split("&"))
     command = [BINARIES / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-h", unquote(query["host"]), "-d", parts.path[1:]]
+    command += ["-p", query.get("port", "5432")]
     done = subprocess.run(
         [*command, "-U", parts.username or ""],
         input=lzma.decompress((HERE / f"{name}.sql.xz").read_bytes()),

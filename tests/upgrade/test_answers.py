@@ -32,10 +32,26 @@ def test_rest_answers_as_before(found: dict[str, Any], route: str) -> None:
     if route == "/metrics":
         assert not set(WANTED["rest"][route]) - set(found["rest"][route])
         return
+    wanted, answer = WANTED["rest"][route], found["rest"][route]
+    answer = answer | {"headers": {name: answer["headers"][name] for name in wanted["headers"]}}  # others are additions
     if route == "/health":
-        assert_health_as_before(found["rest"][route], WANTED["rest"][route])
+        assert_health_as_before(answer, wanted)
         return
-    assert without_citations(found["rest"][route]) == without_citations(WANTED["rest"][route])
+    answer, wanted = without_citations(answer), without_citations(wanted)
+    if route == "/openapi.json":  # it said that /metrics is JSON
+        del wanted["body"]["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
+        assert contains(answer["body"], wanted["body"])
+        del answer["body"], wanted["body"]
+    assert answer == wanted
+
+
+def contains(found: Any, wanted: Any) -> bool:
+    """Return True if a document contains another one: later versions only add fields."""
+    if isinstance(wanted, dict):
+        return all(name in found and contains(found[name], value) for name, value in wanted.items())
+    if isinstance(wanted, list):
+        return len(found) == len(wanted) and all(map(contains, found, wanted))
+    return bool(found == wanted)
 
 
 def assert_health_as_before(answer: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -68,4 +84,6 @@ def test_the_stream_sends_as_before(found: dict[str, Any], part: str) -> None:
     wanted = WANTED["stream"][part]
     if part == "welcome":  # that version named channels on which it never sent anything
         wanted = wanted | {"channels": [name for name in wanted["channels"] if name.split(".")[-1] not in NEVER_SENT]}
+        assert {name: found["stream"][part][name] for name in wanted} == wanted  # later versions add fields
+        return
     assert found["stream"][part] == wanted
