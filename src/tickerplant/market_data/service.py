@@ -36,6 +36,7 @@ from tickerplant.market_data.feed import cursor as feed_cursor
 from tickerplant.market_data.feed.validation import FUTURE_US
 from tickerplant.market_data.feed.writer import MARK_EVERY_US, FeedWriter
 from tickerplant.market_data.flood_control import MAX_NOTES, FloodControl
+from tickerplant.market_data.vendors.gathering import Gatherer
 from tickerplant.market_data.vendors.legacy_streams import LegacyTickStream, adapt
 from tickerplant.market_data.vendors.port import (
     Connected,
@@ -74,13 +75,15 @@ class MarketDataConfig:
     `order_slack_us`: allowed disorder. Vendors' times are whole seconds, and messages of one second may arrive in any
     order. The watermark therefore follows the newest tick at this distance. `quiet_slack_us`: if no ticks arrive, the
     watermark follows our clock at this distance plus the measured delay of the feed. The distance is at least 0.2 s of
-    the machine's clock.
+    the machine's clock. `gather_s`: maximum time, by the machine's clock, for which slowly arriving ticks are gathered
+    into one record; 0: not at all.
     """
 
     symbols: Sequence[str]
     feed: str = "twelvedata"
     order_slack_us: int = SECOND_US
     quiet_slack_us: int = 3 * SECOND_US
+    gather_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -177,13 +180,14 @@ class MarketData:
         queue fills and the socket is not read.
         """
         queue: asyncio.Queue[StreamEvent] = asyncio.Queue(QUEUE_EVENTS)
+        events = Gatherer(queue, self.config.gather_s)
         writer = await self._open()
         self._counted_before = msgspec.structs.replace(writer.cursor)
         if writer.cursor.state != feed_cursor.NEW:
             self._down_since_us = max(writer.cursor.watermark_us, 0)
         tasks = [
             asyncio.create_task(self._stream.run(queue), name="stream"),
-            asyncio.create_task(self._write(writer, queue), name="writer"),
+            asyncio.create_task(self._write(writer, events), name="writer"),
         ]
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -197,13 +201,13 @@ class MarketData:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(stopping, *tasks, return_exceptions=True)
-            await self._finish(writer, queue)
+            await self._finish(writer, events)
 
-    async def _finish(self, writer: FeedWriter, queue: asyncio.Queue[StreamEvent]) -> None:
+    async def _finish(self, writer: FeedWriter, events: Gatherer) -> None:
         """Write the events that already arrived, append `down`, and close the writer."""
         try:
-            while not queue.empty():
-                await self._handle(writer, queue.get_nowait())
+            while not events.empty():
+                await self._handle(writer, events.get_nowait())
             await self._call(lambda: writer.down(reason="stopped"))
         except LogUnavailable as error:
             log.warning("feed stopped without writing `down`: event log unavailable",
@@ -248,7 +252,7 @@ class MarketData:
 
     # The stream ------------------------------------------------------------------------------------------------------
 
-    async def _write(self, writer: FeedWriter, queue: asyncio.Queue[StreamEvent]) -> None:
+    async def _write(self, writer: FeedWriter, events: Gatherer) -> None:
         clock = self._clock
         marked_s, turn = clock.monotonic(), 0
         turns = max(1, min(writer.partitions, MARK_TURNS, int(clock.real_s(self._mark_s) / _TURN_REAL_S)))
@@ -259,7 +263,7 @@ class MarketData:
             # No wait_for: before Python 3.12, it may lose a cancellation at the moment of an event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(clock.real_s(wait_s)):
-                    event = await queue.get()
+                    event = await events.get()
             if event is not None:
                 await self._handle(writer, event)
             if clock.monotonic() - marked_s >= every_s:
@@ -267,7 +271,7 @@ class MarketData:
                 if self.counts.connected:
                     # Ticks in the queue may be older than our clock, so only the feed's own times count.
                     by_ticks_us = self._newest_us - self.config.order_slack_us
-                    watermark_us = self._watermark_by_clock_us() if queue.empty() else by_ticks_us
+                    watermark_us = self._watermark_by_clock_us() if events.empty() else by_ticks_us
                     await self._mark(writer, watermark_us, range(turn, writer.partitions, turns))
 
     async def _mark(self, writer: FeedWriter, watermark_us: int, partitions: range) -> None:

@@ -14,6 +14,7 @@ of a forming bar have their own table, so their newest state is written even if 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -294,3 +295,12 @@ def _split_bars(
 def _with_offset(batch: pa.RecordBatch, offset: int) -> pa.Table:
     table = pa.Table.from_batches([batch])
     return table.append_column(OFFSET, pa.array(np.full(batch.num_rows, offset, dtype=np.int64)))
+
+
+@dataclass(slots=True)
+class Lane:
+    """The partitions of one connection. `wakeup` is set when there may be rows to write."""
+
+    number: int
+    wakeup: asyncio.Event = field(default_factory=asyncio.Event)
+    buffers: dict[TopicPartition, PartitionBuffer] = field(default_factory=dict)

@@ -31,7 +31,6 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -42,7 +41,7 @@ from tickerplant.core.errors import ConfigError, Fenced, LogUnavailable, Positio
 from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import SECOND_US
 from tickerplant.log.port import ConsumedRecord, EventLog, Reader, TopicPartition
-from tickerplant.persistence.batching import PartitionBuffer, WriteBatch
+from tickerplant.persistence.batching import Lane, PartitionBuffer, WriteBatch
 from tickerplant.persistence.one_by_one import REFUSALS, apply_one_by_one, is_refusal
 from tickerplant.persistence.reporter import Metrics, PersistenceCounters, StatusReporter
 from tickerplant.persistence.write_batch import apply
@@ -65,6 +64,8 @@ MAX_REST_S: Final = 0.1
 meanwhile share the next transaction. A transaction of one tick costs 1 ms of CPU here and 1 ms in the database.
 """
 SMALL_TICKS: Final = 5_000
+FEW_RECORDS: Final = 32
+"""A poll of fewer records is followed by a pause of `gather_s`. Later records share one sync and one transaction."""
 POLL_S: Final = 0.25
 FOLLOW_INTERVAL_S: Final = 1.0
 """Interval at which the group's positions are committed. The database flushes commits within 0.6 s (three times
@@ -79,7 +80,10 @@ log = structlog.get_logger(__name__)
 
 
 class Persistence:
-    """The service. It may run in its own thread and event loop."""
+    """The service. It may run in its own thread and event loop.
+
+    `gather_s`: time for which it gathers records that arrive slowly; rows are committed that much later.
+    """
 
     def __init__(
         self,
@@ -89,8 +93,10 @@ class Persistence:
         instance: str = "0",
         metrics: Metrics | None = None,
         direct_compress: bool = True,
+        gather_s: float = 0.0,
     ) -> None:
         self.counts = PersistenceCounters()
+        self._gather_s = gather_s
         self._log = log
         self._open = partial(Store.open, dsn, min_size=1, max_size=LANES + 2, direct_compress=direct_compress)
         self._member = f"{GROUP}-{instance}"
@@ -108,6 +114,7 @@ class Persistence:
         while not stop.is_set():
             began = time.monotonic()
             session = _StoreSession(self._log, self._open, self._member, self.counts, self._metrics, status)
+            session.gather_s = self._gather_s
             try:
                 await session.run(stop)
                 return
@@ -123,15 +130,6 @@ class Persistence:
     def _report(self) -> None:
         if self._metrics is not None:
             self._metrics.applied(self.counts, 0.0)
-
-
-@dataclass(slots=True)
-class _Lane:
-    """The partitions of one connection. `wakeup` is set when there may be rows to write."""
-
-    number: int
-    wakeup: asyncio.Event = field(default_factory=asyncio.Event)
-    buffers: dict[TopicPartition, PartitionBuffer] = field(default_factory=dict)
 
 
 class _StoreSession:
@@ -154,8 +152,9 @@ class _StoreSession:
         self._counts = counts
         self._metrics = metrics
         self._status = status
+        self.gather_s = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="persistence-log")
-        self._lanes = [_Lane(number) for number in range(LANES)]
+        self._lanes = [Lane(number) for number in range(LANES)]
         self._has_room = asyncio.Event()
         self._stopping = False
         self._sources: dict[int, tuple[str, ...]] = {}
@@ -247,6 +246,8 @@ class _StoreSession:
             while self._buffered_bytes() > MAX_BUFFERED_BYTES and not self._stopping:
                 self._has_room.clear()
                 await self._has_room.wait()
+            if 0 < len(consumed_records) < FEW_RECORDS and not self._stopping:
+                await asyncio.sleep(self.gather_s)
 
     def _poll(
         self, reader: Reader, seeks: Mapping[TopicPartition, int], commits: Mapping[TopicPartition, int]
@@ -304,7 +305,7 @@ class _StoreSession:
 
     # Writing
 
-    async def _write(self, store: Store, lane: _Lane) -> None:
+    async def _write(self, store: Store, lane: Lane) -> None:
         async with store.session() as session:
             await session.script("SET synchronous_commit = off")
             while True:
@@ -323,7 +324,7 @@ class _StoreSession:
                 else:
                     await self._wait(lane)
 
-    async def _wait(self, lane: _Lane) -> None:
+    async def _wait(self, lane: Lane) -> None:
         due = [at for g in lane.buffers.values() if (at := g.due_us) is not None]
         lane.wakeup.clear()
         if self._stopping:
@@ -333,7 +334,7 @@ class _StoreSession:
             async with asyncio.timeout(timeout_s):  # wait_for can lose a cancellation before Python 3.12
                 await lane.wakeup.wait()
 
-    def _next_batches(self, lane: _Lane, *, last: bool) -> list[WriteBatch]:
+    def _next_batches(self, lane: Lane, *, last: bool) -> list[WriteBatch]:
         now_us, ticks = _now_us(), 0
         batches: list[WriteBatch] = []
         for buffer in list(lane.buffers.values()):
@@ -346,7 +347,7 @@ class _StoreSession:
                 lane.buffers[buffer.source] = lane.buffers.pop(buffer.source)  # it is the last in the next transaction
         return batches
 
-    async def _apply_all(self, session: Session, lane: _Lane, batches: list[WriteBatch]) -> None:
+    async def _apply_all(self, session: Session, lane: Lane, batches: list[WriteBatch]) -> None:
         """Apply batches. Drop the batches with a position conflict, and apply the others again.
 
         If the database refuses the rows, apply each batch alone, and a batch that is still refused record by record.
@@ -373,7 +374,7 @@ class _StoreSession:
                 await self._count_applied(batches, time.monotonic() - began)
                 return
 
-    async def _step_through(self, session: Session, lane: _Lane, refused: WriteBatch) -> None:
+    async def _step_through(self, session: Session, lane: Lane, refused: WriteBatch) -> None:
         """Apply the records of a refused batch one by one, and stop its partition at the record that is refused."""
         source = refused.source
         if source not in lane.buffers:
@@ -420,7 +421,7 @@ class _StoreSession:
         await self._status.accept(batch.source for batch in batches)
 
     async def _handle_conflict(
-        self, session: Session, lane: _Lane, conflicting: frozenset[TopicPartition], conflict: PositionConflict
+        self, session: Session, lane: Lane, conflicting: frozenset[TopicPartition], conflict: PositionConflict
     ) -> None:
         abandoned = False
         applied = await all_positions(session)

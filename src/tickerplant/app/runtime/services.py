@@ -66,7 +66,7 @@ async def run_market_data(
         feeds = [
             MarketData(
                 log,
-                MarketDataConfig(symbols, provider.name),
+                MarketDataConfig(symbols, provider.name, gather_s=settings.gather_ms / 1_000),
                 stream,
                 clock=clock,
                 on_gap=backfill.wake if backfill is not None else None,
@@ -124,7 +124,12 @@ async def run_persistence(
             record(counts)
 
     persistence = Persistence(
-        log, dsn, instance=settings.instance, metrics=Metrics(), direct_compress=settings.direct_compress
+        log,
+        dsn,
+        instance=settings.instance,
+        metrics=Metrics(),
+        direct_compress=settings.direct_compress,
+        gather_s=settings.gather_ms / 1_000,
     )
     await persistence.run(stop)
 

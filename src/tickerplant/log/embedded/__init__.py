@@ -1,6 +1,7 @@
 """The event log in one SQLite file, for one machine: `EmbeddedLog(path)`.
 
 `log` implements the port; `context` is the state that its readers and writers share. Begin reading at `writer._commit`.
+`compression` reduces small records to a tenth of their size.
 
 SQLite also creates `market.log-wal` and `market.log-shm`. The folder `market.log.d` contains the writers' lock and the
 checkpointer's lock. While processes run, it also contains a locked file for each group member and a datagram socket for

@@ -10,6 +10,7 @@ from pathlib import Path
 from tickerplant.core.errors import LogError
 from tickerplant.log.embedded import file, liveness
 from tickerplant.log.embedded.catalog import Catalog
+from tickerplant.log.embedded.compression import Decoder, Dictionaries, Encoder
 from tickerplant.log.embedded.locks import WriterLock
 from tickerplant.log.embedded.wakeup import Notifier, sockets_directory
 
@@ -21,6 +22,9 @@ class LogContext:
         self.path, self.writers, self.patience_s = path, writers, patience_s
         self.is_closed = False
         self.catalog = Catalog()
+        self._dictionaries = Dictionaries()
+        self.encoder = Encoder(self._dictionaries)
+        """Compresses records inside `write_transaction`."""
         self.sockets = sockets_directory(folder)
         self.notifier = Notifier(self.sockets)
         self._members = folder / "members"
@@ -31,6 +35,10 @@ class LogContext:
         with file.translate_errors(self.path):
             return file.connect(self.path, self.patience_s)
 
+    def decoder(self) -> Decoder:
+        """Return a new decoder of records, for one thread at a time."""
+        return Decoder(self._dictionaries)
+
     def check_open(self) -> None:
         """Raise LogError if the log is closed."""
         if self.is_closed:
@@ -39,8 +47,13 @@ class LogContext:
     @contextlib.contextmanager
     def write_transaction(self, connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         """Run the block as one write transaction, in the queue of writers. Raises LogUnavailable on a timeout."""
-        with file.translate_errors(self.path), self.writers.hold(self.patience_s), file.immediate(connection):
-            yield connection
+        with file.translate_errors(self.path), self.writers.hold(self.patience_s):
+            try:
+                with file.immediate(connection):
+                    yield connection
+            except BaseException:
+                self.encoder.roll_back()
+                raise
 
     def liveness_path(self, incarnation: str) -> Path:
         """Return the path of a member's liveness lock."""

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from tickerplant.core.errors import LogError, LogUnavailable
+from tickerplant.log.embedded import compression
 
 APPLICATION_ID: Final = 0x54504C47  # "TPLG"
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""Version of the tables. Format 1 had no compressed records; `prepare` upgrades it."""
 
 PAGE_BYTES: Final = 16_384
 """Page size of the file. Reads of 56 KB records reach 2.1 GB/s with 4 KB pages, 4.6 with 16 KB and 5.4 with 64 KB.
@@ -22,7 +24,7 @@ _CACHE_KB = 2_048
 _MMAP_BYTES = 0
 _WAL_LIMIT_BYTES = 128 << 20  # size to which SQLite truncates the -wal after a large snapshot
 
-_TABLES = """
+_TABLES = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE topics (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, partitions INTEGER NOT NULL, retention_us INTEGER);
@@ -32,7 +34,7 @@ CREATE TABLE partitions (
     UNIQUE (topic_id, partition));
 CREATE TABLE records (
     id INTEGER PRIMARY KEY, partition_id INTEGER NOT NULL, "offset" INTEGER NOT NULL,
-    appended_at_us INTEGER NOT NULL, value BLOB NOT NULL);
+    appended_at_us INTEGER NOT NULL, value BLOB NOT NULL, dictionary INTEGER NOT NULL DEFAULT {compression.PLAIN});
 CREATE UNIQUE INDEX records_by_offset ON records (partition_id, "offset");
 CREATE TABLE state (
     id INTEGER PRIMARY KEY, partition_id INTEGER NOT NULL, key TEXT NOT NULL, part INTEGER NOT NULL,
@@ -52,7 +54,10 @@ CREATE TABLE positions (
 CREATE TABLE floors (
     holder TEXT NOT NULL, partition_id INTEGER NOT NULL, position INTEGER NOT NULL,
     PRIMARY KEY (holder, partition_id)) WITHOUT ROWID;
-"""
+{compression.TABLE}"""
+_UPGRADE = f"""
+ALTER TABLE records ADD COLUMN dictionary INTEGER NOT NULL DEFAULT {compression.PLAIN};
+{compression.TABLE}"""
 
 
 @contextlib.contextmanager
@@ -90,7 +95,10 @@ def connect(path: Path, patience_s: float) -> sqlite3.Connection:
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables in a new file. Raises LogError for any other file. Call with the writers' lock held."""
+    """Create the tables in a new file, or upgrade those of format 1. Raises LogError for any other file.
+
+    Call with the writers' lock held.
+    """
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -103,6 +111,8 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
     elif application_id != APPLICATION_ID:
         raise LogError(f"{path} is an SQLite file of another program, not an event log; nothing was changed")
+    elif version == 1:
+        connection.executescript(f"BEGIN IMMEDIATE; {_UPGRADE} PRAGMA user_version = {FORMAT}; COMMIT")
     elif version != FORMAT:
         raise LogError(f"the event log {path} has format {version}; this version of Tickerplant reads {FORMAT}")
     connection.execute("SELECT count(*) FROM meta").fetchone()  # opens the -wal; the file exists from here on

@@ -61,6 +61,7 @@ class EmbeddedLog:
         _sync_folder(self.path.parent)  # makes the names of the file and of its -wal durable
         self._context = LogContext(self.path, self._folder, self._writers, patience_s)
         self._checkpointer = Checkpointer(self.path, self._folder / "checkpoint.lock", self._writers)
+        self._decoder = self._context.decoder()
         self._guard = threading.Lock()  # guards self._connection, which all methods here share
 
     @contextlib.contextmanager
@@ -143,7 +144,8 @@ class EmbeddedLog:
                 partition_id = self._context.catalog.partition_id(connection, *source)
                 begin = max(begin, records.bounds(connection, [partition_id])[partition_id].first)
                 count = min(_CHUNK_RECORDS, end - begin)  # offsets are dense here
-                rows = records.read(connection, partition_id, begin, count, _CHUNK_BYTES, 1) if count > 0 else []
+                limits = records.Limits(count, _CHUNK_BYTES, at_least=1)
+                rows = records.read(connection, self._decoder, partition_id, begin, limits) if count > 0 else []
             for offset, appended_at_us, value in rows:
                 yield ConsumedRecord(source.topic, source.partition, offset, appended_at_us, value)
             if not rows:

@@ -37,6 +37,7 @@ class EmbeddedReader:
     ) -> None:
         self._context, self.group, self._start, self._listener = context, group, start, listener
         self._connection = context.connect()
+        self._decoder = context.decoder()
         self._incarnation = uuid.uuid4().hex
         self._liveness: LivenessLock | None = None
         self._wakeup: WakeupSocket | None = None
@@ -183,9 +184,8 @@ class EmbeddedReader:
             shares = len(pending) - served
             position = self._positions[partition_id]
             self._check(partition_id, position, within[partition_id])
-            some = records.read(
-                self._connection, partition_id, position, -(-max_records // shares), max_bytes // shares, not taken
-            )
+            limits = records.Limits(-(-max_records // shares), max_bytes // shares, at_least=not taken)
+            some = records.read(self._connection, self._decoder, partition_id, position, limits)
             if some:
                 name = self._names[partition_id]
                 taken += [ConsumedRecord(name.topic, name.partition, *row) for row in some]

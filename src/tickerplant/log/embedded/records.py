@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from tickerplant.log.embedded.compression import Decoder
 from tickerplant.log.port import Payload
 
 _DROP_BYTES, _DROP_RECORDS = 8 << 20, 1024
@@ -29,16 +30,21 @@ def bounds(connection: sqlite3.Connection, partition_ids: Sequence[int]) -> dict
     return {row[0]: Bounds(row[1], row[2]) for row in rows}
 
 
-def append(connection: sqlite3.Connection, partition_id: int, values: Iterable[Payload], now_us: int) -> int:
-    """Append values in order; return the last offset. Append times never decrease, even if the clock does."""
+def append(
+    connection: sqlite3.Connection, partition_id: int, values: Iterable[tuple[int, Payload]], now_us: int
+) -> int:
+    """Append compressed values with their dictionaries, in order; return the last offset.
+
+    Append times never decrease, even if the clock does.
+    """
     next_offset, last_us = connection.execute(
         "SELECT next_offset, last_us FROM partitions WHERE id = ?", (partition_id,)
     ).fetchone()
     at_us = max(now_us, last_us)
-    for value in values:
+    for dictionary, value in values:
         connection.execute(
-            'INSERT INTO records (partition_id, "offset", appended_at_us, value) VALUES (?, ?, ?, ?)',
-            (partition_id, next_offset, at_us, value),
+            'INSERT INTO records (partition_id, "offset", appended_at_us, value, dictionary) VALUES (?, ?, ?, ?, ?)',
+            (partition_id, next_offset, at_us, value, dictionary),
         )
         next_offset += 1
     connection.execute(
@@ -47,28 +53,36 @@ def append(connection: sqlite3.Connection, partition_id: int, values: Iterable[P
     return int(next_offset) - 1
 
 
+class Limits(NamedTuple):
+    """Maximum records and stored bytes of one read. The first `at_least` records may exceed the bytes."""
+
+    records: int
+    stored_bytes: int
+    at_least: int
+
+
 def read(
-    connection: sqlite3.Connection, partition_id: int, position: int, max_records: int, max_bytes: int, at_least: int
+    connection: sqlite3.Connection, decoder: Decoder, partition_id: int, position: int, limits: Limits
 ) -> list[tuple[int, int, bytes]]:
     """Return (offset, append time, value) of the records from a position on, within the limits.
 
-    The first `at_least` records may exceed `max_bytes`. The sizes, which are on one or two pages, are read before the
-    values.
+    The sizes, which are on one or two pages, are read before the values.
     """
-    count, room = 0, max_bytes
+    count, room = 0, limits.stored_bytes
     for (size,) in connection.execute(
         'SELECT length(value) FROM records WHERE partition_id = ? AND "offset" >= ? ORDER BY "offset" LIMIT ?',
-        (partition_id, position, max_records),
+        (partition_id, position, limits.records),
     ):
         room -= size
-        if room < 0 and count >= at_least:
+        if room < 0 and count >= limits.at_least:
             break
         count += 1
-    return connection.execute(
-        'SELECT "offset", appended_at_us, value FROM records WHERE partition_id = ? AND "offset" >= ? '
+    rows = connection.execute(
+        'SELECT "offset", appended_at_us, value, dictionary FROM records WHERE partition_id = ? AND "offset" >= ? '
         'ORDER BY "offset" LIMIT ?',
         (partition_id, position, count),
     ).fetchall()
+    return [(offset, at_us, decoder.decode(connection, number, value)) for offset, at_us, value, number in rows]
 
 
 def offset_at(connection: sqlite3.Connection, partition_id: int, time_us: int, within: Bounds) -> int:

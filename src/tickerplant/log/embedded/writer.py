@@ -108,14 +108,16 @@ class EmbeddedWriter:
         file.
         """
         last: dict[TopicPartition, int] = {}
-        find = self._context.catalog.partition_id
+        find, encoder = self._context.catalog.partition_id, self._context.encoder
         with self._context.write_transaction(self._connection) as connection:
             self._check_epoch()  # Step 1
             for reader, positions in transaction.positions:  # Step 2
                 reader.commit_positions(connection, positions)
             now_us = time.time_ns() // 1000
             for source, values in transaction.appends.items():  # Step 3
-                last[source] = records.append(connection, find(connection, *source), values, now_us)
+                topic_id = self._context.catalog.topic(connection, source.topic).id
+                stored = [encoder.encode(connection, topic_id, value) for value in values]
+                last[source] = records.append(connection, find(connection, *source), stored, now_us)
             for (source, key), value in transaction.states.items():  # Step 4
                 records.put_state(connection, find(connection, *source), key, value)
             # Step 5: leaving the block
