@@ -55,13 +55,13 @@ def queue_of(*events: StreamEvent) -> asyncio.Queue[StreamEvent]:
 
 def test_ticks_that_arrive_in_the_gathering_time_are_one_event_in_their_order() -> None:
     async def work() -> None:
-        gatherer = Gatherer(queue_of(ticks(0), ticks(1, 2), ticks(3)), 0.001)
+        gatherer = Gatherer(queue_of(ticks(0), ticks(1, 2, unwanted=2), ticks(3, unwanted=1)), 0.001)
         event = await gatherer.get()
         assert prices(event) == [0.0, 1.0, 2.0, 3.0]
         assert isinstance(event, Ticks)
         assert event.batch is not None
         assert event.batch["symbol"].to_pylist() == ["S0", "S1", "S2", "S0"]
-        assert (event.messages, event.received_us) == (4, 1_003)
+        assert (event.messages, event.unwanted, event.received_us) == (4, 3, 1_003)
         assert gatherer.empty()
 
     run(work())

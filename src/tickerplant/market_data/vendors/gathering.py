@@ -97,4 +97,5 @@ def _merge(events: list[Ticks]) -> Ticks:
         dead=[row for event in events for row in event.dead],
         notes=[note for event in events for note in event.notes],
         messages=sum(event.messages for event in events),
+        unwanted=sum(event.unwanted for event in events),
     )
