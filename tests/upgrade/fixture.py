@@ -109,7 +109,7 @@ def load_store(dsn: str, name: str) -> None:
     command = [BINARIES / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-h", unquote(query["host"]), "-d", parts.path[1:]]
     command += ["-p", query.get("port", "5432")]
     done = subprocess.run(
-        [*command, "-p", query.get("port", "5432"), "-U", parts.username or ""],
+        [*command, "-U", parts.username or ""],
         input=lzma.decompress((HERE / f"{name}.sql.xz").read_bytes()),
         env={**os.environ, "PGPASSWORD": unquote(parts.password or "")}, capture_output=True, check=False,
     )  # fmt: skip
