@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tickerplant.api.websockets.protocol import (
     Refusal,
     Subscribe,
     Unsubscribe,
+    check_size,
     describe,
     pairs_of,
     parse_command,
@@ -281,6 +283,69 @@ def test_an_invalid_message_gets_a_code_and_a_message(text: str, code: str) -> N
         parse_command(text)
     assert refused.value.code == code
     assert len(refused.value.message) > 10
+
+
+@pytest.mark.parametrize(
+    ("channels", "symbols", "code"),
+    [
+        ([f"bars.{number + 1}t" for number in range(300)], 1_000, "too_many_channels"),
+        (["ticks"] * 60_000, 1_000, "too_many_channels"),
+        ([f"bars.{number + 1}t" for number in range(64)], 1_000, "too_many_pairs"),
+    ],
+)
+def test_a_command_has_a_bounded_number_of_pairs(channels: list[str], symbols: int, code: str) -> None:
+    names = [f"S{number}" for number in range(symbols)]
+    with pytest.raises(Refusal) as refused:
+        parse_command(json.dumps({"action": "subscribe", "symbols": names, "channels": channels}))
+    assert refused.value.code == code
+
+
+def test_all_commands_of_a_connection_together_have_bounded_numbers() -> None:
+    names = [f"S{number}" for number in range(200)]
+    subscription = pairs_of([f"bars.{number + 1}t" for number in range(60)], names)
+    check_size(subscription)
+    with pytest.raises(Refusal, match="12,200 pairs"):
+        check_size(subscription | pairs_of(["ticks"], names))
+    few = pairs_of([f"bars.{number + 1}t" for number in range(60)], ["A"])
+    with pytest.raises(Refusal, match="65 channels"):
+        check_size(few | pairs_of([f"analytics.{number + 1}t" for number in range(5)], ["A"]))
+
+
+def test_long_texts_of_a_refused_command_are_cut() -> None:
+    long = "x" * 200_000
+    for message in ({"action": long}, {"action": "subscribe", "symbols": [long]},
+                    {"action": "subscribe", "symbols": ["A"], "channels": [long]}):  # fmt: skip
+        with pytest.raises(Refusal) as refused:
+            parse_command(json.dumps(message))
+        assert len(refused.value.message) < 600
+
+
+def test_the_cost_of_a_subscription_is_linear() -> None:
+    """Compare the CPU time of two sizes: 8 times the pairs may take 16 times as long."""
+    hub = make_hub()
+    rows = [{"time": T0, "symbol": f"S{n}", "interval": f"{k + 1}t"} for n in range(1_000) for k in range(8)]
+    hub.apply([bar_record(0, *rows)])
+    channels = [f"bars.{number + 1}t" for number in range(8)]
+
+    def cost(symbols: int) -> float:
+        text = json.dumps({
+            "action": "subscribe", "symbols": [f"S{n}" for n in range(symbols)], "channels": channels,
+        })  # fmt: skip
+        times = []
+        for _ in range(5):
+            client = hub.join(lambda: None)
+            began = time.thread_time()
+            command = parse_command(text)
+            assert isinstance(command, Subscribe)
+            check_size(client.subscription | command.pairs)
+            describe(command.pairs)
+            hub.snapshot(Filter(command.pairs))
+            hub.subscribe(client, command.pairs)
+            times.append(time.thread_time() - began)
+            hub.leave(client)
+        return min(times)
+
+    assert cost(1_000) < 16 * cost(125)
 
 
 def test_a_channel_may_have_any_activity_interval() -> None:

@@ -153,6 +153,47 @@ async def test_a_position_of_another_log_gets_resync(log: EventLog, store: Memor
             assert await prices(socket, 1) == [1.0]
 
 
+async def test_hostile_messages_neither_close_the_connection_nor_fail(log: EventLog, store: MemoryStore) -> None:
+    identity = log.identity()
+    since = {"log_id": identity.log_id, "generation": identity.generation}
+    offsets = ({schemas.RAW: {"0": 10**30}}, {schemas.RAW: {"0": -1}}, {schemas.RAW: {"9" * 30: 1}}, {"\0": {"0": 1}})
+    commands: list[Any] = [
+        {"action": "subscribe", "symbols": ["A"], "since": since | {"offsets": each}} for each in offsets
+    ]
+    commands += [
+        {"action": "subscribe", "symbols": ["A"], "since": since | {"generation": 10**30, "offsets": {}}},
+        {"action": "subscribe", "symbols": ["\0", "A"]},
+        {"action": "subscribe", "symbols": ["A"], "channels": ["bars.\0"]},
+        {"action": ["subscribe"]},
+        {"action": "unsubscribe", "symbols": [["A"]]},
+        {"action": "ping", "id": {"a": [10**30, "\0", "\u202e"]}},
+    ]
+    texts = [json.dumps(command) for command in commands]
+    texts += ['{"action":"ping","id":"\\ud800"}', "[" * 100_000, '{"a":' * 50_000, "1e999", "\0", ""]
+    with serving(log, store) as (_, address, _):
+        async with connect(address) as socket:
+            for text in texts:
+                await socket.send(text)
+                await socket.send(text.encode())
+            await send(socket, action="ping", id="last")
+            async with asyncio.timeout(PATIENCE.seconds(20)):
+                while json.loads(await socket.recv()) != {"type": "pong", "id": "last"}:
+                    pass
+
+
+async def test_the_commands_of_a_connection_have_a_bounded_sum(log: EventLog, store: MemoryStore) -> None:
+    with serving(log, store) as (_, address, _):
+        async with connect(address) as socket:
+            welcome = await receive(socket, "welcome")
+            assert (welcome["max_channels"], welcome["max_pairs"]) == (64, 12_000)
+            names = [f"S{number}" for number in range(600)]
+            channels = [f"bars.{number + 1}t" for number in range(22)]
+            await send(socket, action="subscribe", symbols=names, channels=channels[:20])
+            await receive(socket, "snapshot")
+            await send(socket, action="subscribe", symbols=names, channels=channels[20:])
+            assert (await receive(socket, "error"))["code"] == "too_many_pairs"
+
+
 async def test_the_stream_continues_at_the_position_of_a_rest_answer(log: EventLog, store: MemoryStore) -> None:
     ticks(log, [(T0, "AAPL", 1.0)])
     partition = partition_of("AAPL", PARTITIONS)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from tickerplant.core.errors import BadInput
+from tickerplant.core.shown import cut
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, WEEK_US, Int64Array
 
 TimesUs = TypeVar("TimesUs", int, Int64Array)
@@ -99,7 +100,7 @@ def parse(name: str) -> Interval:
     found = _BY_NAME.get(name) or _ALIASES.get(name.lower()) or _activity(name)
     if found is None:
         raise BadInput(
-            f"unknown interval {name!r}; use one of {', '.join(_BY_NAME)}, "
+            f"unknown interval {cut(name)!r}; use one of {', '.join(_BY_NAME)}, "
             "or activity bars such as 100t (trades), 10000v (volume), 1000000d (turnover)"
         )
     return found

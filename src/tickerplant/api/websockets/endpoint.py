@@ -61,6 +61,8 @@ CATCH_UP_S: Final = 120.0
 CHUNK_BYTES: Final = 1024 * 1024
 TAIL_WAIT_S: Final = 10.0
 """Maximum seconds to wait for the tail to reach a `since` position that the store has already reached."""
+PAIRS_PER_S: Final = 100_000
+"""Pairs of channel and symbol per second that the commands of one client may process. The next command waits."""
 TAIL_POLL_S: Final = 0.02
 """Seconds between two checks of the tail's positions."""
 
@@ -186,6 +188,8 @@ class Connection:
             "protocol": 1,
             "channels": CHANNELS,
             "max_symbols": protocol.MAX_SYMBOLS,
+            "max_channels": protocol.MAX_CHANNELS,
+            "max_pairs": protocol.MAX_PAIRS,
             "position": self._hub.position,
         }
         self.outbox.put(to_text(welcome))
@@ -245,6 +249,7 @@ class Connection:
                 self.outbox.put(to_text({"type": "error", "code": refusal.code, "message": refusal.message}))
             # A client may send commands without reading the answers. Its next command waits until the answers are sent.
             await self._drain()
+            await asyncio.sleep(len(self.outbox.subscription) / PAIRS_PER_S)
 
     async def _drain(self) -> None:
         while self.outbox.ready or self._sending_since is not None:
@@ -291,7 +296,8 @@ class Connection:
             self._reply("subscription", command.id, channels=describe(subscription))
         else:
             self._reply("resync", command.id, message=resync)
-        outbox.put(to_text(self._hub.snapshot(Filter(command.pairs))), counted=False)
+        chosen = Filter(command.pairs) if outbox.subscription else wanted
+        outbox.put(to_text(self._hub.snapshot(chosen)), counted=False)
         self._hub.subscribe(outbox, subscription)
 
     async def _catch_up(self, wanted: Filter, since: Position, subscription: protocol.Subscription) -> None:

@@ -83,6 +83,7 @@ class Hub:
         self._groups: dict[Subscription, tuple[Filter, set[Outbox]]] = {}
         self._ticks = Latest()
         self._bars = Latest()
+        self._bar_intervals: set[str] = set()
         self._finals = Latest()  # the newest closed bar, for keys whose newest bar is withdrawn
         self._values: dict[tuple[str, bool], Latest] = {}
         self._feeds: dict[tuple[str, int], dict[str, Any]] = {}
@@ -205,6 +206,7 @@ class Hub:
 
     def _update_bars(self, record: StreamRecord) -> None:
         keys, which = _by_interval(record)
+        self._bar_intervals.update(set(record.columns["interval"].tolist()))
         self._bars.put(keys, which, record.columns["time_us"], record.columns["version"], record.columns)
         states = record.columns["state"]
         for state in (schemas.FINAL, schemas.WITHDRAWN):
@@ -280,19 +282,22 @@ class Hub:
             return None
         if wanted.every(BARS):
             keys.extend(key for key in self._bars if isinstance(key, tuple) and f"bars.{key[1]}" in subscribed)
-        intervals = {key[1] for key in self._bars if isinstance(key, tuple)}
+        intervals = sorted(self._bar_intervals)
         for symbol, interval in named:
-            keys.extend((symbol, name) for name in ((interval,) if interval else sorted(intervals)))
+            keys.extend((symbol, name) for name in ((interval,) if interval else intervals))
         return list(dict.fromkeys(keys))
 
     def _value_tables(self, wanted: Filter) -> list[dict[str, Any]]:
         tables = []
         subscribed = {channel for channel, symbol in wanted.subscription if symbol == "*"}
+        named: dict[str | None, list[Hashable]] = {}
+        for symbol, at in wanted.keys(ANALYTICS):
+            named.setdefault(at, []).append(symbol)
         for (interval, _), table in sorted(self._values.items()):
             if "analytics" in subscribed or f"analytics.{interval}" in subscribed:
                 symbols: list[Hashable] | None = None
             else:
-                symbols = list({symbol for symbol, at in wanted.keys(ANALYTICS) if at in (None, interval)})
+                symbols = list(dict.fromkeys([*named.get(None, ()), *named.get(interval, ())]))
             if symbols is None or symbols:
                 found = _values_table(table, symbols)
                 if found["rows"]:

@@ -7,7 +7,7 @@ symbol. `status` has no symbols; its pair contains `*`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -19,6 +19,7 @@ from tickerplant.api.positions import Position, parse_position
 from tickerplant.api.websockets.rows import ANALYTICS, BARS, KINDS, STATUS, StreamRecord
 from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import D1, INTERVALS, M1, M5, parse
+from tickerplant.core.shown import cut
 from tickerplant.core.symbols import check_symbol
 
 EVERY: Final = "*"
@@ -28,6 +29,11 @@ CHANNELS: Final = (*KINDS, *(f"{kind}.{interval}" for kind in (BARS, ANALYTICS) 
 _NOT_SENT: Final = {f"{kind}.{interval}" for kind in (BARS, ANALYTICS) for interval in INTERVALS} - {*CHANNELS}
 MAX_SYMBOLS: Final = 1_000
 """Maximum symbols that one connection's subscription names. A client that needs more subscribes to `*`."""
+MAX_CHANNELS: Final = 64
+"""Maximum channels of one connection's subscription, and of one command."""
+MAX_PAIRS: Final = 12_000
+"""Maximum pairs of a channel and a symbol of one connection's subscription. 1,000 symbols on all `CHANNELS` are 11,000.
+A subscription of this size takes about 20 ms of the event loop."""
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 """Maximum size of a command. 1,000 symbols of 32 characters and a position of 16 partitions are 40 KB."""
 
@@ -107,6 +113,7 @@ def parse_command(text: str | bytes) -> Command:
             position = None if since is None else parse_position(since)
         except BadInput as error:
             raise Refusal("bad_since", str(error)) from None
+        _check_counts(len(channels), len(channels) * len(symbols or ()))
         return Subscribe(pairs_of(channels, symbols or ()), position, tag)
     if action == "unsubscribe":
         symbols = _symbols(message)
@@ -114,13 +121,16 @@ def parse_command(text: str | bytes) -> Command:
         return Unsubscribe(
             None if symbols is None else frozenset(symbols), None if named is None else frozenset(named), tag
         )
-    raise Refusal("unknown_action", f"unknown action {action!r}; use subscribe, unsubscribe or ping")
+    raise Refusal("unknown_action", f"unknown action {cut(repr(action))}; use subscribe, unsubscribe or ping")
 
 
 def _channels(message: dict[str, Any], default: tuple[str, ...]) -> tuple[str, ...]:
     value = message.get("channels", default)
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise Refusal("bad_channels", '"channels" must be a list of names, for example ["ticks","bars.1m"]')
+    if len(value) > MAX_CHANNELS:
+        _check_counts(len(value), 0)
+    value = tuple(dict.fromkeys(value))
     for name in value:
         if name not in CHANNELS and not _is_by_activity(name):
             if name in _NOT_SENT:
@@ -131,7 +141,7 @@ def _channels(message: dict[str, Any], default: tuple[str, ...]) -> tuple[str, .
                 )
             raise Refusal(
                 "unknown_channel",
-                f"unknown channel {name!r}; use {', '.join(CHANNELS)}, or bars and analytics of an interval by "
+                f"unknown channel {cut(name)!r}; use {', '.join(CHANNELS)}, or bars and analytics of an interval by "
                 "activity, such as bars.100t, bars.10000v or bars.1000000d",
             )
     if not value and not default:
@@ -162,7 +172,7 @@ def _symbols(message: dict[str, Any]) -> tuple[str, ...] | None:
     if len(value) > MAX_SYMBOLS:
         raise Refusal("too_many_symbols", f'{len(value)} symbols, at most {MAX_SYMBOLS} by name; subscribe to ["*"]')
     try:
-        return tuple(EVERY if name.strip() == EVERY else check_symbol(name) for name in value)
+        return tuple(dict.fromkeys(EVERY if name.strip() == EVERY else check_symbol(name) for name in value))
     except BadInput as error:
         raise Refusal("bad_symbols", str(error)) from None
 
@@ -176,7 +186,8 @@ def pairs_of(channels: Iterable[str], symbols: Iterable[str]) -> Subscription:
 
 
 def check_size(subscription: Subscription) -> None:
-    """Raise Refusal if the subscription names more than `MAX_SYMBOLS` symbols."""
+    """Raise Refusal if the subscription has more symbols, channels or pairs than a connection may have."""
+    _check_counts(len({channel for channel, _ in subscription}), len(subscription))
     symbols = {symbol for _, symbol in subscription}
     if len(symbols) > MAX_SYMBOLS:
         raise Refusal(
@@ -185,12 +196,30 @@ def check_size(subscription: Subscription) -> None:
         )
 
 
+def _check_counts(channels: int, pairs: int) -> None:
+    if channels > MAX_CHANNELS:
+        raise Refusal(
+            "too_many_channels",
+            f"{channels} channels, at most {MAX_CHANNELS}; subscribe to bars, which has all intervals",
+        )
+    if pairs > MAX_PAIRS:
+        raise Refusal(
+            "too_many_pairs",
+            f'{pairs:,} pairs of channel and symbol, at most {MAX_PAIRS:,}; subscribe to ["*"], or to fewer channels',
+        )
+
+
+def by_channel(subscription: Subscription) -> dict[str, set[str]]:
+    """Return the symbols of each channel."""
+    symbols: dict[str, set[str]] = {}
+    for channel, symbol in subscription:
+        symbols.setdefault(channel, set()).add(symbol)
+    return symbols
+
+
 def describe(subscription: Subscription) -> dict[str, list[str]]:
     """Return the whole subscription as in the server's messages: symbols by channel, sorted."""
-    state: dict[str, list[str]] = {}
-    for channel, symbol in sorted(subscription):
-        state.setdefault(channel, []).append(symbol)
-    return state
+    return {channel: sorted(symbols) for channel, symbols in sorted(by_channel(subscription).items())}
 
 
 class Filter:
@@ -198,8 +227,8 @@ class Filter:
 
     def __init__(self, subscription: Subscription, without: Subscription = NOTHING) -> None:
         self.subscription = subscription
-        self._kinds = {kind: _KindFilter(kind, subscription) for kind in KINDS}
-        self._without = {kind: _KindFilter(kind, without) for kind in KINDS} if without else None
+        self._kinds = _kind_filters(subscription)
+        self._without = _kind_filters(without) if without else None
 
     def wants(self, kind: str) -> bool:
         """Return True if the subscription contains any row of this kind."""
@@ -243,19 +272,22 @@ MAX_MASKS: Final = 256
 """Maximum symbol masks cached per kind; the cache is cleared when full."""
 
 
+def _kind_filters(subscription: Subscription) -> dict[str, _KindFilter]:
+    """Return the filter of each kind. Reads the subscription once."""
+    symbols = by_channel(subscription)
+    return {kind: _KindFilter(kind, symbols) for kind in KINDS}
+
+
 class _KindFilter:
     """The selected symbols (None: all) of one kind, by interval (None: any)."""
 
-    def __init__(self, kind: str, subscription: Subscription) -> None:
+    def __init__(self, kind: str, symbols_of: Mapping[str, set[str]]) -> None:
         self.by_interval: dict[str | None, frozenset[str] | None] = {}
         self._masks: dict[tuple[int, str | None], tuple[list[str], npt.NDArray[np.bool_]]] = {}
-        names: dict[str | None, set[str]] = {}
-        for channel, symbol in subscription:
+        for channel, symbols in symbols_of.items():
             head, _, interval = channel.partition(".")
             if head == kind:
-                names.setdefault(interval or None, set()).add(symbol)
-        for interval_name, symbols in names.items():
-            self.by_interval[interval_name] = None if EVERY in symbols else frozenset(symbols)
+                self.by_interval[interval or None] = None if EVERY in symbols else frozenset(symbols)
 
     def _symbol_mask(
         self, dictionary: list[str], interval: str | None, symbols: frozenset[str]

@@ -1,0 +1,42 @@
+"""Foreign text in messages for people: cut, and with control characters escaped. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+MAX_CHARS: Final = 100
+"""Maximum characters of a foreign value in an error."""
+
+_CONTROL: Final = re.compile(r"[^\n\t -~\u00a0-\U0010ffff]|[\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+"""Control characters of C0 and C1 except line end and tab; characters that reverse or hide text; lone surrogates."""
+
+
+def cut(text: str, most: int = MAX_CHARS) -> str:
+    """Return at most `most` characters of a text, with … if it is longer."""
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def escape(text: str) -> str:
+    r"""Return a text in which characters that control a terminal are escaped, as in a Python literal.
+
+    Line ends and tabs remain.
+
+    >>> escape("\x1b[2J"), escape("a\u202eb")
+    ('\\x1b[2J', 'a\\u202eb')
+    """
+    return _CONTROL.sub(_escaped, text) if _CONTROL.search(text) else text
+
+
+def escape_line(text: str) -> str:
+    r"""Return a text as `escape` does, with line ends and tabs escaped too, so that it stays on one line.
+
+    >>> escape_line("a\nb")
+    'a\\nb'
+    """
+    return escape(text).replace("\n", r"\n").replace("\t", r"\t")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
