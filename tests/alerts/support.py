@@ -117,7 +117,9 @@ def delivering(log: EventLog, dsn: str, options: WebhookOptions) -> Iterator[Col
 
 
 @contextmanager
-def receiver(answer: Callable[[int], int]) -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
+def receiver(
+    answer: Callable[[int], int], host: str = "127.0.0.1"
+) -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
     """Run a server that answers the n-th POST (n from 1) with status `answer(n)`. Status 0 means no answer.
 
     Yield its URL and the list of (headers, body) that it received.
@@ -140,7 +142,7 @@ def receiver(answer: Callable[[int], int]) -> Iterator[tuple[str, list[tuple[dic
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer((host, 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

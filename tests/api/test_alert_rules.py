@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from tests.alerts.support import T0, fire
 from tests.api.support import PARTITIONS, serving
 from tests.support.waiting import PATIENCE
 from tickerplant.analytics.alerts.rule_operands import check_rule
-from tickerplant.api.alert_rules import check_webhook
+from tickerplant.api.alert_rules import AlertLimits, check_webhook
 from tickerplant.api.store_reader import StoreReader
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import BadInput
@@ -113,6 +114,21 @@ def test_other_sites_cannot_write_and_errors_name_the_allowed_methods(client: ht
     assert client.get("/v1/alerts/firings", params=query).json()["firings"] == []
     del query["symbol"]
     assert client.get("/v1/alerts/x/firings", params=query).json()["count"] == 0
+
+
+def test_the_number_of_rules_is_bounded(log: EventLog, dsn: str) -> None:
+    reader = StoreReader(dsn, log.identity())
+    with serving(log, reader, check_rule=check_rule, alert_limits=AlertLimits(max_rules=3)) as (client, _, _):
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: client.post("/v1/alerts", json=RULE), range(8)))
+        assert sorted(answer.status_code for answer in answers) == [201] * 3 + [400] * 5
+        refused = next(answer for answer in answers if answer.status_code == 400)
+        assert "alerts.max_rules" in refused.json()["error"]["message"]
+        rules = client.get("/v1/alerts").json()["alerts"]
+        assert len(rules) == 3
+        assert client.patch(f"/v1/alerts/{rules[0]['id']}", json={"right": 60}).status_code == 200
+        assert client.delete(f"/v1/alerts/{rules[0]['id']}").status_code == 204
+        assert client.post("/v1/alerts", json=RULE).status_code == 201
 
 
 def test_a_fired_alert_is_sent_on_the_stream(client: httpx.Client, log: EventLog) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from typing import Any, Final
 
 import httpx
 
 from tickerplant.alerts.errors import PostFailed
+from tickerplant.core.web_address import is_public, parse_address
 
 MAX_CONNECTIONS: Final = 32
 GONE: Final = 410
@@ -22,29 +22,19 @@ class _PublicOnlyTransport(httpx.AsyncHTTPTransport):
     """
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        host = request.url.host
+        host = request.url.host.strip("[]")
         loop = asyncio.get_running_loop()
         port = request.url.port or (443 if request.url.scheme == "https" else 80)
         try:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise httpx.ConnectError(f"cannot resolve {host}: {error}", request=request) from error
-        public = [str(entry[4][0]) for entry in found if _is_public(str(entry[4][0]))]
+        public = [str(entry[4][0]) for entry in found if is_public(str(entry[4][0]))]
         if not public:
             raise PostFailed(f"{host} is not a public address, and alerts.private_webhooks is off")
         request.extensions = {**request.extensions, "sni_hostname": host}
         request.url = request.url.copy_with(host=public[0])  # the Host header still contains the host's name
         return await super().handle_async_request(request)
-
-
-def _is_public(address: str) -> bool:
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped
-    return found.is_global and not found.is_multicast
 
 
 class WebhookClient:
@@ -64,10 +54,17 @@ class WebhookClient:
 
     async def post(self, url: str, body: bytes, headers: dict[str, str]) -> None:
         """Post and return when the receiver has answered 2xx. Raises PostFailed; its reason contains no secret."""
+        address = parse_address(url)
+        if address is None:
+            raise PostFailed("the webhook's address is invalid; change it in the rule")
+        # The parts are given one by one, so that no second parser reads the text.
+        parts = httpx.URL(
+            scheme=address.scheme, host=address.host, port=address.port, raw_path=(address.target or "/").encode()
+        )
         try:
             async with (
                 asyncio.timeout(self._timeout_s),  # for the whole attempt: httpx restarts its timeout at every byte
-                self._client.stream("POST", url, content=body, headers=headers) as answer,
+                self._client.stream("POST", parts, content=body, headers=headers) as answer,
             ):
                 status = answer.status_code
         except TimeoutError:

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -31,6 +32,7 @@ from tickerplant.core.alerts import Rule
 from tickerplant.core.errors import BadInput, Fenced, LogUnavailable, StoreError
 from tickerplant.core.schemas import RAW
 from tickerplant.core.symbols import partition_of
+from tickerplant.core.web_address import is_address, is_public, parse_address
 from tickerplant.log.port import EventLog
 from tickerplant.store.pool import Store
 from tickerplant.store.repositories.alerts import AlertRules, StoredRule, UnloggedRule
@@ -50,6 +52,14 @@ log = structlog.get_logger(__name__)
 
 CheckRule: TypeAlias = Callable[[Rule], Rule]
 """Function that returns a rule in canonical form. Raises BadInput for a rule that cannot be evaluated."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertLimits:
+    """Limits of alert rules. `private_webhooks` allows webhooks to addresses that are not public."""
+
+    max_rules: int = 1_000
+    private_webhooks: bool = True
 
 
 class NewRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -90,10 +100,13 @@ class RuleChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_
 class AlertRuleManager:
     """Creates, changes and removes alert rules. `store` returns the open store."""
 
-    def __init__(self, log: EventLog, store: Callable[[], Awaitable[Store]], check: CheckRule) -> None:
+    def __init__(
+        self, log: EventLog, store: Callable[[], Awaitable[Store]], check: CheckRule, limits: AlertLimits | None = None
+    ) -> None:
         self._log = log
         self._store = store
         self._check = check
+        self._limits = limits or AlertLimits()
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[Session]:
@@ -114,11 +127,17 @@ class AlertRuleManager:
 
     async def add(self, given: NewRule) -> StoredRule:
         """Store a new rule under a new id, publish it and return the stored rule. Raises BadInput, StoreError."""
-        check_webhook(given.webhook, given.secret)
+        webhook = check_webhook(given.webhook, given.secret, private=self._limits.private_webhooks)
         fields = {name: getattr(given, name) for name in _RULE_FIELDS} | {"right": _text(given.right)}
         rule = self._check(Rule(id=secrets.token_hex(6), **fields))
         async with self._session() as session:
-            await AlertRules(session).add(rule, given.webhook, given.secret)  # Step 1
+            rules = AlertRules(session)
+            if await rules.count() >= self._limits.max_rules:
+                raise BadInput(
+                    f"the maximum of {self._limits.max_rules:,} alert rules is stored; remove a rule, or raise "
+                    "alerts.max_rules"
+                )
+            await rules.add(rule, webhook, given.secret)  # Step 1
         return await self._publish_and_get(rule.id)
 
     async def change(self, name: str, change: RuleChange) -> StoredRule | None:
@@ -135,7 +154,9 @@ class AlertRuleManager:
             if stored is None:
                 return None
             webhook = given.get("webhook", stored.webhook)
-            check_webhook(webhook, given.get("secret") if "secret" in given or not stored.signed else None)
+            secret = given.get("secret") if "secret" in given or not stored.signed else None
+            if "webhook" in given or secret is not None:
+                webhook = check_webhook(webhook, secret, private=self._limits.private_webhooks)
             fields = {field: given[field] for field in _RULE_FIELDS if field in given}
             rule = self._check(msgspec.structs.replace(stored.rule, **fields))
             if (rule.symbol, rule.interval) != (stored.rule.symbol, stored.rule.interval):
@@ -234,27 +255,29 @@ class AlertRuleManager:
             await asyncio.sleep(REPUBLISH_S)
 
 
-def check_webhook(url: str | None, secret: str | None) -> None:
-    """Raise BadInput for an invalid address or secret of a webhook. Both may be None; a secret needs an address."""
+def check_webhook(url: str | None, secret: str | None, *, private: bool = True) -> str | None:
+    """Return the address of a webhook in canonical form. Raises BadInput for an invalid address or secret.
+
+    Both may be None; a secret needs an address. `private` allows an IP address that is not public. A name is checked
+    when the webhook is sent, after it has been resolved.
+    """
     if url is None:
         if secret is not None:
             raise BadInput("`secret` signs webhooks; send `webhook`, their address, too")
-        return
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port, parts = None, None, urlsplit("")
-    plain = url.isascii() and url.isprintable() and " " not in url and len(url) <= MAX_URL_CHARS
-    if parts.scheme not in ("http", "https") or not host or port == 0 or not plain:
+        return None
+    address = parse_address(url) if len(url) <= MAX_URL_CHARS else None
+    if address is None:
+        if "@" in re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]:
+            raise BadInput("`webhook` must not contain a user or a password; `secret` signs the requests")
         raise BadInput(
-            "`webhook` must start with http:// or https://, have a host, and consist of at most "
-            f"{MAX_URL_CHARS:,} printable ASCII characters without spaces"
+            "`webhook` must start with http:// or https://, have a host name or an IP address in its usual form, and "
+            f"consist of at most {MAX_URL_CHARS:,} printable ASCII characters without spaces"
         )
-    if parts.username is not None or parts.password is not None:
-        raise BadInput("`webhook` must not contain a user or a password; `secret` signs the requests")
+    if not private and is_address(address.host) and not is_public(address.host):
+        raise BadInput(f"`webhook` has the address {address.host}, which is not public; see alerts.private_webhooks")
     if secret is not None and (len(secret) not in SECRET_CHARS or not secret.isascii() or not secret.isprintable()):
         raise BadInput("`secret` must be 16 to 256 printable ASCII characters")
+    return str(address)
 
 
 def rule_json(stored: StoredRule) -> dict[str, Any]:

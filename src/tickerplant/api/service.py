@@ -8,7 +8,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import uvicorn
@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
-from tickerplant.api.alert_rules import AlertRuleManager, CheckRule
+from tickerplant.api.alert_rules import AlertLimits, AlertRuleManager, CheckRule
 from tickerplant.api.http.site import own_hosts
 from tickerplant.api.main import create_app
 from tickerplant.api.metrics import ApiMetrics
@@ -86,6 +86,7 @@ class ApiOptions:
     - `registry` contains the metrics of `/metrics`; the API adds its own metrics to it.
     - `indicators` computes indicators on request; None disables `/v1/indicators`.
     - `check_rule` returns an alert rule in canonical form or raises BadInput; None disables alert rules.
+    - `alert_limits` bound the number of alert rules and the addresses of their webhooks.
     - `rules` define the calendars for the adjustment of intraday bars. Coverage uses `rules` until the log contains
       rules.
     - `now_us` returns the market's time in µs; if None, the API derives the time from the log.
@@ -101,6 +102,7 @@ class ApiOptions:
     registry: CollectorRegistry | None = None
     indicators: IndicatorCalculator | None = None
     check_rule: CheckRule | None = None
+    alert_limits: AlertLimits = field(default_factory=AlertLimits)
     rules: Rules = DEFAULT_RULES
     now_us: Callable[[], int] | None = None
     stall_s: float = STALL_S
@@ -179,7 +181,7 @@ class Api:
             calendars=Calendars(options.rules), rules=options.rules, now_us=options.now_us,
         )  # fmt: skip
         if options.check_rule is not None:
-            state.alert_rules = AlertRuleManager(self._log, store.open, options.check_rule)
+            state.alert_rules = AlertRuleManager(self._log, store.open, options.check_rule, options.alert_limits)
         return state
 
     async def _start_stream(self, state: ApiState) -> list[asyncio.Task[None]]:

@@ -102,3 +102,75 @@ def check_origin(text: str) -> str:
     if origin is None:
         raise BadInput(f"{text!r} is not an origin; use scheme, host and port, such as https://charts.example.com:8443")
     return str(origin)
+
+
+class WebAddress(NamedTuple):
+    """An address of HTTP in parts. `target` is path and query as they are sent; "" means /."""
+
+    scheme: str
+    host: str
+    port: int
+    target: str
+
+    def __str__(self) -> str:
+        return f"{Origin(self.scheme, self.host, self.port)}{self.target}"
+
+
+_ADDRESS: Final = re.compile(r"([A-Za-z]+)://([^/?#]*)([^#]*)(?:#.*)?\Z")
+
+
+def parse_address(text: str) -> WebAddress | None:
+    """Return the parts of an address such as `https://example.com/hook`, or None if it is none of HTTP.
+
+    A user and a password are refused. The fragment is dropped, because it is never sent.
+
+    >>> str(parse_address("HTTP://Example.com:80/hook?x=1#y"))
+    'http://example.com/hook?x=1'
+    """
+    match = _ADDRESS.match(text)
+    origin = None if match is None else parse_origin(f"{match[1]}://{match[2]}")
+    if match is None or origin is None or not text.isascii() or not text.isprintable() or " " in text:
+        return None
+    return WebAddress(*origin, match[3])
+
+
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_SIX_TO_FOUR: Final = ipaddress.IPv6Network("2002::/16")
+_NEVER_PUBLIC: Final = tuple(map(ipaddress.IPv6Network, ("::/96", "fec0::/10", "64:ff9b:1::/48", "100::/64")))
+"""IPv4-compatible and site-local addresses, translation of a local network, and addresses that discard all data."""
+_ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)
+
+
+def is_address(host: str) -> bool:
+    """Return True if a host in canonical form is an IP address, False if it is a name."""
+    return ":" in host or _NUMERIC_END.match(host) is not None
+
+
+def is_public(text: str) -> bool:
+    """Return True for an IP address of the public Internet. An address that contains an IPv4 address is like that one.
+
+    >>> is_public("64:ff9b::8.8.8.8"), is_public("64:ff9b::10.0.0.1"), is_public("localhost")
+    (True, False, False)
+    """
+    try:
+        found = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(found, ipaddress.IPv6Address):
+        inner = _inner(found)
+        if inner is not None:
+            return is_public(str(inner))
+        if any(found in network for network in _NEVER_PUBLIC):
+            return False
+    return found.is_global and not found.is_multicast
+
+
+def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """Return the IPv4 address to which an IPv6 address leads: mapped, translated (NAT64), or through a tunnel."""
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address in _SIX_TO_FOUR:
+        return address.sixtofour
+    if address in _NAT64 or int(address) >> 32 & 0xFFFF_FFFF in _ISATAP:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return None

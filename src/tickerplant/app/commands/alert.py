@@ -136,7 +136,7 @@ def _with_rules(loaded: Loaded, work: Callable[[Any], Awaitable[Any]]) -> Any:
     from tickerplant.app.wiring import alert_rules, open_readonly
 
     with open_readonly.store_of(loaded.settings) as dsn, open_readonly.log_of(loaded.settings) as event_log:
-        return alert_rules.with_rules(dsn, event_log, work)
+        return alert_rules.with_rules(dsn, event_log, loaded.settings.alerts, work)
 
 
 def _require(row: Any, name: str) -> Any:

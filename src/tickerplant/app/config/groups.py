@@ -77,8 +77,11 @@ class ApiSettings(SettingsGroup):
 
 
 class AlertSettings(SettingsGroup):
-    """Settings of the webhooks of alerts."""
+    """Settings of alert rules and their webhooks."""
 
+    max_rules: int = Field(
+        default=1_000, ge=0, le=100_000, description="Maximum number of alert rules. Each needs up to 1 MB of memory."
+    )
     private_webhooks: bool = Field(
         default=True,
         description="Allow webhooks to addresses that are not public: this machine, the local network.",

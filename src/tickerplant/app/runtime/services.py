@@ -148,6 +148,7 @@ async def run_api(
     `health` returns the components for `/health`. `registry` contains the metrics of `/metrics`.
     """
     from tickerplant.analytics.alerts.rule_operands import check_rule
+    from tickerplant.api.alert_rules import AlertLimits
     from tickerplant.api.service import Api, ApiOptions
     from tickerplant.app.wiring.on_demand import on_demand
 
@@ -156,7 +157,7 @@ async def run_api(
     options = ApiOptions(
         host=settings.api.host, port=settings.api.port, api_key=key, health=health, registry=registry,
         hosts=settings.api.hosts, origins=settings.api.origins, indicators=on_demand(rules), check_rule=check_rule,
-        rules=rules,
+        alert_limits=AlertLimits(settings.alerts.max_rules, settings.alerts.private_webhooks), rules=rules,
     )  # fmt: skip
     delivering = asyncio.create_task(deliver_alerts(settings, log, dsn, registry))
     try:

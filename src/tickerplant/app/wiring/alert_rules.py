@@ -10,6 +10,7 @@ from tickerplant.app.wiring.rows import plain
 from tickerplant.app.wiring.store import with_store
 
 if TYPE_CHECKING:
+    from tickerplant.app.config.groups import AlertSettings
     from tickerplant.log.port import EventLog
     from tickerplant.store import Store
     from tickerplant.store.repositories.alerts import StoredRule
@@ -20,14 +21,16 @@ T = TypeVar("T")
 class AlertRules:
     """The alert rules of a store and its log, as rows for commands."""
 
-    def __init__(self, store: Store, log: EventLog) -> None:
+    def __init__(self, store: Store, log: EventLog, settings: AlertSettings) -> None:
         from tickerplant.analytics.alerts.rule_operands import check_rule
-        from tickerplant.api.alert_rules import AlertRuleManager
+        from tickerplant.api.alert_rules import AlertLimits, AlertRuleManager
 
         async def opened() -> Store:
             return store
 
-        self._manager = AlertRuleManager(log, opened, check_rule)
+        self._manager = AlertRuleManager(
+            log, opened, check_rule, AlertLimits(settings.max_rules, settings.private_webhooks)
+        )
 
     async def add(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Store a new rule and return its row."""
@@ -60,9 +63,9 @@ def _as_dict(rule: StoredRule) -> dict[str, Any]:
     return plain(rule_json(rule))
 
 
-def with_rules(dsn: str, log: EventLog, work: Callable[[AlertRules], Awaitable[T]]) -> T:
+def with_rules(dsn: str, log: EventLog, settings: AlertSettings, work: Callable[[AlertRules], Awaitable[T]]) -> T:
     """Return what `work` returns for the alert rules."""
-    return with_store(dsn, lambda store: work(AlertRules(store, log)))
+    return with_store(dsn, lambda store: work(AlertRules(store, log, settings)))
 
 
 @dataclass(frozen=True, slots=True)

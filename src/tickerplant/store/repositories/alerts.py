@@ -84,6 +84,12 @@ class AlertRules:
         rows = await self._session.rows(f"{_SELECT} WHERE NOT removed AND id = $1{more}", name)
         return _stored_rule(rows[0]) if rows else None
 
+    async def count(self) -> int:
+        """Return the number of rules. Holds a lock until the open transaction ends, so that no other adds one."""
+        await self._session.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, LOCK_ALERTS)
+        rows = await self._session.rows("SELECT count(*) AS rules FROM alerts WHERE NOT removed")
+        return int(rows[0]["rules"])
+
     async def add(self, rule: Rule, webhook: str | None, secret: str | None) -> bool:
         """Store a new rule; return False if its id exists."""
         placeholders = ", ".join(f"${number}" for number in range(4, 4 + len(_FIELDS)))
