@@ -79,7 +79,7 @@ async def _post(url: str, *, private: bool) -> None:
 
 
 def test_a_name_is_resolved_once_and_the_checked_address_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a name move to a private address after the check. Addresses of this machine stand for all others."""
+    """Move a name to a private address after the check. All addresses of the test belong to this machine."""
     asked: list[str] = []
 
     async def resolve(self: Any, host: str, port: int, **_: Any) -> list[Any]:
