@@ -50,9 +50,10 @@ INSTANTS = {
 
 
 def test_each_spelling_of_an_instant_has_its_time() -> None:
-    values = parse_times(pa.array(list(INSTANTS)), "dmy")
-    assert dict(zip(INSTANTS, values.us.tolist(), strict=True)) == dict.fromkeys(INSTANTS, NOON)
-    assert dict(zip(INSTANTS, values.kind.tolist(), strict=True)) == INSTANTS
+    texts = [*INSTANTS, "2024-03-28 13:00"]  # an hour above 12 shows that the times without AM and PM have 24 hours
+    values = parse_times(pa.array(texts), "dmy")
+    assert dict(zip(INSTANTS, values.us[:-1].tolist(), strict=True)) == dict.fromkeys(INSTANTS, NOON)
+    assert dict(zip(INSTANTS, values.kind[:-1].tolist(), strict=True)) == INSTANTS
     assert not values.reasons
 
 
@@ -118,9 +119,10 @@ def test_times_before_noon_and_after_midnight_keep_their_half_of_the_day() -> No
 
 def test_an_invalid_text_is_named_and_the_others_are_read() -> None:
     values = parse_times(pa.array(["2024-02-30", "yesterday", "", None, "2024-03-28T12:00Z"]))
+    advice = "write it like 2024-03-28T09:30:00Z, or like 2024-03-28"
     assert values.reasons == {
-        0: "'2024-02-30' is not a time",
-        1: "'yesterday' is not a time",
+        0: f"'2024-02-30' is not a time; {advice}",
+        1: f"'yesterday' is not a time; {advice}",
         2: "the time is missing",
         3: "the time is missing",
     }

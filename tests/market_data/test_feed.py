@@ -11,6 +11,7 @@ from tickerplant.core.errors import Fenced, LogError, LogUnavailable
 from tickerplant.core.rules import DEFAULT_RULES, Rules, values_of
 from tickerplant.core.sessions import Calendars
 from tickerplant.core.symbols import partition_of
+from tickerplant.core.times import iso
 from tickerplant.log.port import EventLog
 from tickerplant.log.rules_in_force import rules_in_force
 from tickerplant.market_data.feed.commands import ensure_settings, request_rebuild
@@ -124,9 +125,9 @@ def test_invalid_rows_are_dead_letters_and_do_not_advance_the_watermark(tmp_path
         assert feed.append_ticks(batch, far) == 1
         dead = rows(log, records.Dead, schemas.DEADLETTER)
         assert sorted(row["reason"] for row in dead) == [
-            "the price is not a finite number",
-            "the time is before any market data existed",
-            "the time is in the future",
+            "the price nan is not a finite number",
+            "the time 1970-01-01T00:00:00Z is before any market data existed",
+            f"the time {iso(far)} is in the future",
         ]
         assert {(row["topic"], row["offset"]) for row in dead} == {("vendor", -1)}
         assert feed.cursor.watermark_us <= clock.us

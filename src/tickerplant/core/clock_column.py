@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core.column_names import normalise
 from tickerplant.core.errors import BadInput
+from tickerplant.core.shown import quoted
+from tickerplant.core.time_values import clock_us
 
 _HAS_DATE: Final = r"^\d{4}[-/.]\d|^\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|^\d{10,}"
 _HOURS = 2
+_PARTS: Final = ("minute", "minutes", "min", "second", "seconds", "sec")
+"""Names of columns that complete a column of hours."""
+_DAY_S: Final = 86_400
+_MOSTLY: Final = 0.8
+"""Share of clocks above which the other values are errors. A third of the seconds since midnight look like clocks."""
+
+
+def parts_of(clock: str, others: Mapping[str, str]) -> list[str]:
+    """Return the columns of minutes and seconds that complete a column of hours; [] for other clocks.
+
+    `others`: the columns without a role, by normalised name.
+
+    >>> parts_of("Hour", {"minute": "Minute"}), parts_of("Time", {"minute": "Minute"})
+    (['Minute'], [])
+    """
+    if not normalise(clock).startswith("hour"):
+        return []
+    return [others[name] for name in _PARTS if name in others]
 
 
 class ClockColumn:
     """Joins dates and clocks block by block. The first block decides how many digits a clock without colons has.
 
     Digits are `HHMMSSmmm` if a value has 7 or more, `HHMMSS` if one has 5 or 6, otherwise `HHMM`. In a column called
-    Hour, 1 or 2 digits are hours.
+    Hour, 1 or 2 digits are hours, and columns of minutes and seconds complete them.
     """
 
     def __init__(self, name: str) -> None:
@@ -26,16 +48,32 @@ class ClockColumn:
         self._digits: int | None = None
         role = normalise(name)
         self._is_hours = role.startswith("hour")
+        self._is_minutes = role in _PARTS
         self._least = 6 if role in ("hhmmss", "timem") else 4
 
-    def join(self, dates: pa.Array, clocks: pa.Array) -> pa.Array:
-        """Return the joined texts; the clocks alone if they contain the date. Raises BadInput for other digits."""
+    def join(self, dates: pa.Array, clocks: pa.Array, parts: Sequence[pa.Array] = ()) -> pa.Array:
+        """Return the joined texts; the clocks alone if they contain the date. Raises BadInput for other digits.
+
+        `parts`: the columns of `parts_of`.
+        """
         texts = pc.utf8_trim_whitespace(clocks.cast(pa.utf8()))
+        if parts:
+            padded = [pc.utf8_lpad(_whole(part), 2, "0") for part in (texts, *parts)]
+            return self._with_dates(dates, pc.binary_join_element_wise(*padded, ":"))
         filled = texts.filter(pc.not_equal(texts, "")).drop_null()
+        if self._is_minutes and len(filled) and not pc.any(pc.match_substring(filled, ":")).as_py():
+            raise BadInput(
+                f"the column {self._name} has minutes such as {filled[0].as_py()}, and no column has the hours; set "
+                "--column clock=NAME"
+            )
         if len(filled) and pc.all(pc.match_substring_regex(filled, _HAS_DATE)).as_py():
             return clocks
         if len(filled) and pc.all(pc.match_substring_regex(filled, r"^\d{1,9}$")).as_py():
             texts = self._padded(texts, int(pc.max(pc.utf8_length(filled)).as_py()))
+            self._check_clock(filled)
+        return self._with_dates(dates, texts)
+
+    def _with_dates(self, dates: pa.Array, texts: pa.Array) -> pa.Array:
         days = pc.utf8_trim_whitespace(dates.cast(pa.utf8()))
         days = pc.replace_substring_regex(days, r"[ T]00:00(:00(\.0+)?)?(Z|[+-]00:?00)?$", "")
         days = pc.replace_substring_regex(days, r"^(\d{8})\.0$", r"\1")
@@ -52,3 +90,23 @@ class ClockColumn:
             )
         padded = pc.utf8_lpad(texts, self._digits, "0")
         return pc.binary_join_element_wise(padded, "00", "") if self._digits == _HOURS else padded
+
+    def _check_clock(self, texts: pa.Array) -> None:
+        """Raise BadInput if digits are seconds or minutes since midnight: no clock, but below a day."""
+        if self._digits not in (4, 6):
+            return
+        values = texts.cast(pa.int64()).to_numpy(zero_copy_only=False)
+        valid = clock_us(values, self._digits)[1]
+        if valid.mean() > _MOSTLY or (values >= (_DAY_S if self._digits == 6 else _DAY_S // 60)).any():
+            return
+        example = texts[int(np.argmin(valid))].as_py()
+        unit = "seconds" if self._digits == 6 else "minutes"
+        raise BadInput(
+            f"{quoted(example)} in the column {self._name} is no clock of {self._digits} digits; if the values are "
+            f"{unit} since midnight, write them as 09:30:00"
+        )
+
+
+def _whole(texts: pa.Array) -> pa.Array:
+    """Return numbers as texts without a fraction of zero."""
+    return pc.replace_substring_regex(pc.utf8_trim_whitespace(texts.cast(pa.utf8())), r"\.0+$", "")

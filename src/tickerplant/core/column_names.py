@@ -20,14 +20,14 @@ NAMES: Final[Mapping[str, Sequence[str]]] = {
     ),
     "clock": (
         "time", "clock", "timem", "timeofday", "tradetime", "hhmmss", "hhmm", "hour", "hours", "tod", "clocktime",
-        "localtime", "exchtime", "exchangetime", "bartime",
+        "localtime", "exchtime", "exchangetime", "bartime", "minute",
     ),
     "symbol": ("symbol", "ticker", "sym", "symroot", "instrument", "pair", "tic", "rawsymbol"),
     "interval": ("interval", "timeframe", "resolution", "bar", "barsize", "per"),
     "price": ("price", "last", "lastprice", "tradeprice", "px", "p", "latest", "lasttrade"),
     "size": (
-        "size", "quantity", "qty", "volume", "vol", "lastsize", "tradesize", "amount", "q", "v", "tradevolume",
-        "lastvolume",
+        "size", "lastsize", "tradesize", "quantity", "qty", "tradevolume", "lastvolume", "volume", "vol", "amount", "q",
+        "v",
     ),
     "trade_id": ("tradeid", "id", "aggtradeid", "tid"),
     "exchange": (
@@ -83,6 +83,12 @@ def by_name(header: Iterable[str]) -> dict[str, str]:
 def find(columns: Mapping[str, str], role: str) -> str | None:
     """Return the column of a role, or None. `columns`: the result of `by_name`."""
     return next((columns[name] for name in NAMES[role] if name in columns), None)
+
+
+def find_all(header: Iterable[str], role: str) -> list[str]:
+    """Return all columns with a name of the role, the preferred name first."""
+    named = [(NAMES[role].index(plain), name) for name in header if (plain := normalise(name)) in NAMES[role]]
+    return [name for _, name in sorted(named, key=lambda found: found[0])]
 
 
 def with_clock(time: str, others: Mapping[str, str]) -> tuple[str, str | None]:

@@ -17,6 +17,15 @@ def cut(text: str, most: int = MAX_CHARS) -> str:
     return text if len(text) <= most else text[:most] + "…"
 
 
+def quoted(value: object) -> str:
+    """Return a value for a message: its `repr`, which is one line, cut.
+
+    >>> quoted("12:30")
+    "'12:30'"
+    """
+    return cut(repr(value[: MAX_CHARS + 1] if isinstance(value, str) else value))
+
+
 def escape(text: str) -> str:
     r"""Return a text in which characters that control a terminal are escaped, as in a Python literal.
 

@@ -3,9 +3,9 @@
 `time_values` parses each value. This module applies what the values do not contain: the zone of times without one, the
 order of day and month, and whether a bar's time is an instant or the date of a session.
 
-**Instants.** A time without offset is local to the given zone. An hour occurs twice when clocks are set back: a
-symbol's times are in summer time until they decrease, then in winter time. A time that the clocks skip is invalid. A
-date alone is midnight, if other values of the column have a clock.
+**Instants.** A time without offset is local to the given zone. An hour occurs twice when clocks are set back. If a
+symbol's times ascend, they are in summer time until they go back, then in winter time. If they descend, the reverse
+holds. A time that the clocks skip is invalid. A date alone is midnight, if other values of the column have a clock.
 
 **Dates of sessions** (bars of a day or longer). The date is the date that is written, in the value's own offset or
 zone. An instant in UTC or since 1970 at midnight UTC is that date. At another time of day the date depends on the
@@ -51,7 +51,9 @@ class TimeColumn:
     value, for errors. After the first block: `is_ordered`: dates have the order of day and month. `takes_zone`,
     `takes_order`: the user's zone and order have an effect. `differs`: the first version of the program read other
     times, because dates of sessions differ from the dates in UTC, or because numbers are dates. `choice`: a note about
-    an order that no value shows, or None. The state is the last time of each symbol in an hour that occurs twice.
+    an order that no value shows, or None. `late_us`: maximum time by which a time may be before the one above it
+    without being in the second of two equal hours. The state is the last time of each symbol in an hour that occurs
+    twice.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class TimeColumn:
         date_order: str | None = None,
         implied_tz: str | None = None,
         line: int | None = None,
+        late_us: int = 0,
     ) -> None:
+        self._late_us = late_us
         self._given = tz
         self._tz = implied_tz or tz
         self._is_implied = implied_tz is not None
@@ -75,6 +79,19 @@ class TimeColumn:
         """The clock as written in each row of the last block, which the times of daily bars lose."""
         self._last_local: dict[int, int] = {}
         self._folded: dict[int, bool] = {}
+        self._sign = 0
+        self._once: dict[tuple[int, int], str] = {}
+
+    @property
+    def late_choices(self) -> list[str]:
+        """Return a note about hours that occur twice but are once in the rows read so far; [] if there are none."""
+        if not self._once:
+            return []
+        first = next(iter(self._once.values()))
+        return [
+            f"{first} and the times of its hour occur twice in {self._tz}, and the file has them once: they are read "
+            f"as the {'earlier' if self._sign >= 0 else 'later'} ones"
+        ]
 
     def read(self, column: pa.Array, codes: npt.NDArray[np.int32], daily: BoolArray) -> tuple[Int64Array, Reasons]:
         """Return the time of each row in microseconds UTC, and the reasons of the invalid rows, whose times are 0.
@@ -92,7 +109,7 @@ class TimeColumn:
             local = instants & ((values.kind == LOCAL) | (values.kind == DATE))
             if local.any() and self._tz is not None:
                 self.takes_zone |= not self._is_implied
-                us = np.where(local, self._to_utc(values.us, local, codes, reasons), us)
+                us = np.where(local, self._to_utc(values.us, local, codes, column, reasons), us)
         if (valid & daily).any():
             us = np.where(daily, self._dates(values, valid & daily, column, reasons), us)
         self.differs |= not _is_text(column) and bool((values.kind[valid] == DATE).any()) and not _is_date(column)
@@ -105,7 +122,7 @@ class TimeColumn:
     def parse(self, column: pa.Array) -> TimeValues:
         """Return the parsed values of a block. Raises BadInput for dates whose order of day and month is unknown."""
         if self._first:
-            shown, ambiguous = order_of(column)
+            shown, ambiguous = order_of(column, is_given=self._order is not None)
             self.is_ordered = shown is not None or ambiguous is not None
             if ambiguous is not None and shown is not None and self._order is None:
                 self.choice = f"the day is first in {ambiguous}, because it has dots"
@@ -150,7 +167,9 @@ class TimeColumn:
         for row in np.flatnonzero(local).tolist():
             reasons[row] = f"the time {column[row].as_py()} has no zone; set it with --tz"
 
-    def _to_utc(self, us: Int64Array, wanted: BoolArray, codes: npt.NDArray[np.int32], reasons: Reasons) -> Int64Array:
+    def _to_utc(
+        self, us: Int64Array, wanted: BoolArray, codes: npt.NDArray[np.int32], column: pa.Array, reasons: Reasons
+    ) -> Int64Array:
         assert self._tz is not None
         local = np.where(wanted, us, 0)
         naive = pa.array(local).view(pa.timestamp("us"))
@@ -162,17 +181,39 @@ class TimeColumn:
         result = first.copy()
         skipped = twice & (local_times(first, self._tz) != local)
         for row in np.flatnonzero(skipped).tolist():
-            reasons[row] = f"this local time does not exist in {self._tz}: the clocks skip it"
-        for row in np.flatnonzero(twice & ~skipped).tolist():
+            reasons[row] = (
+                f"the local time {column[row].as_py()} does not exist in {self._tz}: the clocks skip it; correct it, "
+                "or set another --tz"
+            )
+        twice &= ~skipped
+        if twice.any():
+            self._sign = self._sign or _direction(local, codes, twice, wanted)
+            self.differs |= self._sign < 0
+            folded = self._is_second(local, codes, twice, column)
+            result[folded] = second[folded]
+        return result
+
+    def _is_second(
+        self, local: Int64Array, codes: npt.NDArray[np.int32], twice: BoolArray, column: pa.Array
+    ) -> BoolArray:
+        """Return a mask of the rows that are in the second of two equal hours. `twice`: the rows in such hours."""
+        descends = self._sign < 0
+        result = np.zeros(len(local), np.bool_)
+        for row in np.flatnonzero(twice).tolist():
             code, at = int(codes[row]), int(local[row])
             last = self._last_local.get(code)
+            key = (code, at // DAY_US)
             if last is None or abs(at - last) > DAY_US:
-                self._folded[code] = False
-            elif at < last:
-                self._folded[code] = True
-            self._last_local[code] = at
-            if self._folded[code]:
-                result[row] = second[row]
+                self._folded[code] = descends
+                self._once[key] = str(column[row].as_py())
+                self._last_local[code] = at
+            elif (last - at if not descends else at - last) > self._late_us and self._folded[code] == descends:
+                self._folded[code] = not descends
+                self._once.pop(key, None)
+                self._last_local[code] = at
+            else:
+                self._last_local[code] = max(at, last) if not descends else min(at, last)
+            result[row] = self._folded[code]
         return result
 
     # Dates of sessions -------------------------------------------------------------------------------------------
@@ -198,6 +239,24 @@ class TimeColumn:
                 )
         self.differs |= bool((daily & (dates != values.us - values.us % DAY_US)).any())
         return dates
+
+
+def _direction(local: Int64Array, codes: npt.NDArray[np.int32], twice: BoolArray, wanted: BoolArray) -> int:
+    """Return 1 if the local times of the symbols ascend, -1 if they descend, and 0 if they do not show it.
+
+    Differences inside an hour that occurs twice count only without other differences.
+    """
+    order = np.argsort(codes, kind="stable")
+    order = order[wanted[order]]
+    before, after = order[:-1], order[1:]
+    same = codes[before] == codes[after]
+    steps = (local[after] - local[before])[same]
+    inside = (twice[before] & twice[after])[same]
+    outside = steps[~inside]
+    if len(outside) and (total := int(np.sign(outside).sum())):
+        return 1 if total > 0 else -1
+    falls, rises = int((steps < 0).sum()), int((steps > 0).sum())
+    return -1 if falls > 1 and falls > rises else 0
 
 
 def _rows_per_symbol(codes: npt.NDArray[np.int32], rows: BoolArray) -> float:

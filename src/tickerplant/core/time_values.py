@@ -24,6 +24,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.core.errors import BadInput
+from tickerplant.core.shown import quoted
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, TIMESTAMP, BoolArray, Int64Array
 
 INVALID, NUMBER, UTC, OFFSET, LOCAL, DATE = range(6)
@@ -49,7 +51,22 @@ _CLOCK: Final = r"[ T]\d\d(:\d\d(:\d\d(\.\d+)?)?)?"
 _ZONE: Final = r"(Z|[+-]\d\d(:?\d\d)?)$"
 _IS_UTC: Final = r"(Z|[+-]00(:?00)?)$"
 _DAY_FIRST_OR_MONTH: Final = r"^(\d{1,2})([/.\-])(\d{1,2})[/.\-]\d{4}\b"
-_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTHS: Final = (
+    "jan(?:uary)?", "feb(?:ruary)?", "mar(?:ch)?", "apr(?:il)?", "may", "june?", "july?", "aug(?:ust)?",
+    "sept?(?:ember)?", "oct(?:ober)?", "nov(?:ember)?", "dec(?:ember)?",
+)  # fmt: skip
+_WEEKDAY: Final = r"^(?i:mon|tue|tues|wed|wednes|thu|thur|thurs|fri|sat|satur|sun)(?i:day)?\.?,? +"
+_EXACT_FLOAT32: Final = 1 << 24
+"""Whole numbers above this are rounded in float32: a time in seconds by up to 64 s."""
+_ADVICE: Final = (
+    (r":60(?:\.|Z|[+-]|$)", "a minute has no second 60 here: write the last second as 59"),
+    (r"^[-+]?[\d.,]+[eE][+-]?\d+$", "save the times as text with all digits"),
+    (r"^\d{1,2}[/.\- ](?:\d{1,2}|[A-Za-z]{3,9})[/.\- ]\d{2}\b", "write the year with four digits"),
+    (r"\d ?(?:[A-Z]{3,5}|[A-Z][A-Za-z]+/[A-Za-z_/]+)$", "write an offset such as -05:00 in place of the zone, or "
+     "remove the zone and set --tz"),
+)  # fmt: skip
+"""Patterns of texts that are no times, with what to do."""
+_WRITE_ISO: Final = "write it like 2024-03-28T09:30:00Z, or like 2024-03-28"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +85,10 @@ class TimeValues:
 
 
 def parse_times(column: pa.Array, order: str | None = None) -> TimeValues:
-    """Return the meaning of each value. `order`: `mdy` or `dmy` for dates such as 3/4/2024; None makes them invalid."""
+    """Return the meaning of each value. `order`: `mdy` or `dmy` for dates such as 3/4/2024; None makes them invalid.
+
+    Raises BadInput if the column has a type that cannot contain times.
+    """
     if pa.types.is_dictionary(column.type):
         return _taken(parse_times(column.dictionary, order), column.indices)
     kind = column.type
@@ -76,14 +96,19 @@ def parse_times(column: pa.Array, order: str | None = None) -> TimeValues:
         return _typed(column)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return _numeric(column)
-    return _texts(column.cast(pa.utf8()), order)
+    try:
+        texts = column.cast(pa.utf8())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise BadInput(f"the column of times contains {kind}, not times; write them as text or timestamps") from error
+    return _texts(texts, order)
 
 
-def order_of(column: pa.Array) -> tuple[str | None, str | None]:
+def order_of(column: pa.Array, *, is_given: bool = False) -> tuple[str | None, str | None]:
     """Return the order of day and month of a column of texts (`mdy`, `dmy` or None), and an ambiguous date or None.
 
     Both are None without dates such as 3/4/2024. If no value shows the order, dates with dots are `dmy` and ambiguous,
-    and other dates are None and ambiguous.
+    and other dates are None and ambiguous. Raises BadInput if the values show both orders; if
+    the user has given the order (`is_given`), the result is then None and ambiguous.
     """
     if not is_text(column.type):
         return None, None
@@ -94,6 +119,13 @@ def order_of(column: pa.Array) -> tuple[str | None, str | None]:
     parts = pc.extract_regex(texts, r"^(?P<a>\d{1,2})(?P<mark>[/.\-])(?P<b>\d{1,2})[/.\-]")
     first = parts.field("a").cast(pa.int64()).to_numpy(zero_copy_only=False)
     second = parts.field("b").cast(pa.int64()).to_numpy(zero_copy_only=False)
+    if (first > 12).any() and (second > 12).any():
+        if is_given:
+            return None, texts[0].as_py()
+        raise BadInput(
+            f"the dates {texts[int(np.argmax(first > 12))].as_py()} and {texts[int(np.argmax(second > 12))].as_py()} "
+            "have different orders of day and month; write the year first, or set --date-order to reject one of them"
+        )
     if (first > 12).any():
         return DMY, None
     if (second > 12).any():
@@ -174,8 +206,13 @@ def _numeric(column: pa.Array) -> TimeValues:
     kind, us = _of_numbers(whole, fraction_us)
     kind[missing] = INVALID
     reasons = _missing(missing)
+    if column.type in (pa.float32(), pa.float16()):
+        rounded = ~missing & (np.abs(whole) > _EXACT_FLOAT32)
+        kind[rounded] = INVALID
+        for row in np.flatnonzero(rounded).tolist():
+            reasons[row] = f"{whole[row]} is not a time: {column.type} has rounded it; save the times as integers"
     for row in np.flatnonzero((kind == INVALID) & ~missing).tolist():
-        reasons[row] = _why_no_time(str(column[row].as_py()))
+        reasons.setdefault(row, _why_no_time(str(column[row].as_py())))
     us[kind == INVALID] = 0
     return TimeValues(kind, us, lambda: us, reasons)
 
@@ -227,7 +264,7 @@ def clock_us(clock: Int64Array, digits: int) -> tuple[Int64Array, BoolArray]:
 
 def _why_no_time(text: str) -> str:
     number = float(text)
-    if int(number) in _EXCEL and number < _EXCEL.stop:
+    if _EXCEL.start <= number < _EXCEL.stop:
         date = dt.date(1899, 12, 30) + dt.timedelta(int(number))
         return (
             f"{text} is not a time: as seconds since 1970 it is before 1980. It may be Excel's number of {date}: save "
@@ -235,8 +272,13 @@ def _why_no_time(text: str) -> str:
         )
     return (
         f"{text} is not a time: no date as yyyymmdd, and not between 1980 and 2200 as seconds, milliseconds, "
-        "microseconds or nanoseconds since 1970"
+        "microseconds or nanoseconds since 1970; write dates as text"
     )
+
+
+def _why_no_text(text: str) -> str:
+    advice = next((what for pattern, what in _ADVICE if re.search(pattern, text.strip())), _WRITE_ISO)
+    return f"{quoted(text)} is not a time; {advice}"
 
 
 # Texts --------------------------------------------------------------------------------------------------------------
@@ -280,7 +322,7 @@ def _without_offset(texts: pa.Array) -> Int64Array:
 def _mixed(texts: pa.Array, order: str | None) -> TimeValues:
     """Parse texts of any kinds: each kind with one cast, and value by value only what the cast rejects."""
     given = pc.utf8_trim_whitespace(texts).fill_null("")
-    plain, afternoon = _without_am_pm(_normalised(given, order))
+    plain, afternoon, half_missing = _without_am_pm(_normalised(given, order))
     rows = len(plain)
     kind, us, written = np.zeros(rows, np.uint8), np.zeros(rows, np.int64), np.zeros(rows, np.int64)
     numeric = _matches(plain, _NUMERIC)
@@ -302,6 +344,7 @@ def _mixed(texts: pa.Array, order: str | None) -> TimeValues:
         if name == OFFSET:
             kind[at[good & _matches(part, _IS_UTC)]] = UTC
             written[at] = _cast(pc.replace_substring_regex(part, _ZONE, ""), pa.timestamp("us"))[0]
+    kind[half_missing & (kind >= UTC)] = INVALID
     shift = np.where(kind >= UTC, afternoon, 0)
     us, written = us + shift, written + shift
     reasons: Reasons = {}
@@ -311,8 +354,10 @@ def _mixed(texts: pa.Array, order: str | None) -> TimeValues:
             reasons[row] = "the time is missing"
         elif numeric[row]:
             reasons[row] = _why_no_time(text)
+        elif half_missing[row]:
+            reasons[row] = f"{quoted(text)} is not a time: it has no AM or PM, but other times have; add it"
         else:
-            reasons[row] = f"{texts[row].as_py()!r} is not a time"
+            reasons[row] = _why_no_text(texts[row].as_py())
     us[kind == INVALID] = 0
     return TimeValues(kind, us, lambda: written, reasons)
 
@@ -369,11 +414,14 @@ def _normalised(texts: pa.Array, order: str | None) -> pa.Array:
         sub(r"\s*\[[A-Za-z_/+\-0-9]+\]$", "")  # Java's [Europe/Berlin] after the offset
         sub(r"\s*(?:UTC|GMT)\s*([+-]\d\d)", r" \1")  # Dukascopy's GMT+0100
         sub(r"\s*(?:UTC|GMT)$", "Z")
+        sub(_WEEKDAY, "")
         for number, name in enumerate(_MONTHS, 1):
-            month = f"(?i:{name})[A-Za-z]*\\.?"
+            month = f"(?i:{name})\\.?"
             sub(rf"^(\d{{1,2}})[ \-/.]{month}[ \-/.,]+(\d{{4}})", rf"\2-{number:02d}-\1")
             sub(rf"^{month} (\d{{1,2}}),? (\d{{4}})", rf"\2-{number:02d}-\1")
         sub(r"^(\d{4}-\d\d)-(\d)\b", r"\1-0\2")
+    sub(r"^(\d{4}-\d\d-\d\d)t(\d\d:.*)$", r"\1T\2")
+    sub(r"^(\d{4}-\d\d-\d\d[T ][\d:.]+)z$", r"\1Z")
     if order is not None:
         ours = r"\3-\1-\2" if order == MDY else r"\3-\2-\1"
         sub(r"^(\d)([/.\-]\d{1,2}[/.\-]\d{4}\b)", r"0\1\2")
@@ -395,16 +443,23 @@ def _normalised(texts: pa.Array, order: str | None) -> pa.Array:
     return texts
 
 
-def _without_am_pm(texts: pa.Array) -> tuple[pa.Array, Int64Array]:
-    """Return the texts without AM and PM, and the microseconds to add to each time."""
-    shift = np.zeros(len(texts), np.int64)
-    pattern = r"^.{10} (?P<hour>\d\d)\S*\s?(?P<half>[APap])\.?[Mm]\.?$"
+def _without_am_pm(texts: pa.Array) -> tuple[pa.Array, Int64Array, BoolArray]:
+    """Return the texts without AM and PM, the microseconds to add to each time, and a mask of the ambiguous texts.
+
+    A text is ambiguous if it has an hour from 1 to 12 and no AM or PM, but other texts have, and no text shows a clock
+    of 24 hours. An hour above 12 is no hour of AM and PM, so the text stays as it is.
+    """
+    shift, ambiguous = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_)
+    pattern = r"^.{10} (?P<hour>0\d|1[0-2])(?::[\d:.]*)?\s?(?P<half>[APap])\.?[Mm]\.?$"
     marked = _matches(texts, pattern)
     if not marked.any():
-        return texts, shift
+        return texts, shift, ambiguous
     parts = pc.extract_regex(texts, pattern)
     twelve = pc.equal(parts.field("hour"), "12").fill_null(False).to_numpy(zero_copy_only=False)
     after = pc.equal(pc.utf8_upper(parts.field("half")), "P").fill_null(False).to_numpy(zero_copy_only=False)
     shift[marked & after & ~twelve] = DAY_US // 2
     shift[marked & ~after & twelve] = -DAY_US // 2
-    return pc.if_else(pa.array(marked), pc.replace_substring_regex(texts, r"\s?[APap]\.?[Mm]\.?$", ""), texts), shift
+    if not _matches(texts, r"^.{10} (00|1[3-9]|2[0-3]):[\d:.]+$").any():
+        ambiguous = ~marked & _matches(texts, r"^.{10} (0[1-9]|1[0-2]):[\d:.]+$")
+    plain = pc.if_else(pa.array(marked), pc.replace_substring_regex(texts, r"\s?[APap]\.?[Mm]\.?$", ""), texts)
+    return plain, shift, ambiguous

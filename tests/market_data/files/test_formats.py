@@ -360,7 +360,10 @@ def test_lines_above_the_header_keep_the_numbers_of_the_rows(tmp_path: Path) -> 
     text = "Generated on 2024-03-29\n\nSource: example\n" + HEAD + "1711584060,1,4,0.5,2,30\n1711584120,1,4,0.5,x,30\n"
     summary, bars, (dead,) = replayed(tmp_path, write(tmp_path, text), **MINUTE)
     assert "line 4" in summary.notes[0]
-    assert (len(bars), dead["reason"]) == (1, "f.csv line 6: close 'x' is not a number")
+    assert (len(bars), dead["reason"]) == (
+        1,
+        "f.csv line 6: close 'x' is not a number; write it in digits, or set --column close=NAME",
+    )
 
 
 def test_thousands_and_scales_are_numbers(tmp_path: Path) -> None:

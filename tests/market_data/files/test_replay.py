@@ -165,10 +165,11 @@ def test_broken_rows_are_dead_letters_with_their_line_and_others_are_appended(tm
         assert (summary.ticks, summary.dead, summary.rows_read) == (2, 6, 8)
         dead = rows(log, records.Dead, schemas.DEADLETTER)
         assert [row["reason"] for row in dead] == [
-            "f.csv line 3: price 'abc' is not a number",
-            "f.csv line 5: 3 values where the header has 4",
-            "f.csv line 6: 'never' is not a time",
-            "f.csv line 7: the size is negative or not a finite number",
+            "f.csv line 3: price 'abc' is not a number; write it in digits, or set --column price=NAME",
+            "f.csv line 5: 3 values where the header has 4: '1340285402,A,1'; write a value for each column, in quotes "
+            "if it contains the delimiter",
+            "f.csv line 6: 'never' is not a time; write it like 2024-03-28T09:30:00Z, or like 2024-03-28",
+            "f.csv line 7: the size -1.0 is negative or not a finite number",
             "f.csv line 8: '' is not a symbol: use 1 to 32 printable characters without space, quote or comma, "
             "with a letter or digit; a first * means all symbols",
             "f.csv line 9: the price is missing",
@@ -218,7 +219,10 @@ def test_a_time_that_the_clocks_skip_is_a_dead_letter(tmp_path: Path) -> None:
     with embedded(tmp_path, 1) as log:
         assert replay(log, write(tmp_path, text), ReplayOptions(tz="America/New_York")).ticks == 2
         (dead,) = rows(log, records.Dead, schemas.DEADLETTER)
-        assert dead["reason"] == "f.csv line 3: this local time does not exist in America/New_York: the clocks skip it"
+        assert dead["reason"] == (
+            "f.csv line 3: the local time 2021-03-14 02:30 does not exist in America/New_York: the clocks skip it; "
+            "correct it, or set another --tz"
+        )
 
 
 def parquet(folder: Path, count: int, symbols: int, *, by_symbol: bool = False) -> Path:
@@ -438,8 +442,8 @@ def test_an_invalid_bar_is_a_dead_letter(tmp_path: Path) -> None:
         assert (first["vwap"], first["trades"], second["vwap"], second["trades"]) == (1.2, 4, None, None)
         assert (second["interval"], second["volume"]) == ("5m", 0.0)
         dead = [row["reason"].split(": ", 1)[1] for row in rows(log, records.Dead, schemas.DEADLETTER)]
-        assert dead[0] == "low is above high"
-        assert dead[1].startswith("the time is not the start of a 1m interval")
+        assert dead[0] == "low 2.0 is above high 0.5"
+        assert "is not the start of a 1m interval" in dead[1]
         assert dead[2].startswith("unknown interval '2m'")
 
 

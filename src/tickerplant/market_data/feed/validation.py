@@ -36,8 +36,8 @@ def check_ticks(batch: pa.RecordBatch, latest_us: int = FOREVER_US) -> Reasons:
     price = batch["price"].to_numpy(zero_copy_only=False)
     size = batch["size"].to_numpy(zero_copy_only=False)
     reasons: Reasons = {}
-    _note(reasons, ~np.isfinite(price), "the price is not a finite number")
-    _note(reasons, ~(np.isfinite(size) & (size >= 0)), "the size is negative or not a finite number")
+    _note(reasons, ~np.isfinite(price), "the price {} is not a finite number", price)
+    _note(reasons, ~(np.isfinite(size) & (size >= 0)), "the size {} is negative or not a finite number", size)
     _note_times(reasons, time, EARLIEST_TICK_US, latest_us)
     return reasons
 
@@ -51,13 +51,16 @@ def check_bars(batch: pa.RecordBatch, latest_us: int = FOREVER_US) -> Reasons:
     reasons: Reasons = {}
     with np.errstate(invalid="ignore"):
         finite = np.isfinite(o) & np.isfinite(h) & np.isfinite(low) & np.isfinite(c)
-        _note(reasons, ~finite, "a price is not a finite number")
+        for values in (o, h, low, c):
+            _note(reasons, ~np.isfinite(values), "the price {} is not a finite number", values)
         noise = ROUNDING_NOISE * np.maximum(np.maximum(np.abs(o), np.abs(c)), np.maximum(np.abs(h), np.abs(low)))
         crossed = low > h + noise
-        _note(reasons, finite & crossed, "low is above high")
-        outside = (np.maximum(o, c) > h + noise) | (np.minimum(o, c) < low - noise)
-        _note(reasons, finite & ~crossed & outside, "open or close is outside low to high")
-        _note(reasons, ~(np.isfinite(volume) & (volume >= 0)), "the volume is negative or not a finite number")
+        _note(reasons, finite & crossed, "low {} is above high {}", low, h)
+        for name, values in (("open", o), ("close", c)):
+            outside = (values > h + noise) | (values < low - noise)
+            _note(reasons, finite & ~crossed & outside, name + " {} is outside low to high, {} to {}", values, low, h)
+        wrong = ~(np.isfinite(volume) & (volume >= 0))
+        _note(reasons, wrong, "the volume {} is negative or not a finite number", volume)
     _note_times(reasons, time, EARLIEST_BAR_US, latest_us)
     column = batch["interval"]
     codes = column.indices.to_numpy(zero_copy_only=False)
@@ -66,8 +69,10 @@ def check_bars(batch: pa.RecordBatch, latest_us: int = FOREVER_US) -> Reasons:
         if grid.is_activity:
             _note(reasons, codes == code, f"bars of {grid} are activity bars, which are built from ticks only")
             continue
-        off = (codes == code) & (grid.floor(time) != time)
-        _note(reasons, off, f"the time is not the start of a {grid} interval (UTC)")
+        off = np.flatnonzero((codes == code) & (grid.floor(time) != time))
+        for row in off.tolist():
+            why = f"the time {iso(int(time[row]))} is not the start of a {grid} interval (UTC)"
+            reasons.setdefault(row, why)
     return reasons
 
 
@@ -112,14 +117,24 @@ def is_plausible(time: Int64Array, earliest_us: int) -> BoolArray:
 
 
 def _note_times(reasons: Reasons, time: Int64Array, earliest_us: int, latest_us: int) -> None:
-    _note(reasons, time < earliest_us, "the time is before any market data existed")
-    _note(reasons, time > min(latest_us, LATEST_US), "the time is in the future")
+    for row in np.flatnonzero(time < earliest_us).tolist():
+        reasons.setdefault(row, f"the time {_shown_time(time, row)} is before any market data existed")
+    for row in np.flatnonzero(time > min(latest_us, LATEST_US)).tolist():
+        reasons.setdefault(row, f"the time {_shown_time(time, row)} is in the future")
 
 
-def _note(reasons: Reasons, bad: BoolArray, why: str) -> None:
+def _note(reasons: Reasons, bad: BoolArray, why: str, *columns: npt.NDArray[np.float64]) -> None:
+    """Add a reason for each bad row. `why` has braces for the row's value of each column."""
     if bad.any():
         for row in np.flatnonzero(bad).tolist():
-            reasons.setdefault(row, why)
+            reasons.setdefault(row, why.format(*(float(column[row]) for column in columns)))
+
+
+def _shown_time(times: Int64Array, row: int) -> str:
+    try:
+        return iso(int(times[row]))
+    except (OverflowError, ValueError):
+        return f"{int(times[row])} µs since 1970"
 
 
 def without(batch: pa.RecordBatch, reasons: Reasons) -> pa.RecordBatch:

@@ -25,6 +25,7 @@ from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import DAY_US, Int64Array, times_of, timestamps
 from tickerplant.market_data.feed.validation import conflict_note
 from tickerplant.market_data.files.bar_checks import BarChecks
+from tickerplant.market_data.files.block import with_advice
 from tickerplant.market_data.files.file_layout import layout_of
 from tickerplant.market_data.files.layout import BARS, FileLayout
 from tickerplant.market_data.files.open_file import DataFile, open_file
@@ -57,7 +58,8 @@ class BarSpan:
 class IndexedFile:
     """The index of one file: the spans by symbol and interval, or the reason why it cannot be read.
 
-    `blocks`: the first and the last time of each block. `choices`: notes about choices between two readings.
+    `first_reason`: why the first of the `broken` rows cannot be read, "" without one. `blocks`: the first and the last
+    time of each block. `choices`: notes about choices between two readings.
     """
 
     path: Path
@@ -69,6 +71,7 @@ class IndexedFile:
     broken: int = 0
     error: str | None = None
     choices: tuple[str, ...] = ()
+    first_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +212,9 @@ class BarFolder:
             for key, first, last, count in zip(keys, least, newest, spans_of["time_count"].to_pylist(), strict=True):
                 a, b, n = spans.get(key, (first, last, 0))
                 spans[key] = (min(a, first), max(b, last), n + count)
-        indexed.choices = (*layout.choices, *reader.choices)
+        indexed.choices, indexed.first_reason = (*layout.choices, *reader.choices), first_reason
         if not indexed.rows:
-            raise BadInput(f"none of its {indexed.broken} rows can be read; {first_reason}")
+            raise BadInput(f"none of its {indexed.broken} rows can be read; {with_advice(first_reason)}")
         checks.check_intervals("rename the file or set the option `interval`")
         indexed.series = {
             (symbol, name): BarSpan(a, b + intervals.parse(name).us, n) for (symbol, name), (a, b, n) in spans.items()

@@ -15,9 +15,8 @@ from tickerplant.core import interval as intervals
 from tickerplant.core.errors import BadInput
 from tickerplant.core.schemas import VENDOR_BARS
 from tickerplant.core.symbols import check_symbol
-from tickerplant.market_data.feed.validation import widen_bars
 from tickerplant.market_data.files.bar_folder import symbol_in
-from tickerplant.market_data.files.block import BrokenRow
+from tickerplant.market_data.files.block import BrokenRow, with_advice
 from tickerplant.market_data.files.file_layout import layout_of
 from tickerplant.market_data.files.layout import BARS, CLOSES, TICKS, FileLayout
 from tickerplant.market_data.files.numbers import NumberFormat
@@ -87,10 +86,10 @@ def _read(file: DataFile, layout: FileLayout, options: ReadOptions) -> FileBars:
     broken: list[BrokenRow] = []
     for block in file.blocks(layout.used_columns):
         rows = reader.read(block)
-        batches.append(widen_bars(rows.batch))
+        batches.append(rows.batch)
         broken += rows.dead
     if broken and not any(batch.num_rows for batch in batches):
-        raise BadInput(f"none of the {len(broken)} rows can be read; {broken[0].reason}")
+        raise BadInput(f"none of the {len(broken)} rows can be read; {with_advice(broken[0].reason)}")
     bars = pa.Table.from_batches(batches, schema=VENDOR_BARS)
     return FileBars(bars, broken, layout.notes, (*layout.choices, *reader.choices))
 
@@ -125,7 +124,8 @@ def _closes_without_times(file: DataFile, layout: FileLayout, options: ReadOptio
         values, missing, invalid = numbers.read(column)
         bad = missing | invalid
         for row in np.flatnonzero(bad).tolist():
-            reason = f"{file.path.name} {file.unit} {block.numbers[row]}: {column[row].as_py()!r} is not a number"
+            place = f"{file.path.name} {file.unit} {block.numbers[row]}"
+            reason = f"{place}: {numbers.why_invalid('close', column[row].as_py())}"
             broken.append(BrokenRow(int(block.numbers[row]), reason, b""))
         closes.append(values[~bad])
     found = np.concatenate(closes)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import pyarrow as pa
 
 from tickerplant.core.times import Int64Array
+
+_ADVICE: Final = "correct the rows, or set --column ROLE=NAME if another column has the values"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +20,11 @@ class BrokenRow:
     number: int
     reason: str
     payload: bytes
+
+
+def with_advice(reason: str) -> str:
+    """Return the reason of the first unreadable row with what to do, for a file that is refused for it."""
+    return reason if "; " in reason or "--" in reason or ": use " in reason else f"{reason}; {_ADVICE}"
 
 
 @dataclass(frozen=True, slots=True)

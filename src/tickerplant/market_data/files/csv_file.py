@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from tickerplant.core.errors import BadInput
+from tickerplant.core.shown import quoted
 from tickerplant.core.times import Int64Array
 from tickerplant.market_data.files.block import Block, BrokenRow
 from tickerplant.market_data.files.csv_head import HEAD_LINES, read_head
@@ -28,6 +29,7 @@ BLOCK_BYTES: Final = 1 << 20
 _MAX_LINE_BYTES: Final = 1 << 20
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _BINARY: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_OTHER_FORMAT: Final = re.compile(rb"(\xef\xbb\xbf)?\s*(\{\s*[\"}]|\[\s*[\[{\]]|<(!|\?xml|html|table))", re.IGNORECASE)
 _HEAD_BYTES: Final = 1024
 _CUT_SHORT: Final = (EOFError, OSError, zlib.error)
 """Errors of reading a gzipped file that is truncated or damaged."""
@@ -45,6 +47,8 @@ class CsvFile:
                 head = stream.read1(_HEAD_BYTES)
             if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 raise BadInput(f"{path.name} is UTF-16 text; save it as UTF-8")
+            if _OTHER_FORMAT.match(head):
+                raise BadInput(f"{path.name} is JSON, HTML or XML, not CSV; convert it to CSV or Parquet")
             if _BINARY.search(head):
                 raise BadInput(f"{path.name} is neither a CSV nor a Parquet file; use CSV, Parquet or DBN")
             lines = self._first_lines()
@@ -99,7 +103,8 @@ class CsvFile:
             broken.append(
                 BrokenRow(
                     int(numbers[at]),
-                    f"{row.actual_columns} values where the header has {row.expected_columns}",
+                    f"{row.actual_columns} values where the header has {row.expected_columns}: {quoted(row.text)}; "
+                    "write a value for each column, in quotes if it contains the delimiter",
                     row.text.encode("utf-8", "replace"),
                 )
             )
@@ -129,7 +134,7 @@ class CsvFile:
             numbers = np.delete(numbers, invalid)
         if len(numbers) != table.num_rows:
             raise BadInput(
-                f"an unclosed quote, or a line end inside quotes, in the next {table.num_rows} rows",
+                "a quote has no end on its line; remove it, or the line end inside the quotes",
                 line=int(numbers[0]) if len(numbers) else number,
             )
         columns = {name: _single_array(table[name]) for name in wanted}
@@ -168,7 +173,7 @@ def _read(stream: io.BufferedReader, size: int) -> tuple[bytes, Exception | None
 
 
 def _reason(error: Exception) -> str:
-    return "the gzipped file ends too early" if isinstance(error, EOFError) else str(error)
+    return "the gzipped file ends too early; copy it again" if isinstance(error, EOFError) else str(error)
 
 
 def _filled_lines(chunk: bytes) -> tuple[Int64Array, int]:

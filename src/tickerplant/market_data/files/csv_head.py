@@ -23,6 +23,8 @@ from tickerplant.core.time_values import DATE, INVALID, order_of, parse_times
 HEAD_LINES: Final = 64
 """Maximum number of lines in a head."""
 _HEADER_WITHIN: Final = 20
+_NEAR: Final = 1.25
+"""Largest quotient of the ratios of adjusted closes to closes in the head of a file."""
 _DELIMITERS: Final = ",;\t|"
 _SEPARATOR: Final = re.compile(r'"?sep=(.)"?\s*')
 _VALUE: Final = re.compile(r"[-+]?[\d.,]*\d[\d.,:/T Z+-]*(?:[eE][-+]?\d+)?|true|false|", re.IGNORECASE)
@@ -169,7 +171,10 @@ def _names_of_bars(columns: Sequence[Sequence[str]]) -> list[str] | None:
     if not _are_bars(columns[at : at + 4]):
         return None
     names += ["open", "high", "low", "close"]
-    if len(columns) > len(names) and _numbers(columns[len(names)]) is not None:
+    amounts = _numbers(columns[len(names)]) if len(columns) > len(names) else None
+    if amounts is not None and len(columns) > len(names) + 1 and _are_near(amounts, columns[at + 3]):
+        return None  # an adjusted close, or a volume
+    if amounts is not None:
         names.append("volume")
     return names + [f"column {number}" for number in range(len(names) + 1, len(columns) + 1)]
 
@@ -196,6 +201,15 @@ def _are_bars(columns: Sequence[Sequence[str]]) -> bool:
     first, high, low, last = (each for each in found if each is not None)
     ordered = (low <= np.minimum(first, last)) & (high >= np.maximum(first, last))
     return bool(ordered.all() and (high > low).any())
+
+
+def _are_near(values: np.ndarray[tuple[int], np.dtype[np.float64]], closes: Sequence[str]) -> bool:
+    """Return True if values are in an almost constant ratio to the closes, as adjusted closes are."""
+    prices = _numbers(closes)
+    if prices is None or not (values > 0).all() or not (prices > 0).all():
+        return False
+    ratio = values / prices
+    return bool(ratio.max() <= _NEAR * ratio.min() and ratio.max() <= 1.0 + 1e-6)
 
 
 def _is_product(columns: Sequence[Sequence[str]]) -> bool:

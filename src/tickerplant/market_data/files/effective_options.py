@@ -68,14 +68,16 @@ def effective_options(file: DataFile, layout: FileLayout, options: ReadOptions) 
         _columns_with_effect(file, layout, options),
         options.decimal if reader.takes_decimal else None,
     )
-    choices = (*layout.choices, *reader.choices)
+    choices = (*layout.choices, *reader.first_choices)
     return EffectiveOptions(effective, tuple(notes), choices, _changes(layout, reader))
 
 
 def _changes(layout: FileLayout, reader: RowReader) -> tuple[str, ...]:
     """Return the rules by which the rows differ from those of the first version, so that a file is read once more."""
     differs = reader.times is not None and reader.times.differs
-    return tuple(name for name, holds in (("times", differs), ("columns", layout.is_new)) if holds)
+    return tuple(
+        name for name, holds in (("times", differs), ("columns", layout.is_new), ("suffix", reader.has_suffix)) if holds
+    )
 
 
 def _columns_with_effect(file: DataFile, layout: FileLayout, options: ReadOptions) -> tuple[tuple[str, str], ...]:

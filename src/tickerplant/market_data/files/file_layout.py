@@ -8,13 +8,18 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tickerplant.core.column_names import normalise
+from tickerplant.core.column_names import by_name, find, normalise
 from tickerplant.core.errors import BadInput
+from tickerplant.core.time_values import INVALID, MDY, NUMBER, order_of, parse_times
 from tickerplant.market_data.files.csv_file import CsvFile
 from tickerplant.market_data.files.layout import BARS, FileLayout, detect_layout
 from tickerplant.market_data.files.open_file import DataFile
 from tickerplant.market_data.files.options import ReadOptions
+from tickerplant.market_data.files.parquet_file import ParquetFile
 
+_UNNAMED: Final = ("column 1", "__index_level_0__")
+"""Names of a data frame's index without a name: in CSV files, and in Parquet files of pandas."""
+_NUMBERS: Final = ("open", "high", "low", "close", "price", "volume", "size", "vwap", "trades", "flags")
 _ROWS: Final = 100
 """Number of first rows that show the symbol and the turnover."""
 
@@ -29,7 +34,10 @@ def layout_of(file: DataFile, options: ReadOptions, *, is_bars: bool = False) ->
         line=file.header_number,
         columns=options.columns,
         is_bars=is_bars or options.interval is not None,
+        index=_index_of_times(file),
     )
+    if isinstance(file, ParquetFile):
+        _check_types(file, layout)
     if isinstance(file, CsvFile):
         head = file.head
         layout = replace(
@@ -37,12 +45,42 @@ def layout_of(file: DataFile, options: ReadOptions, *, is_bars: bool = False) ->
             symbol=head.symbol if "symbol" not in layout.columns else None,
             notes=(*head.notes, *layout.notes),
             choices=(*head.choices, *layout.choices),
+            has_commas=head.delimiter == ",",
         )
     if layout.databento and layout.kind == BARS and "interval" not in layout.columns:
         layout = replace(layout, columns={**layout.columns, "interval": layout.databento["rtype"]})
     if layout.assets:
         layout = _with_volume(file, layout, _symbol_of(file, layout, options))
     return layout
+
+
+def _check_types(file: ParquetFile, layout: FileLayout) -> None:
+    """Raise BadInput if a column has a type without single values, or if booleans are in the place of numbers.
+
+    Only conditions may be lists.
+    """
+    for role, name in [*layout.columns.items(), *(("clock", name) for name in layout.clock_columns)]:
+        kind = file.types[name]
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        if pa.types.is_nested(kind) and not (role == "conditions" and is_list):
+            raise BadInput(f"the column {name} for {role} contains {kind}; save it as a column of single values")
+        if pa.types.is_boolean(kind) and role in _NUMBERS:
+            raise BadInput(f"the column {name} for {role} contains {kind}, not numbers; set --column {role}=NAME")
+
+
+def _index_of_times(file: DataFile) -> str | None:
+    """Return the first column if it has no name and contains times, as data frames are saved; otherwise None."""
+    names = file.header
+    name = next((name for name in names if name in _UNNAMED), None)
+    if name is None or find(by_name(names), "time") is not None:
+        return None
+    block = next(iter(file.blocks([name])), None)
+    if block is None or not len(block.columns[name]):
+        return None
+    column = block.columns[name].slice(0, _ROWS)
+    kinds = parse_times(column, order_of(column)[0] or MDY).kind
+    return name if ((kinds != INVALID) & (kinds != NUMBER)).all() else None
 
 
 def _with_volume(file: DataFile, layout: FileLayout, symbol: str | None) -> FileLayout:

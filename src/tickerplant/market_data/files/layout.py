@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from tickerplant.core.column_names import NAMES, UTC_NAMES, by_name, find, normalise, with_clock
+from tickerplant.core.clock_column import parts_of
+from tickerplant.core.column_names import NAMES, UTC_NAMES, by_name, find, find_all, normalise, with_clock
 from tickerplant.core.errors import BadInput
+from tickerplant.core.shown import quoted
 
 TICKS, BARS, CLOSES = "ticks", "bars", "closes"
 """Kinds of files. CLOSES have a close only; indicators can be computed over them."""
@@ -34,6 +37,8 @@ _NO_ASSETS: Final = frozenset(
     ("quote", "base", "taker", "avg", "average", "buy", "sell", "day", "total", "adj", "adjusted", "tick", "change",
      "traded", "ask", "bid", "pre", "post", "cum", "weighted", "asset", "open", "close")
 )  # fmt: skip
+_ROOT, _SUFFIX = "symroot", "symsuffix"
+_MAX_LISTED, _MAX_NAME = 20, 40
 _DATABENTO: Final = ("rtype", "publisherid", "instrumentid")
 
 
@@ -41,16 +46,20 @@ _DATABENTO: Final = ("rtype", "publisherid", "instrumentid")
 class FileLayout:
     """The layout: `columns` maps roles to the file's column names; `clock` is a separate column with the time of day.
 
+    `clock_parts`: columns of minutes and seconds that complete a clock of hours. `suffix`: TAQ's column with the class
+    of a share, which completes the symbol, or None.
     `ignored`: columns that are not used. `notes`: facts for the user. `choices`: notes about a choice between readings,
     which --strict refuses. `zone`: the zone in the name of the time's column. `databento`: the names of Databento's
     columns by their normalised names; {} for other files. `assets`: volumes by the name of their asset, while none of
     them is chosen. `symbol`: the symbol above the header, or None. `is_new`: the first version of the program read
-    other columns of such a file.
+    other columns of such a file. `has_commas`: a comma separates the columns of the file, or it is not a text.
     """
 
     kind: str
     columns: Mapping[str, str]
     clock: str | None = None
+    clock_parts: tuple[str, ...] = ()
+    suffix: str | None = None
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
     choices: tuple[str, ...] = ()
@@ -59,12 +68,28 @@ class FileLayout:
     assets: Mapping[str, str] = field(default_factory=dict)
     symbol: str | None = None
     is_new: bool = False
+    has_commas: bool = True
 
     @property
     def used_columns(self) -> list[str]:
         """Return the names of the columns that are read."""
-        names = [*self.columns.values(), *([self.clock] if self.clock else []), *self.databento.values()]
-        return list(dict.fromkeys(names))
+        return list(
+            dict.fromkeys([*self.columns.values(), *self.clock_columns, *self.databento.values(), *self._suffix])
+        )
+
+    @property
+    def clock_columns(self) -> list[str]:
+        """Return the names of the columns with the time of day."""
+        return [self.clock, *self.clock_parts] if self.clock else []
+
+    @property
+    def symbol_columns(self) -> list[str]:
+        """Return the names of the columns with the symbol."""
+        return [self.columns["symbol"], *self._suffix] if "symbol" in self.columns else []
+
+    @property
+    def _suffix(self) -> list[str]:
+        return [self.suffix] if self.suffix else []
 
 
 def detect_layout(
@@ -73,9 +98,11 @@ def detect_layout(
     line: int | None = None,
     columns: Iterable[tuple[str, str]] = (),
     is_bars: bool = False,
+    index: str | None = None,
 ) -> FileLayout:
     """Return the layout of a header.
 
+    `index`: a column without a name that has times, which is the time if no column has a name of a time.
     `columns`: the user's columns by role, which precede the known names. `is_bars`: the user has given an interval.
     Raises BadInput if a column is missing, or if the columns have two readings; the message names both.
 
@@ -86,11 +113,16 @@ def detect_layout(
     named = by_name(header)
     given = _given(columns, named, header, line)
     found = {role: column for role in NAMES if (column := given.get(role) or find(named, role)) is not None}
+    if index is not None:
+        found.setdefault("time", index)
     kind, choices = _kind(named, found, given, is_bars=is_bars, line=line)
     roles, notes = _roles(kind, found, given), []
+    if index is not None and roles.get("time") == index:
+        choices.append("the first column has no name and contains times; it is the time")
     closes_at_price = kind != TICKS and "close" not in roles and "price" in found
     if closes_at_price:
         roles["close"] = found["price"]
+    choices += _other_columns(roles, given, header, line)
     if "flags" in roles and "flags" not in given and not all(name in named for name in _OURS):
         flags = roles.pop("flags")
         notes.append(
@@ -106,21 +138,32 @@ def detect_layout(
     amount = {BARS: "volume", TICKS: "size"}.get(kind)
     if amount is not None and amount not in roles and not assets:
         notes.append(f"no column for {amount}: 0 is used")
-    used = {*roles.values(), clock, *databento.values(), *assets.values()}
+    others = {name: column for name, column in named.items() if column not in roles.values()}
+    parts = tuple(parts_of(clock, others)) if clock is not None else ()
+    suffix = named.get(_SUFFIX) if normalise(roles.get("symbol", "")) == _ROOT else None
+    if suffix is not None:
+        notes.append(f"the symbol is {roles['symbol']}, with {suffix} after a dot")
+    used = {*roles.values(), clock, *parts, suffix, *databento.values(), *assets.values()}
     ignored = tuple(name for name in header if name not in used)
     if ignored:
-        notes.append(f"columns not used: {', '.join(ignored)}")
+        notes.append(f"columns not used: {_listed(ignored)}")
     zone = "UTC" if normalise(roles.get("time", "")) in UTC_NAMES else None
     is_new = closes_at_price or (clock is not None and normalise(clock) != "time")
-    return FileLayout(kind, roles, clock, ignored, tuple(notes), tuple(choices), zone, databento, assets, is_new=is_new)
+    return FileLayout(
+        kind, roles, clock, parts, suffix, ignored, tuple(notes), tuple(choices), zone, databento, assets, is_new=is_new
+    )
 
 
 def _check_header(header: Sequence[str], line: int | None) -> None:
+    if header and all(re.fullmatch(r"[-+]?[\d.,:/T Z-]+|[A-Z]", name) for name in header):
+        raise BadInput(
+            f"the first line contains numbers, such as {quoted(header[0])}, and no known order of columns; add a first "
+            "line with the names of the columns, such as time,price,size",
+            line=line,
+        )
     if len(set(header)) != len(header):
-        twice = sorted({name for name in header if list(header).count(name) > 1})
-        raise BadInput(f"two columns have the same name: {', '.join(twice)}; rename one of them", line=line)
-    if header and all(re.fullmatch(r"[-+]?[\d.:/T Z-]+", name) for name in header):
-        raise BadInput("the first line contains numbers; it must contain the names of the columns", line=line)
+        twice = [name for name, count in Counter(header).items() if count > 1]
+        raise BadInput(f"two columns have the same name: {_listed(twice)}; rename one of them", line=line)
 
 
 def _given(
@@ -134,10 +177,42 @@ def _given(
         column = name if name in header else named.get(normalise(name))
         if column is None:
             raise BadInput(
-                f"--column {role}={name}: the file has no column {name!r}; it has {', '.join(header)}", line=line
+                f"--column {role}={name}: the file has no column {name!r}; it has {_listed(header)}", line=line
             )
         given[role] = column
     return given
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names for a message: the first 20, each cut if it is long."""
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return (
+        ", ".join(name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}..." for name in names[:_MAX_LISTED]) + more
+    )
+
+
+def _other_columns(
+    roles: Mapping[str, str], given: Mapping[str, str], header: Sequence[str], line: int | None
+) -> list[str]:
+    """Return a choice for each role that several columns may have. Raises BadInput if these are prices."""
+    choices: list[str] = []
+    for role in (*_PRICES, "price", "volume", "size", "symbol", "interval"):
+        column = roles.get(role)
+        if column is None or role in given or (role == "close" and "price" in given):
+            continue
+        taken = {name for other, name in roles.items() if other != role}
+        named_as = "price" if role == "close" and normalise(column) in NAMES["price"] else role
+        others = [name for name in find_all(header, named_as) if name != column and name not in taken]
+        if not others:
+            continue
+        if role in (*_PRICES, "price"):
+            raise BadInput(
+                f"the {role} can be {column} or {others[0]}; set --column {role}={column} or --column "
+                f"{role}={others[0]}",
+                line=line,
+            )
+        choices.append(f"the column {column} is the {role}, not {_listed(others)}")
+    return choices
 
 
 def _kind(
@@ -220,7 +295,7 @@ def _check_columns(kind: str, roles: Mapping[str, str], header: Sequence[str], l
         )
     raise BadInput(
         f"no column for {' and '.join(missing)}: ticks need time, symbol, price and size, bars need time, symbol, "
-        f"interval, open, high, low, close and volume; found {', '.join(header) or 'nothing'}. Set --column ROLE=NAME "
+        f"interval, open, high, low, close and volume; found {_listed(header) or 'nothing'}. Set --column ROLE=NAME "
         "for a column of another name",
         line=line,
     )

@@ -26,7 +26,9 @@ class ParquetFile:
         self.path = path
         try:
             with pa.parquet.ParquetFile(path) as file:
-                self.header = list(file.schema_arrow.names)
+                schema = file.schema_arrow
+                self.header = list(schema.names)
+                self.types: dict[str, pa.DataType] = dict(zip(schema.names, schema.types, strict=True))
         except (pa.ArrowException, OSError) as error:
             raise BadInput(f"{path.name} is not a Parquet file: {error}") from error
 
@@ -37,8 +39,19 @@ class ParquetFile:
             with pa.parquet.ParquetFile(self.path) as file:
                 for batch in file.iter_batches(BLOCK_ROWS, columns=list(dict.fromkeys(wanted)), use_threads=False):
                     end = number + batch.num_rows
-                    columns = {name: batch[name] for name in wanted}
+                    columns = {name: _text(batch[name]) for name in wanted}
                     yield Block(columns, np.arange(number, end, dtype=np.int64), end)
                     number = end
         except (pa.ArrowException, OSError) as error:
             raise BadInput(f"{self.path.name} is damaged after row {number - 1}: {error}") from error
+
+
+def _text(column: pa.Array) -> pa.Array:
+    """Return bytes as text, with a replacement for bytes that are not UTF-8; other columns as they are."""
+    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        return column
+    try:
+        return column.cast(pa.utf8())
+    except pa.ArrowInvalid:
+        texts = [None if value is None else value.decode("utf-8", "replace") for value in column.to_pylist()]
+        return pa.array(texts, pa.utf8())

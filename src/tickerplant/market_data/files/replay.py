@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from tickerplant.market_data.feed import cursor as feed_cursor
 from tickerplant.market_data.feed.dead_letters import DeadRow
 from tickerplant.market_data.feed.writer import FeedWriter, now_us
 from tickerplant.market_data.files.bar_checks import INTERVAL_COLUMN, INTERVAL_OPTION, BarChecks
+from tickerplant.market_data.files.block import with_advice
 from tickerplant.market_data.files.closing_prints import ClosingPrints
 from tickerplant.market_data.files.effective_options import EffectiveOptions, effective_options
 from tickerplant.market_data.files.file_layout import layout_of
@@ -299,6 +301,7 @@ class _Run:
     def _add_notes(self, reader: RowReader) -> None:
         """Add notes about conditions, and about prints that daily bars leave out, to the summary."""
         summary, notes = self.summary, list(self.summary.notes)
+        notes += [choice for choice in reader.choices if choice not in notes]
         summary.unknown_conditions = {**reader.conditions.unknown}
         if self.options.conditions and "conditions" not in self.layout.columns:
             notes.append("no column for conditions: --conditions has no effect")
@@ -333,8 +336,9 @@ class _Run:
         if not rows:
             raise BadInput(f"{self.file.path.name} has a header but no rows; add rows", line=self._line_after_header())
         if first == FOREVER_US:
-            reason = reader.first_reason or "all times are out of range; use ISO 8601 or Unix times"
-            raise BadInput(f"no row of {self.file.path.name} can be read; {reason}")
+            reason = reader.first_reason or "its times are out of range; write ISO 8601"
+            raise BadInput(f"no row of {self.file.path.name} can be read; {with_advice(reason)}")
+        self._add_choices(reader.choices)
         if checks is not None:
             self._check_bars(checks)
         min_later = np.minimum.accumulate(np.array([*least[1:], newest], np.int64)[::-1])[::-1]
@@ -343,19 +347,28 @@ class _Run:
     def _check_bars(self, checks: BarChecks) -> None:
         """Raise BadInput if an interval does not fit the times. Add a note about several rows of one bar."""
         checks.check_intervals(INTERVAL_COLUMN if "interval" in self.layout.columns else INTERVAL_OPTION)
-        if not checks.may_repeat:
+        if not (checks.may_repeat or self.options.strict):
             return
-        checks.compare(self._bars())
+        reader = self._reader()
+        if checks.may_repeat:
+            checks.compare(self._bars(reader))
+        else:
+            deque(self._bars(reader), maxlen=0)
+        self._add_choices(reader.choices)
         note = checks.note(self.file.path.name, self.file.unit)
         if note is not None:
-            if self.options.strict:
-                raise BadInput(f"--strict: {note}")
             self.summary.conflicts = checks.conflicts
-            self.summary.notes += (note,)
+            self._add_choices([note])
 
-    def _bars(self) -> Iterator[tuple[pa.RecordBatch, Int64Array, Int64Array]]:
+    def _add_choices(self, choices: Iterable[str]) -> None:
+        """Add choices to the notes, if they are new. Raises BadInput if the user refuses choices."""
+        found = tuple(choice for choice in choices if choice not in self.summary.notes)
+        if found and self.options.strict:
+            raise BadInput(f"--strict: {'; '.join(found)}")
+        self.summary.notes += found
+
+    def _bars(self, reader: RowReader) -> Iterator[tuple[pa.RecordBatch, Int64Array, Int64Array]]:
         """Yield the valid bars of each block, the number of each bar's series, and the row numbers."""
-        reader = self._reader()
         for block in self.file.blocks(self.layout.used_columns):
             rows = reader.read(block)
             yield rows.batch, reader.groups(rows.batch["symbol"], rows.batch["interval"]), rows.numbers
@@ -428,4 +441,4 @@ def _counted(codes: dict[str, int]) -> str:
 def _check_first_block(rows: Rows) -> None:
     """Raise BadInput if all rows of the first block are broken: the file has another format than detected."""
     if rows.dead and not rows.batch.num_rows:
-        raise BadInput(f"none of the first {len(rows.dead)} rows can be read; {rows.dead[0].reason}")
+        raise BadInput(f"none of the first {len(rows.dead)} rows can be read; {with_advice(rows.dead[0].reason)}")

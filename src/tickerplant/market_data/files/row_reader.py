@@ -23,10 +23,11 @@ from tickerplant.core.flags import KNOWN_BITS, TickFlag
 from tickerplant.core.interval import Interval
 from tickerplant.core.schemas import SMALL_TEXT, TEXT, TICKS, TICKS_OF_EXCHANGES, VENDOR_BARS
 from tickerplant.core.sessions import calendar
+from tickerplant.core.shown import quoted
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.time_column import TimeColumn, check_zone
 from tickerplant.core.time_values import INVALID
-from tickerplant.core.times import DAY_US, WEEK_US, BoolArray, Float64Array, Int64Array, timestamps
+from tickerplant.core.times import DAY_US, MINUTE_US, WEEK_US, BoolArray, Float64Array, Int64Array, timestamps
 from tickerplant.market_data.feed.validation import (
     EARLIEST_BAR_US,
     EARLIEST_TICK_US,
@@ -34,6 +35,7 @@ from tickerplant.market_data.feed.validation import (
     check_bars,
     check_ticks,
     is_plausible,
+    widen_bars,
 )
 from tickerplant.market_data.files import conditions
 from tickerplant.market_data.files.bar_checks import BarChecks, group_codes
@@ -48,6 +50,9 @@ Int32Array = npt.NDArray[np.int32]
 
 _EXCHANGE = "XNYS"
 """Name of the calendar whose regular hours the tapes' conditions use."""
+_YEARS = ("1970 to 2200", "1800 to 2200")
+"""The plausible times of ticks and of bars."""
+_WIDENED = "bars have a high or low that misses another price by rounding noise, and are widened to it"
 _PRICES = ("open", "high", "low", "close", "price")
 _NUMBERS = (*_PRICES, "volume", "size", "vwap", "trades")
 """Roles whose texts show the format of a file's numbers."""
@@ -69,6 +74,7 @@ class RowReader:
 
     `unit`: `line`, `row` or `record`. `header`: line number of the header. `conditions` and `corrections` count the
     unknown codes of these columns over all blocks. `first_reason`: why the first unreadable row of `scan` is invalid.
+    `has_suffix`: a symbol has had the class of a share.
     """
 
     def __init__(
@@ -81,9 +87,11 @@ class RowReader:
         self._options = options
         self._times: TimeColumn | None = None
         self._clock = ClockColumn(layout.clock) if layout.clock else None
-        self._numbers = NumberFormat(options.decimal)
+        self._numbers = NumberFormat(options.decimal, has_commas=layout.has_commas)
         self._databento = DatabentoRecords(name, layout) if layout.databento else None
         self.first_reason: str | None = None
+        self.has_suffix = False
+        self._widened, self._first_widened = 0, ""
         self._symbol_codes: dict[str, int] = {}
         self.conditions, self.corrections = conditions.ConditionDecoder(), conditions.ConditionDecoder()
         self._table = conditions.table_named(options.conditions) if options.conditions else conditions.EITHER_TAPE
@@ -120,7 +128,15 @@ class RowReader:
 
     @property
     def choices(self) -> list[str]:
-        """Return notes about choices that the first rows show, for the user."""
+        """Return notes about choices that the rows read so far show, for the user."""
+        found = self.first_choices
+        if self._widened:
+            found.append(f"{self._widened:,} {_WIDENED} (first: {self._first_widened})")
+        return found + (self._times.late_choices if self._times is not None else [])
+
+    @property
+    def first_choices(self) -> list[str]:
+        """Return notes about choices that the first rows determine for the whole file."""
         choices = (self._numbers.choice, self._times.choice if self._times is not None else None)
         return [choice for choice in choices if choice is not None]
 
@@ -154,8 +170,13 @@ class RowReader:
         good[list(reasons)] = False
         if checks is not None and grid is not None and self._times is not None and len(times):
             checks.scan(self.groups(symbols, grid)[good], times[good], self._times.written[good])
-        if self.first_reason is None and (reasons or block.broken):
+        if self.first_reason is None and (not good.all() or block.broken):
             found = {int(block.numbers[row]): reason for row, reason in reasons.items()}
+            for row in np.flatnonzero(~good)[:1].tolist():
+                written = quoted(self._time_column(block)[row].as_py())
+                found.setdefault(
+                    int(block.numbers[row]), f"the time {written} is outside {_YEARS[self.kind == BARS]}; correct it"
+                )
             found.update({row.number: row.reason for row in block.broken})
             self.first_reason = f"{self._unit} {min(found)}: {found[min(found)]}"
         return times[good]
@@ -169,7 +190,7 @@ class RowReader:
         """Return the names of the columns that `scan` reads."""
         roles = ("time", "symbol", "interval")
         names = [self._layout.columns[role] for role in roles if role in self._layout.columns]
-        return [*names, *([self._layout.clock] if self._layout.clock else [])]
+        return list(dict.fromkeys([*names, *self._layout.symbol_columns, *self._layout.clock_columns]))
 
     def written(self, block: Block) -> Int64Array:
         """Return the clock as written in each valid row, in microseconds. No zone is needed."""
@@ -198,8 +219,22 @@ class RowReader:
             keep = np.ones(len(numbers), dtype=np.bool_)
             keep[list(reasons)] = False
             batch, numbers, times = batch.filter(pa.array(keep)), numbers[keep], times[keep]
+        if self.kind == BARS:
+            batch = self._widen(batch, numbers)
         dead = [BrokenRow(d.number, f"{self._name} {self._unit} {d.number}: {d.reason}", d.payload) for d in dead]
         return Rows(batch, numbers, times, sorted(dead, key=lambda row: row.number), block.end)
+
+    def _widen(self, batch: pa.RecordBatch, numbers: Int64Array) -> pa.RecordBatch:
+        """Return bars whose high and low contain open and close, and count those that rounding noise has changed."""
+        result = widen_bars(batch)
+        if result is not batch:
+            changed = np.zeros(batch.num_rows, np.bool_)
+            for name in ("high", "low"):
+                changed |= np.asarray(batch[name]) != np.asarray(result[name])
+            if not self._widened:
+                self._first_widened = f"{self._name} {self._unit} {numbers[int(np.argmax(changed))]}"
+            self._widened += int(changed.sum())
+        return result
 
     # Columns ---------------------------------------------------------------------------------------------------------
 
@@ -224,7 +259,8 @@ class RowReader:
     def _time_column(self, block: Block) -> pa.Array:
         column = block.columns[self._layout.columns["time"]]
         if self._clock is not None and self._layout.clock:
-            column = self._clock.join(column, block.columns[self._layout.clock])
+            clock, *parts = (block.columns[name] for name in self._layout.clock_columns)
+            column = self._clock.join(column, clock, parts)
         return column
 
     def _new_times(self, block: Block) -> TimeColumn:
@@ -233,6 +269,7 @@ class RowReader:
             date_order=self._options.date_order,
             implied_tz=self._layout.zone,
             line=int(block.numbers[0]) if self._unit == "line" else None,
+            late_us=0 if self.kind == BARS else MINUTE_US,
         )
 
     def _symbols(self, block: Block, rows: int, reasons: Reasons) -> tuple[pa.Array, Int32Array]:
@@ -242,9 +279,7 @@ class RowReader:
             self._symbol_codes.setdefault(self._given_symbol, 0)
             codes = np.zeros(rows, dtype=np.int32)
             return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array([self._given_symbol])), codes
-        column = block.columns[name]
-        if not pa.types.is_dictionary(column.type):
-            column = column.cast(pa.utf8()).dictionary_encode()
+        column = self._symbol_column(block)
         known, invalid = [], {}
         for at, text in enumerate(column.dictionary.cast(pa.utf8()).to_pylist()):
             try:
@@ -268,17 +303,30 @@ class RowReader:
         codes = np.array([self._symbol_codes.get(s, -1) for s in unique] or [0], np.int32)[local]
         return pa.DictionaryArray.from_arrays(pa.array(local), pa.array(unique or ["?"], pa.utf8())), codes
 
+    def _symbol_column(self, block: Block) -> pa.DictionaryArray:
+        """Return the symbols as a dictionary, each with the class of the share after a dot if there is one."""
+        column, *more = (block.columns[name] for name in self._layout.symbol_columns)
+        for suffix in more:
+            texts = pc.utf8_trim_whitespace(suffix.cast(pa.utf8())).fill_null("")
+            has = pc.not_equal(texts, "")
+            self.has_suffix |= bool(pc.any(has).as_py())
+            roots = pc.utf8_trim_whitespace(column.cast(pa.utf8()))
+            column = pc.if_else(has, pc.binary_join_element_wise(roots, texts, "."), roots)
+        return column if pa.types.is_dictionary(column.type) else column.cast(pa.utf8()).dictionary_encode()
+
     def _intervals(self, block: Block, rows: int, reasons: Reasons) -> pa.Array:
         name = self._layout.columns.get("interval")
         if name is None:
             assert self._given_interval is not None
             indices = np.zeros(rows, np.int8)
             return pa.DictionaryArray.from_arrays(pa.array(indices), pa.array([self._given_interval.name]))
-        column = block.columns[name].cast(pa.utf8()).dictionary_encode()
+        column = block.columns[name].cast(pa.utf8()).fill_null("").dictionary_encode()
         names: list[str] = []
         for at, text in enumerate(column.dictionary.to_pylist()):
             try:
-                found = intervals.parse(self._interval_named((text or "").strip()))
+                if not text.strip():
+                    raise BadInput(f"the interval is missing; use one of {INTERVAL_NAMES}")
+                found = intervals.parse(self._interval_named(text.strip()))
                 if found not in INTERVALS and not found.is_activity:
                     raise BadInput(f"the interval is {found}; use one of {INTERVAL_NAMES}")
                 names.append(found.name)
@@ -395,7 +443,7 @@ class RowReader:
             return self._typed_floats(column, role, reasons, absent)
         values, missing, invalid = self._numbers.read(column)
         for row in np.flatnonzero(invalid).tolist():
-            reasons.setdefault(row, f"{role} {column[row].as_py()!r} is not a number")
+            reasons.setdefault(row, self._numbers.why_invalid(role, column[row].as_py()))
         if absent is not None:
             return np.where(missing, absent, values)
         for row in np.flatnonzero(missing).tolist():
@@ -406,7 +454,10 @@ class RowReader:
         try:
             floats = column.cast(pa.float64(), safe=False)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise BadInput(f"the column for {role} contains {column.type}, not numbers") from error
+            raise BadInput(
+                f"the column {self._layout.columns[role]} for {role} contains {column.type}, not numbers; set --column "
+                f"{role}=NAME"
+            ) from error
         if floats.null_count and absent is None:
             for row in np.flatnonzero(floats.is_null().to_numpy(zero_copy_only=False)).tolist():
                 reasons.setdefault(row, f"the {role} is missing")

@@ -132,7 +132,10 @@ class FilesProvider:
             if file.error is not None:
                 log.warning("file not read", vendor=self.name, file=str(file.path), reason=_as_option(file.error))
             elif file.broken:
-                log.warning("rows of a file not read", vendor=self.name, file=str(file.path), rows=file.broken)
+                first = _as_option(file.first_reason)
+                log.warning(
+                    "rows of a file not read", vendor=self.name, file=str(file.path), rows=file.broken, first=first
+                )
             for choice in file.choices if file.error is None else ():
                 log.info("file read with a choice", vendor=self.name, file=str(file.path), choice=choice)
 
