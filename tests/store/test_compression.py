@@ -11,7 +11,7 @@ import pytest
 from tests.store.rows import MINUTE_US, bars, values
 from tests.store.test_bars import put, put_values
 from tests.store.writes import write_intervals
-from tickerplant.core.times import DAY_US, micros_of
+from tickerplant.core.times import DAY_US, datetime_of, micros_of
 from tickerplant.store import Store, migrations
 from tickerplant.store.migrations import all_migrations, migrate
 
@@ -135,6 +135,23 @@ async def test_chunks_of_a_live_feed_are_merged_across_weekends(timescale: Store
     assert max(await uncompressed(timescale, "intraday_ohlcv")) < MAX_AGE_DAYS["intraday_ohlcv"]
     async with timescale.session() as session:
         assert await session.value("SELECT count(*) FROM intraday_ohlcv") == len(weekdays(0, 300))
+
+
+async def test_writers_learn_which_chunks_contain_their_rows(timescale: Store) -> None:
+    times = [datetime_of(TODAY_US - day * DAY_US) for day in (0, 1, 2, 5, 30, 31, 400, 401, 3000)]
+    catalogue = """SELECT range_start, range_end FROM timescaledb_information.chunks
+                   WHERE hypertable_name = 'intraday_ohlcv' AND hypertable_schema = current_schema()"""
+    async with timescale.session() as session:
+        made = await session.rows("SELECT * FROM tickerplant_make_chunks('intraday_ohlcv', $1)", times)
+        stored = {tuple(row) for row in await session.rows(catalogue)}
+        for time in times:
+            assert sum(start <= time < end for start, end in made) == 1, time
+        assert {tuple(row) for row in made} <= stored, "days without rows also have chunks"
+        again = await session.rows("SELECT * FROM tickerplant_make_chunks('intraday_ohlcv', $1)", times[::-1])
+        assert again == made
+        assert {tuple(row) for row in await session.rows(catalogue)} == stored
+        other = await session.rows("SELECT * FROM tickerplant_make_chunks('realtime_prices', $1)", times)
+        assert other == [], "TimescaleDB creates the chunks of ticks"
 
 
 async def test_long_chunks_of_an_older_store_are_divided(

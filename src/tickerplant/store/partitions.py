@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tickerplant.core.times import DAY_US, WEEK_US, Int64Array, datetime_of, iso
+from tickerplant.core.times import DAY_US, WEEK_US, Int64Array, datetime_of, iso, micros_of
 from tickerplant.store.session import LOCK, LOCK_PARTITIONS
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def _year_us(years: Int64Array) -> Int64Array:
 async def ensure_partitions(session: Session, relation: str, times: Int64Array) -> None:
     """Create the missing partitions for these times. Call it outside a transaction.
 
-    Other connections can then use the partitions at once. The session caches the existing partitions.
+    Other connections can then use the partitions at once. The session caches the existing partitions, and the days of
+    the existing chunks. If retention drops one of them, a later row of it makes TimescaleDB create a short chunk.
     """
     if not len(times):
         return
@@ -71,10 +72,14 @@ async def ensure_partitions(session: Session, relation: str, times: Int64Array) 
     if session.timescale:
         days = {(relation, int(day)) for day in np.unique(times - times % DAY_US)} - known
         if days:
-            await session.execute(
-                "SELECT tickerplant_make_chunks($1, $2)", relation, [datetime_of(day) for _, day in sorted(days)]
+            chunks = await session.rows(
+                "SELECT starts_at, ends_at FROM tickerplant_make_chunks($1, $2)",
+                relation,
+                [datetime_of(day) for _, day in sorted(days)],
             )
             known |= days
+            for row in chunks:  # later rows of the same chunks need no query
+                known |= {(relation, day) for day in range(micros_of(row[0]), micros_of(row[1]), DAY_US)}
         return
     needed = {(relation, int(start)) for start in np.unique(starts(relation, times))} - known
     for key in sorted(needed):
