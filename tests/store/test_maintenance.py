@@ -16,7 +16,7 @@ from tickerplant.app import health
 from tickerplant.app.component import DEGRADED, OK
 from tickerplant.app.wiring.rows import plain
 from tickerplant.core.times import datetime_of
-from tickerplant.store import Store
+from tickerplant.store import Store, job_status
 from tickerplant.store.maintenance import JobStatus, jobs_status, run_due, run_job
 from tickerplant.store.session import LOCK, LOCK_JOBS, advisory_lock
 
@@ -199,3 +199,26 @@ async def test_a_job_that_the_server_ends_because_of_a_deadlock_runs_again(store
     assert (rolled.error, rolled.runs, rolled.failures) == ("", 1, 0)
     async with store.session() as session:
         assert await session.value("SELECT sum(trades) FROM ohlcv_5m_rollup") == 10
+
+
+@pytest.mark.parametrize(
+    ("proc", "code", "retried"),
+    [
+        ("policy_compression", "40P01", True),
+        ("policy_compression", "22000", True),  # "columnstore policy failure": the error of the chunk is not reported
+        ("policy_columnstore", "22000", True),
+        ("tickerplant_retention", "55P03", True),
+        ("tickerplant_retention", "22000", False),
+        ("policy_compression", "42501", False),
+    ],
+)
+def test_a_policy_that_lost_a_lock_degrades_the_plant_only_if_it_has_not_succeeded_for_long(
+    proc: str, code: str, retried: bool
+) -> None:
+    row = {
+        "proc_name": proc, "target": None, "last_run_started_at": NOW, "last_successful_finish": NOW - DAY / 48,
+        "last_run_status": "Failed", "total_runs": 3, "total_failures": 1, "err_message": "no", "sqlerrcode": code,
+        "schedule_interval": DAY / 24, "scheduled": True, "job_status": "Scheduled",
+    }  # fmt: skip
+    assert job_status._of_timescale(row, NOW - DAY, NOW).retried is retried
+    assert not job_status._of_timescale(row, NOW - DAY, NOW + DAY / 12).retried

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -27,9 +28,14 @@ import pyarrow as pa
 ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the rows of the tests
 
+from tests.persistence.feeding import Feed, has, running  # noqa: E402
 from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values  # noqa: E402
+from tests.support.waiting import eventually  # noqa: E402
 
+from tickerplant.app import health  # noqa: E402
+from tickerplant.core import schemas  # noqa: E402
 from tickerplant.core.errors import StoreError  # noqa: E402
+from tickerplant.log.embedded import EmbeddedLog  # noqa: E402
 from tickerplant.store import Store, maintenance  # noqa: E402
 from tickerplant.store.migrations import migrate  # noqa: E402
 from tickerplant.store.repositories.analytics import Analytics  # noqa: E402
@@ -206,7 +212,7 @@ async def case_deadlocks(store: Store, dsn: str) -> str:
     async def roll_up() -> None:
         async with store.session() as session:
             while not stop.is_set():
-                await maintenance.run_job(session, "rollup_1d", dt.datetime.now(dt.UTC))
+                assert await maintenance.run_job(session, "rollup_1d", dt.datetime.now(dt.UTC)), "the job runs again"
 
     other = await Store.open(dsn, max_size=1)
     policy = "proc_name LIKE 'policy_co%' AND hypertable_name = 'intraday_ohlcv'"
@@ -222,6 +228,66 @@ async def case_deadlocks(store: Store, dsn: str) -> str:
     async with store.session() as session:
         assert await maintenance.run_job(session, "rollup_1d", dt.datetime.now(dt.UTC))
     return f"{failures} deadlocks of the policy in 15 s, {len(errors)} other errors {errors}"
+
+
+async def case_policy_retry(store: Store, dsn: str) -> str:
+    """A policy that does not get a lock runs again after a minute. Its failure does not degrade the plant."""
+    await put_bars(store, bars({"minute": 0}))
+    await maintenance.run_due(store, dt.datetime.now(dt.UTC))
+    policy = "proc_name LIKE 'policy_co%' AND hypertable_name = 'intraday_ohlcv'"
+    own = f"job_id = (SELECT job_id FROM timescaledb_information.jobs WHERE {policy})"
+    failed = f"SELECT last_run_status = 'Failed' FROM timescaledb_information.job_stats WHERE {own}"
+    async with store.session() as holder:
+        await holder.script("ALTER DATABASE tickerplant_check_policy_retry SET lock_timeout = '200ms'")
+    async with store.session() as holder, holder.transaction():
+        chunk = await holder.value("SELECT c::text FROM show_chunks('intraday_ohlcv') AS c")
+        await holder.script(f"LOCK TABLE {chunk} IN ACCESS EXCLUSIVE MODE")
+        await run_by_scheduler(store, policy)
+        await until(store, failed)
+    found = [job for job in await maintenance.jobs_status(store) if job.error]
+    assert [(job.retried, job.overdue) for job in found] == [(True, False)], found
+    async with store.session() as session:
+        pause = await session.value(f"SELECT next_start - now() FROM timescaledb_information.job_stats WHERE {own}")
+        assert pause < dt.timedelta(minutes=3), pause
+    await run_by_scheduler(store, policy)
+    assert not [job for job in await maintenance.jobs_status(store) if job.error]
+    async with store.session() as session:
+        assert await session.value("SELECT bool_and(is_compressed) FROM timescaledb_information.chunks")
+    return f"{found[0].error}; the next run was due in {pause.total_seconds():.0f} s, and succeeded"
+
+
+async def case_refusal(store: Store, dsn: str) -> str:
+    """A refused record stops its partition, the others continue, and `health` is ok when the cause is removed."""
+
+    def state(log: EmbeddedLog, applied: dict[tuple[str, int], int]) -> tuple[str, str]:
+        [part] = health.persistence_health(log, lambda: applied, time.time_ns() // 1000)
+        return part.state, part.sentence
+
+    with tempfile.TemporaryDirectory() as folder:
+        log = EmbeddedLog(Path(folder) / "market.log")
+        log.create_topics(schemas.TOPICS, 3)
+        feed = Feed(log)
+        async with store.session() as session:
+            await session.script("ALTER TABLE realtime_prices ADD CONSTRAINT few CHECK (symbol <> 'S0001')")
+        feed.ticks(10, 1)
+        refused = feed.ticks(40, 1, symbols=2)
+        feed.ticks(10, 0)
+        async with running(log, dsn) as persistence:
+            await eventually(lambda: persistence.counts.refused_partitions == 1)
+            feed.ticks(10, 0)
+            await eventually(has(store, "realtime_prices", 30))
+            async with store.read() as reading:
+                applied = await reading.positions()
+            failed, sentence = state(log, applied)
+            assert (failed, applied[schemas.RAW, 1]) == ("failed", refused), (failed, applied)
+            assert "few" in sentence, sentence
+        async with store.session() as session:
+            await session.script("ALTER TABLE realtime_prices DROP CONSTRAINT few")
+        async with running(log, dsn):
+            await eventually(has(store, "realtime_prices", 70))
+            await eventually(lambda: state(log, applied)[0] == "ok")
+        log.close()
+    return f"70 ticks are stored after the cause was removed; {sentence}"
 
 
 CASES: Final[dict[str, Case]] = {

@@ -15,6 +15,12 @@ RETRIED: Final = ("40P01", "40001", "55P03")
 """SQLSTATEs of jobs that run again soon: deadlock, serialization failure, lock not available. TimescaleDB repeats its
 jobs after a minute, the plant after seconds."""
 
+COMPRESSION: Final = ("policy_compression", "policy_columnstore")
+"""Names of TimescaleDB's compression policy, by version."""
+NOT_COMPRESSED: Final = "22000"
+"""SQLSTATE of a compression policy that compressed no chunk. It replaces the error of the chunk, such as a deadlock,
+which only the server's log contains."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
@@ -84,7 +90,8 @@ def _of_timescale(row: Any, created: dt.datetime, now: dt.datetime) -> JobStatus
     every = row["schedule_interval"] if row["scheduled"] else None
     # A run that takes longer than the interval is not overdue.
     overdue = row["job_status"] != "Running" and _is_overdue(started or created, every, now)
-    retried = failed and row["sqlerrcode"] in RETRIED and not _is_overdue(succeeded or created, every, now)
+    passing = RETRIED if row["proc_name"] not in COMPRESSION else (*RETRIED, NOT_COMPRESSED)
+    retried = failed and row["sqlerrcode"] in passing and not _is_overdue(succeeded or created, every, now)
     return JobStatus(
         name,
         started,
