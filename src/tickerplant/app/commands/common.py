@@ -113,9 +113,11 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapper(**given: Any) -> None:
+        from tickerplant.app.wiring.memory_tuning import import_structlog, reduce_memory
+
+        import_structlog()  # before any other module imports it
         from tickerplant.app.config import settings
         from tickerplant.app.runtime import fault_injection, logging
-        from tickerplant.app.wiring.memory_tuning import reduce_memory
 
         flags: dict[str, Any] = {}
         config = given.pop("config")
