@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from tools.kafka import broker
-from tools.kafka.broker import KafkaError, get_jars
+from tools.kafka.broker import KafkaError, get_archive, get_jars
 
 from tests.support.waiting import PATIENCE
 
-__all__ = ["KafkaBroker", "KafkaError", "get_jars", "kafka_broker"]
+__all__ = ["KafkaBroker", "KafkaError", "get_archive", "get_jars", "kafka_broker"]
 
 START_S = 60.0
 QUICK = ("-XX:TieredStopAtLevel=1",)

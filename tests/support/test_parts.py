@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.support.kafka import KafkaBroker
+from tests.support.kafka import KafkaBroker, get_archive, get_jars
 from tests.support.timescale import TimescaleServer
 from tests.support.waiting import PATIENCE, Guard, until
 
@@ -49,6 +49,8 @@ def read(bootstrap: str, group: str, count: int) -> list[bytes]:
 def test_a_killed_broker_restarts_at_its_port_with_committed_records(tmp_path: Path) -> None:
     with KafkaBroker(tmp_path) as broker:
         before = broker.bootstrap
+        archive = get_archive(get_jars())
+        assert (str(archive) in Path(f"/proc/{broker.pid}/maps").read_text()) == archive.exists()
         admin = AdminClient({"bootstrap.servers": before, "log_level": 0})
         admin.create_topics([NewTopic("parts", num_partitions=1)])["parts"].result()
         append(before, [b"a", b"b"])

@@ -17,6 +17,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
@@ -27,6 +28,8 @@ from typing import Self
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_CACHE = HERE.parents[1] / ".cache" / "kafka"
+ARCHIVE = "classes-"
+"""Beginning of the names of class archives."""
 
 # These ports are below Linux's ephemeral range (32768 and up). No outgoing connection of a test can take a broker's
 # port between a kill and the restart.
@@ -95,7 +98,8 @@ def get_jars(cache: Path | None = None) -> Path:
             return jars
         if not shutil.which("mvn"):
             raise KafkaError("Kafka's jars are missing; install Maven (mvn) to get them")
-        stamp.unlink(missing_ok=True)
+        for old in (stamp, *cache.glob(f"{ARCHIVE}*")):
+            old.unlink(missing_ok=True)
         shutil.rmtree(jars, ignore_errors=True)
         command = ["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
         command += ["-DincludeScope=runtime", f"-DoutputDirectory={jars}"]
@@ -104,6 +108,36 @@ def get_jars(cache: Path | None = None) -> Path:
             raise KafkaError(f"Maven could not copy Kafka's jars:\n{done.stdout}{done.stderr}")
         stamp.write_text(wanted)
     return jars
+
+
+def get_archive(jars: Path) -> Path:
+    """Return the path of the archive of the broker's classes; the file exists after `create_archive`.
+
+    A JVM maps the archive instead of loading and checking 8,000 classes: a start takes 3 s of CPU time, not 5 s. The
+    JVM ignores an archive of other jars.
+    """
+    java = os.stat(shutil.which("java") or HERE)
+    return jars.parent / f"{ARCHIVE}{java.st_ino}-{java.st_mtime_ns}.jsa"
+
+
+def create_archive() -> Path:
+    """Create the archive of the broker's classes if it is missing, with a broker that starts and stops."""
+    jars = get_jars()
+    archive = get_archive(jars)
+    with (jars.parent / "archive.lock").open("w") as lock, tempfile.TemporaryDirectory() as folder:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if archive.exists():
+            return archive
+        for old in jars.parent.glob(f"{ARCHIVE}*"):
+            old.unlink()
+        draft = archive.with_suffix(".draft")
+        options = ("-XX:TieredStopAtLevel=1", f"-XX:ArchiveClassesAtExit={draft}")
+        broker = KafkaBroker(Path(folder) / "data", java_options=options)
+        broker.start()
+        broker.stop()
+        if draft.exists():  # a JVM without this feature does not write it
+            draft.rename(archive)
+    return archive
 
 
 class KafkaBroker:
@@ -166,6 +200,8 @@ class KafkaBroker:
         self._write_settings(identity)
         java = ["java", f"-Xmx{self._heap_mb}m", "-Xms128m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
         java += [f"-Dlog4j2.configurationFile={self.data_dir / 'log4j2.yaml'}", "-Djava.awt.headless=true"]
+        if (archive := get_archive(jars)).exists():
+            java += [f"-XX:SharedArchiveFile={archive}", "-Xshare:auto", "-Xlog:disable", "-Xlog:all=error:stderr"]
         java += [*self._java_options, "-cp", f"{jars}/*"]
         properties = str(self._properties_path)
         with (self.data_dir / "console.log").open("ab") as console:
