@@ -10,7 +10,9 @@ point. `make test` kills a few times, and the whole plant at some points. Single
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pickle
 import random
 import re
 import signal
@@ -71,9 +73,16 @@ POINTS = _points()
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Tables:
-    plant = Plant(tmp_path_factory.mktemp("undisturbed") / "data")
-    plant.run("replay", str(session().path))
-    tables = plant.tables()
+    """Return the tables of a replay without kills. The first worker that needs them stores them for all workers."""
+    own = tmp_path_factory.getbasetemp()
+    stored = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "undisturbed.pickle"
+    with stored.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stored.exists():
+            plant = Plant(tmp_path_factory.mktemp("undisturbed") / "data")
+            plant.run("replay", str(session().path))
+            stored.write_bytes(pickle.dumps(plant.tables()))
+    tables: Tables = pickle.loads(stored.read_bytes())
     assert len(tables["realtime_prices"]) == session().count
     assert all(tables.values()), "a table has no rows"
     return tables
