@@ -327,7 +327,7 @@ def test_the_api_returns_the_documented_errors(client: httpx.Client) -> None:
             )
             assert reference == "#/components/schemas/Error"
     assert schema["components"]["schemas"]["Error"]["properties"]["error"]["required"] == ["code", "message", "hint"]
-    assert schema["paths"]["/health"]["get"]["responses"].keys() == {"200", "503"}
+    assert schema["paths"]["/health"]["get"]["responses"].keys() == {"200", "403", "500", "503"}
 
 
 def test_every_documented_parameter_is_accepted(client: httpx.Client) -> None:

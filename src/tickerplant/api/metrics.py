@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from starlette.requests import ClientDisconnect
 
 from tickerplant.api.http.asgi import App, Receive, Scope, Send
 from tickerplant.core.metrics import MetricSpec
@@ -89,6 +90,10 @@ CATALOGUE: Final = (
 )
 
 
+GONE: Final = 499
+"""Status of a request in the metrics if its client left before the answer, as in nginx."""
+
+
 class ApiMetrics:
     """Registers the catalogue in `registry`.
 
@@ -159,6 +164,9 @@ class CountRequests:
 
         try:
             await self._app(scope, receive, observe)
+        except ClientDisconnect:
+            status = GONE
+            raise
         finally:
             route = scope.get("route")
             path = getattr(route, "path", None) or "other"

@@ -14,6 +14,7 @@ import msgspec
 
 from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import parse
+from tickerplant.core.shown import cut
 from tickerplant.core.symbols import check_symbol
 
 CROSSES_ABOVE, CROSSES_BELOW, GREATER, LESS = "crosses_above", "crosses_below", "greater", "less"
@@ -28,8 +29,10 @@ MAX_BARS: Final = 500
 with 1,472 retained bars (the minutes of a day and one replay) has 1,472 // 32 + 2 = 48 such states: 500 · 8 B · 48 =
 192 kB."""
 
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?\Z")
+RULE_ID: Final = "^[A-Za-z0-9_-]{1,64}$"
+"""Pattern of the id of a rule, for documents and for Python."""
+_ID = re.compile(RULE_ID)
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\Z")
 _STORED: Final = ("1m", "5m", "1d")
 
 
@@ -57,6 +60,11 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return f"{self.left} {self.operator} {self.right}"
 
 
+def is_rule_id(text: str) -> bool:
+    """Return True if the text may be the id of a rule: 1 to 64 ASCII letters, digits, - and _."""
+    return _ID.fullmatch(text) is not None
+
+
 def number_of(side: str) -> float | None:
     """Return the value of a numeric operand, or None for a price or an indicator."""
     return float(side) if _NUMBER.match(side) else None
@@ -67,7 +75,7 @@ def check(rule: Rule) -> Rule:
 
     `analytics` checks the names and outputs of indicators.
     """
-    if not _ID.match(rule.id):
+    if not is_rule_id(rule.id):
         raise BadInput(f"{rule.id[:80]!r} is not a rule id: use 1 to 64 letters, digits, - and _")
     interval = parse(rule.interval)
     if interval.name not in _STORED and not interval.is_activity:
@@ -76,7 +84,7 @@ def check(rule: Rule) -> Rule:
         )
     for name, value, known in (("operator", rule.operator, OPERATORS), ("when", rule.when, WHEN)):
         if value not in known:
-            raise BadInput(f"`{name}` is {value!r}; use one of {', '.join(known)}")
+            raise BadInput(f"`{name}` is {cut(value)!r}; use one of {', '.join(known)}")
     left, right = _side(rule.left, "left"), _side(rule.right, "right")
     if number_of(left) is not None:
         raise BadInput(f"`left` is the number {left}; it must be a price or an indicator, such as close or RSI(14)")

@@ -36,6 +36,8 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 FIRST_US: Final = (dt.datetime(1800, 1, 1, tzinfo=dt.UTC) - _EPOCH) // _MICROSECOND
 LAST_US: Final = (dt.datetime(2261, 1, 1, tzinfo=dt.UTC) - _EPOCH) // _MICROSECOND
 """First and last accepted time of a row. Aggregation rejects a record with other times. The store has no others."""
+RANGE_MARGIN_US: Final = 8 * DAY_US
+"""Distance of the bounds of a range beyond all rows from `FIRST_US` and `LAST_US`: longer than the longest bar."""
 
 
 def micros_of(moment: dt.datetime) -> int:
@@ -61,6 +63,21 @@ def iso(time: int | dt.datetime) -> str:
     """
     moment = time if isinstance(time, dt.datetime) else datetime_of(time)
     return moment.isoformat().replace("+00:00", "Z")
+
+
+def clamp_range(start_us: int | None, end_us: int | None) -> tuple[int | None, int | None]:
+    """Return a range that contains the same rows, with bounds that no rounding moves out of the years 1 to 9999.
+
+    None stays None. A range that is not empty stays so: the bounds move at most to a margin before `FIRST_US` and after
+    `LAST_US`.
+
+    >>> clamp_range(0, micros_of(dt.datetime(9999, 12, 31, tzinfo=dt.UTC))) == (0, LAST_US + RANGE_MARGIN_US)
+    True
+    """
+    return (
+        None if start_us is None else min(max(start_us, FIRST_US - RANGE_MARGIN_US), LAST_US),
+        None if end_us is None else min(max(end_us, FIRST_US), LAST_US + RANGE_MARGIN_US),
+    )
 
 
 def check_range(start_us: int | None, end_us: int | None, start: str, end: str) -> None:

@@ -9,9 +9,11 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from tickerplant.api.http.asgi import App, Message, Receive, Scope, Send
 from tickerplant.core.errors import BadInput, StoreError, StoreUnavailable, TickerplantError
+from tickerplant.core.shown import cut
 
 READ_METHODS: Final = "GET, HEAD"
 """HTTP methods of every read-only path."""
@@ -67,6 +69,8 @@ class CatchExceptions:
 
         try:
             await self._app(scope, receive, observe)
+        except ClientDisconnect:
+            return  # the client is gone, so nothing can be sent
         except Exception:
             log.exception("request failed", method=scope["method"], path=scope["path"], began=began)
             if began:
@@ -126,5 +130,5 @@ def _sentence(error: RequestValidationError) -> str:
     for detail in error.errors():
         where: tuple[Any, ...] = tuple(detail.get("loc", ()))
         name = ".".join(str(part) for part in where[1:]) or "request"
-        parts.append(f"`{name}`: {detail.get('msg', 'is invalid')}, got {detail.get('input')!r}")
+        parts.append(f"`{name}`: {detail.get('msg', 'is invalid')}, got {cut(repr(detail.get('input')))}")
     return "; ".join(parts)

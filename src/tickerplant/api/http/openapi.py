@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import FastAPI, Path, Query
 
-from tickerplant.api.http.params import MAX_LIMIT
+from tickerplant.api.http.params import MAX_LIMIT, MAX_SKIP
 from tickerplant.api.positions import HEADER
 
 Symbol = Annotated[
@@ -25,13 +25,17 @@ Start = Annotated[
 End = Annotated[
     str | None, Query(description="End of the range, exclusive, in the formats of `start`.", examples=["2026-03-10"])
 ]
+LIMITS: Final[dict[str, Any]] = {"minimum": 1, "maximum": MAX_LIMIT}
+"""Bounds of every `limit`, for the document. `params.parse_range` refuses other values."""
 Limit = Annotated[
-    int, Query(description=f"Maximum number of rows, up to {MAX_LIMIT:,}. `next` contains the start of the next page.")
-]
+    int,
+    Query(description=f"Maximum number of rows, up to {MAX_LIMIT:,}. `next` contains the start of the next page.",
+          json_schema_extra=LIMITS),
+]  # fmt: skip
 Skip = Annotated[
     int,
     Query(description="Number of ticks to skip at the page's first instant, because the previous page contained them. "
-          "Copy it from `next`."),
+          "Copy it from `next`.", json_schema_extra={"minimum": 0, "maximum": MAX_SKIP}),
 ]  # fmt: skip
 Zone = Annotated[
     str,
@@ -51,6 +55,8 @@ Adjust = Annotated[
 REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
     400: {"description": "A parameter is invalid. The message explains what to send instead."},
     401: {"description": "Missing or invalid API key."},
+    403: {"description": "The request has a foreign `Host` or `Origin`."},
+    500: {"description": "Internal error. The log of Tickerplant has the reason."},
     503: {"description": "The database or the event log is unavailable. Try again."},
 }
 """Error responses of every path under `/v1`."""
@@ -88,6 +94,20 @@ EXAMPLE: Final[dict[int | str, dict[str, Any]]] = REFUSALS | {
 }  # fmt: skip
 """Responses of a path that returns rows of one symbol."""
 
+TABLE: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "Rows, and the log position at which they were read.",
+        "headers": {HEADER: {"description": "The position, as JSON.", "schema": {"type": "string"}}},
+        "content": {"application/json": {"schema": {"type": "object"}}, "text/csv": {"schema": {"type": "string"}}},
+    }
+}
+"""Response of a path that returns a table as JSON or CSV."""
+BODY_REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
+    413: {"description": "The body is too large."},
+    415: {"description": "The content type of the body is not JSON."},
+}
+"""Error responses of a request with a body."""
+
 _ERROR_REFERENCE: Final = {"$ref": "#/components/schemas/Error"}
 _TEXT: Final = {"type": "string"}
 _ERROR_SCHEMA: Final[dict[str, Any]] = {
@@ -108,7 +128,8 @@ _ERROR_SCHEMA: Final[dict[str, Any]] = {
 def document_errors(app: FastAPI) -> None:
     """Replace FastAPI's 422 responses by this API's errors in the OpenAPI document.
 
-    An error response without its own body gets the `Error` schema.
+    An error response without its own body gets the `Error` schema. Answers of other paths than REST, and answers that
+    every path may have, are added.
     """
     generate = app.openapi
 
@@ -121,6 +142,8 @@ def document_errors(app: FastAPI) -> None:
             schemas["Error"] = _ERROR_SCHEMA
             for operation in (operation for path in document["paths"].values() for operation in path.values()):
                 operation["responses"].pop("422", None)
+                operation["responses"].setdefault("403", REFUSALS[403] | {})
+                operation["responses"].setdefault("500", REFUSALS[500] | {})
                 for code, response in operation["responses"].items():
                     if code >= "400":
                         response.setdefault("content", {"application/json": {"schema": _ERROR_REFERENCE}})

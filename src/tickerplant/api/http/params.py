@@ -13,12 +13,14 @@ from typing import Final
 from tickerplant.core import interval as intervals
 from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import Interval
+from tickerplant.core.shown import cut
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.time_column import parse_instant
-from tickerplant.core.times import DAY_US, datetime_of, micros_of
+from tickerplant.core.times import DAY_US, clamp_range, datetime_of, micros_of
 
 DEFAULT_LIMIT: Final = 1_000
 MAX_LIMIT: Final = 50_000
+MAX_TIME_CHARS: Final = 100
 MAX_SKIP: Final = 200_000
 """Maximum rows of one instant that pages can skip; each page reads the skipped rows again."""
 ACTIVITY_NAMES: Final = "bars by activity (100t trades, 10000v volume, 1000000d turnover)"
@@ -43,7 +45,7 @@ def parse_zone(name: str) -> zoneinfo.ZoneInfo:
     try:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        raise BadInput(f"unknown time zone {name!r}; use an IANA name such as UTC or America/New_York") from None
+        raise BadInput(f"unknown time zone {cut(name)!r}; use an IANA name such as UTC or America/New_York") from None
 
 
 def parse_time(text: str, zone: dt.tzinfo, name: str) -> int:
@@ -57,8 +59,10 @@ def parse_time(text: str, zone: dt.tzinfo, name: str) -> int:
     True
     """
     text = text.strip()
+    if len(text) > MAX_TIME_CHARS:
+        raise BadInput(f"`{name}` has {len(text):,} characters; a time has at most {MAX_TIME_CHARS}")
     # A blank before an offset was a plus sign: clients must encode it in a URL.
-    plain = re.sub(r"(\d{2}:\d{2}\S*) (\d{2}:?\d{2})\Z", r"\1+\2", text)
+    plain = re.sub(r"([0-9]{2}:[0-9]{2}\S*) ([0-9]{2}:?[0-9]{2})\Z", r"\1+\2", text)
     try:
         return parse_instant(plain, zone)
     except BadInput as error:
@@ -82,18 +86,23 @@ def parse_range(
     first, last = names
     start_us = None if not start else parse_time(start, zone, first)
     end_us = None if not end else parse_time(end, zone, last)
+    if start_us is not None and end_us is not None and start_us >= end_us and not sessions:
+        raise _not_before(names, start, end)
+    start_us, end_us = clamp_range(start_us, end_us)
     if sessions:
-        try:
-            start_us, end_us = _session_range(start_us, end_us, zone)
-        except OverflowError:
-            raise BadInput(f"`{first}` and `{last}` must be within the years 1 to 9999 in the zone of `tz`") from None
-    if start_us is not None and end_us is not None and start_us >= end_us:
-        raise BadInput(f"`{first}` {start!r} is not before `{last}` {end!r} (`{last}` is exclusive)")
+        start_us, end_us = _session_range(start_us, end_us, zone)
+        if start_us is not None and end_us is not None and start_us >= end_us:
+            raise _not_before(names, start, end)
     if not 1 <= limit <= MAX_LIMIT:
-        raise BadInput(f"`limit` must be 1 to {MAX_LIMIT}, not {limit}; use `next` to read more pages")
+        raise BadInput(f"`limit` must be 1 to {MAX_LIMIT}, not {cut(str(limit))}; use `next` to read more pages")
     if not 0 <= skip <= MAX_SKIP:
-        raise BadInput(f"`skip` must be 0 to {MAX_SKIP}, not {skip}; send the value of `next`")
+        raise BadInput(f"`skip` must be 0 to {MAX_SKIP}, not {cut(str(skip))}; send the value of `next`")
     return RowRange(start_us, end_us, limit, skip)
+
+
+def _not_before(names: tuple[str, str], start: str | None, end: str | None) -> BadInput:
+    first, last = names
+    return BadInput(f"`{first}` {cut(start or '')!r} is not before `{last}` {cut(end or '')!r} (`{last}` is exclusive)")
 
 
 def _session_range(start_us: int | None, end_us: int | None, zone: dt.tzinfo) -> tuple[int | None, int | None]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import Query
 
 from tickerplant.api.http import formats, params
-from tickerplant.api.http.openapi import Adjust, End, Format, Limit, Skip, Start, Times, Zone
+from tickerplant.api.http.openapi import LIMITS, Adjust, End, Format, Limit, Skip, Start, Times, Zone
 from tickerplant.api.http.params import DEFAULT_LIMIT, MAX_LIMIT, RowRange
 from tickerplant.core.interval import Interval
 
@@ -96,7 +96,8 @@ class RealtimeQuery:
     limit: Annotated[
         int | None,
         Query(description=f"Maximum number of ticks, up to {MAX_LIMIT:,}. If given, the answer contains ticks, not the "
-              f"state. Default with `start` or `end`: {DEFAULT_LIMIT:,}. `next` contains the start of the next page."),
+              f"state. Default with `start` or `end`: {DEFAULT_LIMIT:,}. `next` contains the start of the next page.",
+              json_schema_extra=LIMITS),
     ] = None  # fmt: skip
     skip: Skip = 0
     tz: Zone = "UTC"
@@ -137,7 +138,7 @@ class CoverageQuery:
     limit: Annotated[
         int,
         Query(description=f"Maximum number of ranges, up to {MAX_LIMIT:,}. `next` contains the start of the next "
-              "page."),
+              "page.", json_schema_extra=LIMITS),
     ] = MAX_LIMIT  # fmt: skip
     tz: Zone = "UTC"
     format: Format = "json"

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from tickerplant.api.alert_rules import AlertRuleManager, NewRule, RuleChange, firing_json, rule_json
 from tickerplant.api.http import params
 from tickerplant.api.http.errors import ApiError
-from tickerplant.api.http.openapi import REFUSALS
+from tickerplant.api.http.openapi import BODY_REFUSALS, LIMITS, REFUSALS
 from tickerplant.api.http.params import MAX_LIMIT
 from tickerplant.api.http.responses import json_response
 from tickerplant.api.state import ApiState
+from tickerplant.core.alerts import RULE_ID, is_rule_id
 from tickerplant.core.errors import BadInput
 
 T = TypeVar("T")
@@ -24,11 +25,22 @@ _RULE: Final = {
     "symbol": "AAPL", "interval": "5m", "left": "RSI(14)", "operator": "crosses_above", "right": "70", "when": "bar",
     "webhook": "https://example.com/hook", "secret": "sixteen letters at least",
 }  # fmt: skip
-_BODY: Final[dict[str, Any]] = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}, "example": _RULE}}}
-}
+
+
+def _body(kind: type) -> dict[str, Any]:
+    """Return the description of a request with a body of this type."""
+    (schema,), components = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
+    schema = components.get(kind.__name__, schema)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": _RULE}}}}
+
+
 Symbol = Annotated[str | None, Query(description="Return only rules or alerts of this symbol.", examples=["AAPL"])]
-Limit = Annotated[int, Query(description=f"Maximum number of alerts, up to {MAX_LIMIT:,}; the newest are returned.")]
+Limit = Annotated[
+    int,
+    Query(description=f"Maximum number of alerts, up to {MAX_LIMIT:,}; the newest are returned.",
+          json_schema_extra=LIMITS),
+]  # fmt: skip
+RuleId = Annotated[str, Path(description="The id of an alert rule.", json_schema_extra={"pattern": RULE_ID})]
 Start = Annotated[
     str | None, Query(description="Return only alerts fired at or after this time (UTC if it has no offset).")
 ]
@@ -50,7 +62,8 @@ async def rules(request: Request, symbol: Symbol = None) -> Response:
     return json_response({"count": len(found), "alerts": found})
 
 
-@router.post("", summary="Create an alert rule", status_code=201, openapi_extra=_BODY)
+@router.post("", summary="Create an alert rule", status_code=201, responses=BODY_REFUSALS,
+             openapi_extra=_body(NewRule))  # fmt: skip
 async def add(request: Request) -> Response:
     """Store a rule under a new id. It takes effect when the event log contains it (`in_log`), usually at once."""
     return json_response(rule_json(await _manager(request).add(await _read(request, NewRule))), 201)
@@ -66,42 +79,44 @@ async def firings(
 
 
 @router.get("/{id}", summary="Read an alert rule")
-async def rule(request: Request, id: str) -> Response:
+async def rule(request: Request, id: RuleId) -> Response:
     """Return the stored rule."""
-    stored = await _manager(request).get(id)
+    stored = await _manager(request).get(_known_form(id))
     if stored is None:
         raise _unknown(id)
     return json_response(rule_json(stored))
 
 
-@router.patch("/{id}", summary="Change an alert rule", openapi_extra=_BODY)
-async def change(request: Request, id: str) -> Response:
+@router.patch("/{id}", summary="Change an alert rule", responses=BODY_REFUSALS, openapi_extra=_body(RuleChange))
+async def change(request: Request, id: RuleId) -> Response:
     """Change the given fields. A changed rule starts again as a new revision; `active` false pauses it.
 
     `symbol` and `interval` cannot change: create another rule and remove this one. A change of only `webhook` and
     `secret` makes no new revision; pending webhooks are sent to the new address.
     """
-    stored = await _manager(request).change(id, await _read(request, RuleChange))
+    stored = await _manager(request).change(_known_form(id), await _read(request, RuleChange))
     if stored is None:
         raise _unknown(id)
     return json_response(rule_json(stored))
 
 
 @router.delete("/{id}", summary="Remove an alert rule", status_code=204)
-async def remove(request: Request, id: str) -> Response:
+async def remove(request: Request, id: RuleId) -> Response:
     """Remove a rule. Its fired alerts remain stored; its pending webhooks are given up."""
-    if not await _manager(request).remove(id):
+    if not await _manager(request).remove(_known_form(id)):
         raise _unknown(id)
     return Response(status_code=204)
 
 
 @router.get("/{id}/firings", summary="Fired alerts of a rule")
-async def firings_of(request: Request, id: str, start: Start = None, end: End = None, limit: Limit = 100) -> Response:
+async def firings_of(
+    request: Request, id: RuleId, start: Start = None, end: End = None, limit: Limit = 100
+) -> Response:
     """Return the newest alerts that the rule fired, newest first, with the state of their webhooks.
 
     The alerts of a removed rule remain stored.
     """
-    return await _firings(request, id, None, start, end, limit)
+    return await _firings(request, _known_form(id), None, start, end, limit)
 
 
 async def _firings(
@@ -143,6 +158,13 @@ async def _read(request: Request, kind: type[T]) -> T:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"the body is invalid: {error}") from None
+
+
+def _known_form(id: str) -> str:
+    """Return the id of a rule. Raises ApiError (404) for a text that no rule has as its id."""
+    if not is_rule_id(id):
+        raise _unknown(id)
+    return id
 
 
 def _unknown(name: str) -> ApiError:

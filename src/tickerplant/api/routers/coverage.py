@@ -45,7 +45,7 @@ def _documented(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
         200: {
             "description": "Counts of the bars that are expected in regular hours: stored, and missing by reason.",
             "headers": {HEADER: {"description": "The position, as JSON.", "schema": {"type": "string"}}},
-            "content": {"application/json": {"example": example}},
+            "content": {"application/json": {"example": example}, "text/csv": {"schema": {"type": "string"}}},
         },
     }
 

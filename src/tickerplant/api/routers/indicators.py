@@ -40,6 +40,7 @@ _Name = Annotated[
         description="Name of an indicator in `/v1/indicators`, in upper or lower case. The prefix `TA_` selects the "
         "function of TA-Lib if a declared indicator has the same name.",
         examples=["RSI"],
+        json_schema_extra={"pattern": "^[A-Za-z][A-Za-z0-9_]*$"},
     ),
 ]
 _FREE: Final[dict[str, Any]] = {

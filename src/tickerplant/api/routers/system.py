@@ -6,10 +6,11 @@ import asyncio
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from tickerplant.api.http import formats
-from tickerplant.api.http.openapi import REFUSALS, Format, Times, Zone
+from tickerplant.api.http.openapi import REFUSALS, TABLE, Format, Times, Zone
 from tickerplant.api.http.params import parse_zone
 from tickerplant.api.http.responses import csv_response, json_response, positioned_response
 from tickerplant.api.positions import Position
@@ -40,7 +41,15 @@ _HEALTH: Final[dict[int | str, dict[str, Any]]] = {
 router = APIRouter(tags=["plant"])
 
 
-@router.get("/v1/symbols", responses=REFUSALS, summary="List symbols")
+_METRICS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "Metrics in the text format of Prometheus.",
+    },
+    401: REFUSALS[401],
+}
+
+
+@router.get("/v1/symbols", responses=REFUSALS | TABLE, summary="List symbols")
 async def symbols(
     request: Request, tz: Zone = "UTC", format: Format = "json", times: Times = "iso",
     prefix: Annotated[str, Query(description="Return only symbols that start with this text.", examples=["AA"])] = "",
@@ -147,7 +156,7 @@ async def _store_health(state: ApiState) -> dict[str, Any]:
     return _component("store", "ok", "available")
 
 
-@router.get("/metrics", summary="Metrics for Prometheus")
+@router.get("/metrics", responses=_METRICS, response_class=PlainTextResponse, summary="Metrics for Prometheus")
 async def metrics(request: Request) -> Response:
     """Return metrics in Prometheus text format. Each help text contains advice for a bad value."""
     state: ApiState = request.app.state.api
