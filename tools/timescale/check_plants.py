@@ -103,7 +103,10 @@ class Plant:
     def check_health(self) -> None:
         """Raise RuntimeError if a component is not ok, except the plant itself, which does not run."""
         command = [sys.executable, "-m", "tickerplant.app", "health", "--json", *self._arguments]
-        found = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not done.stdout:
+            raise RuntimeError(done.stderr)
+        found = json.loads(done.stdout)
         bad = [part for part in found["parts"] if part["state"] != "ok" and part["name"] != "plant"]
         if bad:
             raise RuntimeError(f"{self.folder.name}: {bad}")
