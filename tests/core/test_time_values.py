@@ -129,6 +129,10 @@ def test_an_invalid_text_is_named_and_the_others_are_read() -> None:
     assert values.us.tolist() == [0, 0, 0, 0, NOON]
 
 
+def test_a_date_without_a_valid_month_shows_no_order() -> None:
+    assert order_of(pa.array(["13/13/2024", "04/14/2024"])) == ("mdy", None)
+
+
 def test_the_order_of_day_and_month_follows_from_one_value_or_from_dots() -> None:
     assert order_of(pa.array(["3/4/2024", "3/13/2024"])) == ("mdy", None)
     assert order_of(pa.array(["3/4/2024", "13/3/2024"])) == ("dmy", None)

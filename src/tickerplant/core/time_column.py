@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core.errors import BadInput
+from tickerplant.core.shown import quoted
 from tickerplant.core.time_values import (
     DATE,
     INVALID,
@@ -122,7 +123,11 @@ class TimeColumn:
     def parse(self, column: pa.Array) -> TimeValues:
         """Return the parsed values of a block. Raises BadInput for dates whose order of day and month is unknown."""
         if self._first:
-            shown, ambiguous = order_of(column, is_given=self._order is not None)
+            try:
+                shown, ambiguous = order_of(column, is_given=self._order is not None)
+            except BadInput as error:
+                reason = f"{error}, or set --date-order to reject one of them"
+                raise BadInput(reason, line=self._line) from None
             self.is_ordered = shown is not None or ambiguous is not None
             if ambiguous is not None and shown is not None and self._order is None:
                 self.choice = f"the day is first in {ambiguous}, because it has dots"
@@ -297,11 +302,11 @@ def parse_instant(text: str, zone: dt.tzinfo) -> int:
     column = pa.array([text])
     order, ambiguous = order_of(column)
     if ambiguous is not None and order is None:
-        raise BadInput(f"{text!r} is not a time: the order of day and month is ambiguous; write the year first")
+        raise BadInput(f"{quoted(text)} is not a time: the order of day and month is ambiguous; write the year first")
     values = parse_times(column, order)
     if values.reasons:
         _, reason, detail = values.reasons[0].partition(" is not a time")
-        raise BadInput(f"{text!r} is not a time{detail if reason else ''}")
+        raise BadInput(f"{quoted(text)} is not a time{detail if reason else ''}")
     us = int(values.us[0])
     if values.kind[0] in (LOCAL, DATE):
         return micros_of(datetime_of(us).replace(tzinfo=zone))

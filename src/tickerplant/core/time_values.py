@@ -62,8 +62,7 @@ _ADVICE: Final = (
     (r":60(?:\.|Z|[+-]|$)", "a minute has no second 60 here: write the last second as 59"),
     (r"^[-+]?[\d.,]+[eE][+-]?\d+$", "save the times as text with all digits"),
     (r"^\d{1,2}[/.\- ](?:\d{1,2}|[A-Za-z]{3,9})[/.\- ]\d{2}\b", "write the year with four digits"),
-    (r"\d ?(?:[A-Z]{3,5}|[A-Z][A-Za-z]+/[A-Za-z_/]+)$", "write an offset such as -05:00 in place of the zone, or "
-     "remove the zone and set --tz"),
+    (r"\d ?(?:[A-Z]{3,5}|[A-Z][A-Za-z]+/[A-Za-z_/]+)$", "write an offset such as -05:00 in place of the zone"),
 )  # fmt: skip
 """Patterns of texts that are no times, with what to do."""
 _WRITE_ISO: Final = "write it like 2024-03-28T09:30:00Z, or like 2024-03-28"
@@ -119,16 +118,17 @@ def order_of(column: pa.Array, *, is_given: bool = False) -> tuple[str | None, s
     parts = pc.extract_regex(texts, r"^(?P<a>\d{1,2})(?P<mark>[/.\-])(?P<b>\d{1,2})[/.\-]")
     first = parts.field("a").cast(pa.int64()).to_numpy(zero_copy_only=False)
     second = parts.field("b").cast(pa.int64()).to_numpy(zero_copy_only=False)
-    if (first > 12).any() and (second > 12).any():
+    day_first, month_first = (first > 12) & (second <= 12), (second > 12) & (first <= 12)
+    if day_first.any() and month_first.any():
         if is_given:
             return None, texts[0].as_py()
         raise BadInput(
-            f"the dates {texts[int(np.argmax(first > 12))].as_py()} and {texts[int(np.argmax(second > 12))].as_py()} "
-            "have different orders of day and month; write the year first, or set --date-order to reject one of them"
+            f"the dates {texts[int(np.argmax(day_first))].as_py()} and {texts[int(np.argmax(month_first))].as_py()} "
+            "have different orders of day and month; write the year first"
         )
-    if (first > 12).any():
+    if day_first.any():
         return DMY, None
-    if (second > 12).any():
+    if month_first.any():
         return MDY, None
     has_dots = pc.all(pc.equal(parts.field("mark"), ".")).as_py()
     return DMY if has_dots else None, texts[0].as_py()

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from tickerplant.analytics import compute
+from tickerplant.analytics.ondemand.dataframes import read_frame
 from tickerplant.core.errors import BadInput
 
 CLOSES = np.array([4.0, 1.0, 2.0])
@@ -83,3 +84,17 @@ def test_a_price_is_the_close_of_a_frame_without_a_close() -> None:
 def test_times_that_show_no_order_are_refused(times: list[object], reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
         compute({"Date": times, "close": CLOSES}, "SMA(2)")
+
+
+def test_a_clock_in_columns_of_hours_and_minutes_orders_the_bars() -> None:
+    data = {"Date": ["2024-03-28"] * 3, "Hour": [9, 9, 10], "Minute": [32, 31, 0], "close": [2.0, 1.0, 3.0]}
+    (rows,) = read_frame(data).series()
+    assert rows.tolist() == [1, 0, 2]
+
+
+def test_the_periods_of_a_pandas_index_order_the_bars() -> None:
+    index = pd.PeriodIndex(["2024-03-28", "2024-03-26", "2024-03-27"], freq="D")
+    frame = read_frame(pd.DataFrame({"close": [3.0, 1.0, 2.0]}, index=index))
+    (rows,) = frame.series()
+    assert rows.tolist() == [1, 2, 0]
+    assert frame.to_caller({"x": np.zeros(3)}).index.equals(index)

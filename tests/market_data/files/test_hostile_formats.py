@@ -132,7 +132,7 @@ def test_seconds_and_minutes_since_midnight_are_no_clocks(tmp_path: Path, clocks
 
 def test_dates_with_both_orders_of_day_and_month_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, f"{HEAD}13/04/2024{VALUES}04/05/2024{VALUES}04/14/2024{VALUES}")
-    with pytest.raises(BadInput, match=r"f.csv: the dates 13/04/2024 and 04/14/2024 have different orders"):
+    with pytest.raises(BadInput, match=r"f.csv: line 2: the dates 13/04/2024 and 04/14/2024 .*, or set --date-order"):
         replayed(tmp_path, path, **DAY)
     _, bars, (dead,) = replayed(tmp_path, path, date_order="dmy", **DAY)
     assert [ohlcv(bar)[0][:10] for bar in bars] == ["2024-04-13", "2024-05-04"]
@@ -226,6 +226,13 @@ def test_the_index_of_a_frame_is_the_time(tmp_path: Path, text: str | None) -> N
     summary, (bar,), _ = replayed(tmp_path, path, **DAY)
     assert ohlcv(bar) == ("2024-03-28 00:00:00", 1.0, 4.0, 0.5, 2.0, 30.0)
     assert "the first column has no name and contains times; it is the time" in summary.notes
+
+
+@pytest.mark.parametrize("trades", ["-7", "7.5"])
+def test_a_number_of_trades_is_whole_and_not_negative(tmp_path: Path, trades: str) -> None:
+    text = f"{HEAD.strip()},trades\n2024-03-28{VALUES.strip()},{trades}\n"
+    with pytest.raises(BadInput, match=f"f.csv line 2: trades {trades}.* is not a number of trades"):
+        read(tmp_path, text, **DAY)
 
 
 # Types of Parquet ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.analytics.indicator.declaration import BAR_INPUTS
-from tickerplant.core.clock_column import ClockColumn
+from tickerplant.core.clock_column import ClockColumn, parts_of
 from tickerplant.core.column_names import NAMES, find, normalise, with_clock
 from tickerplant.core.errors import BadInput
 from tickerplant.core.time_values import DATE, LOCAL, NUMBER, OFFSET, UTC, TimeValues, is_text, order_of, parse_times
@@ -148,7 +148,10 @@ class Frame:
         times = _arrow(column)
         if CLOCK not in self.names:
             return times
-        return ClockColumn(str(self.names[CLOCK])).join(times, _arrow(self.column(self.names[CLOCK])))
+        clock = str(self.names[CLOCK])
+        others = {normalise(str(name)): str(name) for name in self.names.values()}
+        parts = [_arrow(self.column(name)) for name in parts_of(clock, others)]
+        return ClockColumn(clock).join(times, _arrow(self.column(self.names[CLOCK])), parts)
 
 
 def _arrow(column: Any) -> pa.Array:
@@ -205,7 +208,8 @@ def _of_pandas(data: Any) -> Frame:
     def to_caller(columns: Columns) -> Any:
         return pandas.DataFrame(columns, index=frame.index)
 
-    timed = isinstance(frame.index, pandas.DatetimeIndex) or _has_times(frame.index)
+    times = frame.index.to_timestamp() if isinstance(frame.index, pandas.PeriodIndex) else frame.index
+    timed = isinstance(times, pandas.DatetimeIndex) or _has_times(frame.index)
     if frame.index.nlevels > 1:
         raise BadInput(
             f"the frame's index has several levels ({', '.join(map(str, frame.index.names))}); pass "
@@ -213,7 +217,7 @@ def _of_pandas(data: Any) -> Frame:
         )
     if frame.columns.nlevels > 1:
         raise BadInput("the frame's columns have several levels; pass one symbol, or symbols in a column `symbol`")
-    return Frame(len(frame), _names(frame.columns), frame.__getitem__, to_caller, frame.index if timed else None)
+    return Frame(len(frame), _names(frame.columns), frame.__getitem__, to_caller, times if timed else None)
 
 
 def _has_times(index: Any) -> bool:

@@ -50,8 +50,7 @@ Int32Array = npt.NDArray[np.int32]
 
 _EXCHANGE = "XNYS"
 """Name of the calendar whose regular hours the tapes' conditions use."""
-_YEARS = ("1970 to 2200", "1800 to 2200")
-"""The plausible times of ticks and of bars."""
+_YEARS = ("1970 to 2200", "1800 to 2200")  # of ticks and of bars
 _WIDENED = "bars have a high or low that misses another price by rounding noise, and are widened to it"
 _PRICES = ("open", "high", "low", "close", "price")
 _NUMBERS = (*_PRICES, "volume", "size", "vwap", "trades")
@@ -398,6 +397,8 @@ class RowReader:
         rows = len(times)
         vwap = self._floats(block, "vwap", reasons, absent=np.nan)
         trades = self._floats(block, "trades", reasons, absent=np.nan)
+        for row in np.flatnonzero((trades < 0) | (trades != np.floor(trades)) & ~np.isnan(trades)).tolist():
+            reasons.setdefault(row, f"trades {trades[row]} is not a number of trades; set --column trades=NAME")
         columns = [
             timestamps(times),
             symbols.cast(TEXT),
