@@ -27,6 +27,7 @@ _ONLY_TICKS: Final = ("price", "size", "trade_id", "flags", "conditions", "tape"
 _ONLY_BARS: Final = ("interval", *_PRICES, "volume", "vwap", "trades")
 _MARKS_OF_TICKS: Final = ("trade_id", "conditions", "correction", "tape")
 _SIZES: Final = ("size", "quantity", "qty", "lastsize", "tradesize")
+_OF_TRADE, _VOLUMES = ("lastsize", "tradesize", "tradevolume", "lastvolume"), ("volume", "vol")
 _SETTLEMENTS: Final = ("settle", "settlement", "settleprice", "settlementprice")
 _OURS: Final = ("source", "tradeid", "flags")
 """Columns of the plant's own files. In other files `flags` has the bits of another system."""
@@ -148,7 +149,7 @@ def detect_layout(
     if ignored:
         notes.append(f"columns not used: {_listed(ignored)}")
     zone = "UTC" if normalise(roles.get("time", "")) in UTC_NAMES else None
-    is_new = closes_at_price or (clock is not None and normalise(clock) != "time")
+    is_new = closes_at_price or (clock is not None and normalise(clock) != "time") or _has_new_size(roles, header)
     return FileLayout(
         kind, roles, clock, parts, suffix, ignored, tuple(notes), tuple(choices), zone, databento, assets, is_new=is_new
     )
@@ -252,6 +253,11 @@ def _two_readings(bars: str, role: str, close: str, price: str, line: int | None
         f"--column price={price})",
         line=line,
     )
+
+
+def _has_new_size(roles: Mapping[str, str], header: Sequence[str]) -> bool:
+    """Return True if the size is that of a trade beside a volume, which the first version read as the size."""
+    return normalise(roles.get("size", "")) in _OF_TRADE and any(normalise(name) in _VOLUMES for name in header)
 
 
 def _roles(kind: str, found: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
