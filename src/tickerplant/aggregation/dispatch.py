@@ -86,6 +86,8 @@ class Dispatcher:
             whole=header.whole,
             firm=header.firm,
         )
+        if engine.state.feed(header.feed).is_file:
+            engine.state.file_begins(header.feed, symbols, _clipped(header.from_us), offset)
 
     def _ticks(self, header: records.Ticks, batch: pa.RecordBatch, offset: int, history: History) -> None:
         state = self._engine.state

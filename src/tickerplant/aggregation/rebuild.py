@@ -11,7 +11,8 @@ of the allowed lateness neither reopens a closed bar nor closes an open bar.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -23,7 +24,7 @@ from tickerplant.aggregation.dispatch import Dispatcher
 from tickerplant.aggregation.outcome import FeedStatus
 from tickerplant.aggregation.rows import DAYS, FROM_VENDOR, INTERVALS, Codes, Rows, join, take
 from tickerplant.aggregation.state import State
-from tickerplant.core import records
+from tickerplant.core import reasons, records
 from tickerplant.core.errors import ConfigError, UnreadableRecord
 from tickerplant.core.interval import M5
 from tickerplant.core.sessions import NO_SESSION
@@ -33,7 +34,7 @@ from tickerplant.core.times import DAY_US, FIRST_US, HOUR_US, LAST_US, BoolArray
 FEED: Final = "rebuild"
 """Feed name in the `market.status` record of a rebuild that is not possible."""
 
-_MARGIN_US: Final = HOUR_US
+MARGIN_US: Final = HOUR_US
 """Margin before the range, in which raw records are read too. The clocks of senders differ by seconds."""
 
 
@@ -50,15 +51,43 @@ def rebuild(engine: BarAggregator, generation: int, record: records.Record, offs
     if not len(symbols) or header.to_us <= header.from_us:
         return
     start_us, end_us = _widened(state, symbols, max(header.from_us, FIRST_US), min(header.to_us, LAST_US))
-    first = state.offset_before(start_us - _MARGIN_US)
-    raw = _checked(history(first, offset), first, start_us - _MARGIN_US)
+    first = state.offset_before(start_us - MARGIN_US)
+    raw = _checked(history(first, offset), first, start_us - MARGIN_US)
     if raw is None:
         reason = "raw does not reach back to before the stretch: nothing is changed"
         engine.report(FeedStatus(FEED, "unsupported", header.from_us, reason, len(symbols)))
         return
-    fresh, closed = _run_again(state, generation, symbols, raw, history)
+    replace_range(engine, generation, Span(symbols, start_us, end_us, header.from_us, header.to_us), raw, history)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The symbols of a rebuild, and its range: whole 5m bars and sessions, `[start_us, end_us)`.
+
+    `from_us`, `to_us`: the requested range. Its dates without a session are a part of the rebuild.
+    """
+
+    symbols: Codes
+    start_us: int
+    end_us: int
+    from_us: int
+    to_us: int
+
+
+def replace_range(
+    engine: BarAggregator, generation: int, span: Span, raw: Iterable[ConsumedRecord], history: History,
+    finish: Callable[[State, list[list[Rows]]], None] | None = None,
+) -> None:  # fmt: skip
+    """Replace the bars of a span by those of these raw records.
+
+    `finish` may change the bars before that: it receives the state of the second engine and the bars that it closed.
+    """
+    state, symbols = engine.state, span.symbols
+    fresh, closed = _run_again(state, generation, span, raw, history)
+    if finish is not None:
+        finish(fresh, closed)
     state.next_feed = max(state.next_feed, fresh.next_feed)
-    inside = _Range(state, start_us, end_us, header)
+    inside = _Range(state, span)
     for interval in range(len(INTERVALS)):
         published = _last(closed[interval])
         published = take(published, inside.has(interval, published))
@@ -69,7 +98,7 @@ def rebuild(engine: BarAggregator, generation: int, record: records.Record, offs
         ours = {start for start in state.candidates[interval].blocks if inside.has_start(interval, start)} - evicted
         starts = ours | set(published["start"][retained].tolist())
         state.candidates[interval].replace(symbols, starts, fresh.candidates[interval], state.ranking, REBUILD)
-        engine.publish(interval, _with_reason(take(published, ~retained)))
+        engine.publish(interval, _with_reason(take(published, ~retained), state.reasons.code(reasons.CUT)))
     state.day_cache.clear()
 
 
@@ -109,12 +138,13 @@ def _checked(raw: Iterable[ConsumedRecord], first: int, before_us: int) -> Itera
 
 
 def _run_again(
-    state: State, generation: int, symbols: Codes, raw: Iterable[ConsumedRecord], history: History
+    state: State, generation: int, span: Span, raw: Iterable[ConsumedRecord], history: History
 ) -> tuple[State, list[list[Rows]]]:
     """Return the state of the second engine, and the bars that it closed, by interval in the order of closing."""
     fresh = state.for_rebuild()
+    fresh.held = (span.start_us, span.end_us)
     engine = BarAggregator(fresh)
-    dispatcher = Dispatcher(engine, generation, only=symbols)
+    dispatcher = Dispatcher(engine, generation, only=span.symbols)
     closed: list[list[Rows]] = [[] for _ in INTERVALS]
     for consumed in raw:
 
@@ -143,23 +173,24 @@ def _last(parts: list[Rows]) -> Rows:
     return take(rows, last)
 
 
-def _with_reason(rows: Rows) -> Rows:
-    rows["reason"][rows["kind"] != FROM_VENDOR] = REBUILD
+def _with_reason(rows: Rows, cut: int) -> Rows:
+    rows["reason"][(rows["kind"] != FROM_VENDOR) & (rows["reason"] != cut)] = REBUILD
     return rows
 
 
 class _Range:
     """Decides which bars are in `[start_us, end_us)`, in whole or in part."""
 
-    def __init__(self, state: State, start_us: int, end_us: int, requested: records.Rebuild) -> None:
-        self._start, self._end = start_us, end_us
+    def __init__(self, state: State, span: Span) -> None:
+        start_us, end_us = self._start, self._end = span.start_us, span.end_us
+        calendars = [state.calendars[number] for number in np.unique(state.calendar_of[span.symbols]).tolist()]
         times = np.append(np.arange(start_us, end_us, HOUR_US), end_us - 1)
-        sessions = [known.session_of(times) for known in state.calendars]
+        sessions = [known.session_of(times) for known in calendars]
         # Also dates without a session in the present calendar: a daily bar of such a date must be withdrawn.
-        first, last = max(requested.from_us, start_us), min(requested.to_us, end_us) - 1
+        first, last = max(span.from_us, start_us), min(span.to_us, end_us) - 1
         dates = np.arange(first - first % DAY_US, last + 1, DAY_US)
         closed = np.ones(len(dates), dtype=np.bool_)
-        for known in state.calendars:
+        for known in calendars:
             closed &= ~known.is_session(dates)
         self._sessions = np.unique(np.concatenate([*sessions, dates[closed]]))
 

@@ -47,6 +47,7 @@ def advance(state: State, feed: FeedState) -> None:
 def evict(state: State) -> None:
     """Evict the bars that no feed retains."""
     ranges = [(min(feed.retained_from), feed.newest_us) for feed in state.feeds.values() if feed.retained_from]
+    ranges += [state.held] if state.held else []
     unread = [feed for feed in state.feeds.values() if not feed.retained_from]
     if any(feed.newest_us > NEVER_US for feed in unread):
         return  # a feed has delivered ticks or bars, but its time is not known yet
@@ -77,8 +78,10 @@ def drop_silent_feeds(state: State, sent_at_us: int) -> None:
     """Drop feeds that sent no record for three days of log time if they ended, or six days if they are down.
 
     Each session of the revision window adds one day. Six days span a long weekend: the completeness of a
-    feed's bars must be known while they are retained.
+    feed's bars must be known while they are retained. A rebuild drops no feed.
     """
+    if state.held:
+        return
     since = sent_at_us - state.rules.revision_window_sessions * DAY_US
     dropped = [
         feed

@@ -112,7 +112,8 @@ def sessions_of_fives(state: State, calendar: int, starts: Int64Array) -> Int64A
 
 def _retained(state: State, feed: FeedState, start: int, symbols: Codes) -> Codes:
     """Return the symbols for which the feed retains bars of this start. The other symbols' parts may be evicted."""
-    if len(feed.retained_from) < len(state.calendars):
+    held_from, held_to = state.held or (0, 0)
+    if len(feed.retained_from) < len(state.calendars) or held_from <= start < held_to:
         return symbols
     return symbols[np.array(feed.retained_from)[state.calendar_of[symbols]] <= start]
 

@@ -15,7 +15,7 @@ from tickerplant.aggregation.candidates import CandidateBlocks
 from tickerplant.aggregation.feed_state import FeedState, UnmatchedCorrections
 from tickerplant.aggregation.rows import ROW, Interner, Rows, join
 from tickerplant.aggregation.source_priority import Wait
-from tickerplant.aggregation.state import State
+from tickerplant.aggregation.state import FileSpan, State
 from tickerplant.core.rules import rules_from, values_of
 
 FORMAT: Final = 2
@@ -58,6 +58,7 @@ def encode_snapshot(state: State) -> bytes:
             "feeds": [_encode_feed(feed) for _, feed in sorted(state.feeds.items())],
             "finished": [_encode_blocks(each) for each in (*state.candidates, state.auctions)],
         }
+        | _encode_files(state)
     )
 
 
@@ -77,9 +78,20 @@ def decode_snapshot(data: bytes) -> State:
     state.next_check_us, state.last_sent_us = stored["next_check_us"], stored["last_sent_us"]
     for feed in stored["feeds"]:
         state.add_feed(_decode_feed(feed, state))
+    for name, symbols, *numbers in stored.get("files", ()):
+        state.file_spans[name] = FileSpan(name, np.frombuffer(symbols, dtype=np.int32).copy(), *numbers)
     for candidates, blocks in zip((*state.candidates, state.auctions), stored["finished"], strict=True):
         _decode_blocks(candidates, blocks)
     return state
+
+
+def _encode_files(state: State) -> dict[str, Any]:
+    """Return the files of ticks. Without files, the snapshot has the bytes of former versions."""
+    files = [
+        (span.name, span.symbols.tobytes(), span.first_us, span.last_us, span.first_offset, span.last_offset)
+        for span in state.file_spans.values()
+    ]
+    return {"files": files} if files else {}
 
 
 def _encode_feed(feed: FeedState) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from tickerplant.aggregation import snapshot
 from tickerplant.aggregation.bar_aggregator import BarAggregator
 from tickerplant.aggregation.dispatch import Dispatcher
+from tickerplant.aggregation.earlier_feeds import join_earlier_feeds
 from tickerplant.aggregation.encode import bar_batches, coverage_batch, differences_batch
 from tickerplant.aggregation.outcome import Outcome
 from tickerplant.aggregation.rebuild import rebuild
@@ -43,6 +44,8 @@ class AggregationStage(Stage):
             record = self._dispatcher.apply(consumed, history)
             if isinstance(record.header, records.Rebuild):
                 rebuild(self._engine, self._generation, record, consumed.offset, history)
+            elif isinstance(record.header, records.End):
+                join_earlier_feeds(self._engine, self._generation, record.header.feed, consumed, history)
         except (UnreadableRecord, ConfigError) as error:
             return [dead_letter(consumed, str(error), self._engine.state.last_sent_us, cause=version)]
         self._engine.state.record_hour(consumed.offset)

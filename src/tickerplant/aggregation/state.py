@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -19,6 +20,23 @@ from tickerplant.core.sessions import Calendar, Calendars, matches
 from tickerplant.core.times import FOREVER_US, HOUR_US, NEVER_US, BoolArray, Int64Array
 
 _MAX_HOURS: Final = 24 * 8
+_MAX_FILES: Final = 4_096
+"""Maximum files of ticks that are remembered: some 200 bytes each in every snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpan:
+    """The part of a file of ticks in one partition: symbols (sorted), first and last time, and range of raw offsets.
+
+    `last_us` is NEVER_US until the file has ended. `last_offset` is inclusive.
+    """
+
+    name: str
+    symbols: Codes
+    first_us: int
+    last_us: int
+    first_offset: int
+    last_offset: int
 
 
 class State:
@@ -42,10 +60,14 @@ class State:
         self.pending = PendingMinutes()
         self.hours: list[tuple[int, int]] = []
         """(log time, raw offset), at least one hour apart. All records before the offset were sent by that time."""
+        self.file_spans: dict[str, FileSpan] = {}
+        """The files of ticks so far, also after their feeds were dropped: at most `_MAX_FILES`, oldest first."""
         self.next_check_us = NEVER_US
         """Log time of the next check for silent feeds."""
         self.last_sent_us = NEVER_US
         """The clock of the log: the greatest `sent_at_us` so far."""
+        self.held: tuple[int, int] | None = None
+        """Range `[start, end]` that a rebuild recomputes: its bars are not evicted. None outside a rebuild."""
         # The attributes below are caches, or derived from those above.
         self.calendars: list[Calendar] = []
         self.calendar_of: Codes = np.empty(0, dtype=np.int32)
@@ -67,6 +89,32 @@ class State:
     def offset_before(self, time_us: int) -> int:
         """Return the largest known raw offset before which all records were sent by `time_us`; 0 if none is known."""
         return max((offset for sent, offset in self.hours if sent <= time_us), default=0)
+
+    def offset_after(self, time_us: int, offset: int) -> int:
+        """Return the smallest known raw offset of a record sent after `time_us`; `offset` if none is known."""
+        return min((known for sent, known in self.hours if sent > time_us), default=offset)
+
+    def file_begins(self, name: str, symbols: Codes, first_us: int, offset: int) -> None:
+        """Store the begin of a file, whose `Start` record has this offset. A file that resumes keeps its begin."""
+        known = self.file_spans.get(name)
+        if known is not None:
+            symbols, first_us = np.union1d(known.symbols, symbols), min(known.first_us, first_us)
+            offset = min(known.first_offset, offset)
+        self.file_spans[name] = FileSpan(name, np.unique(symbols), first_us, NEVER_US, offset, offset)
+        if len(self.file_spans) > _MAX_FILES:
+            del self.file_spans[next(iter(self.file_spans))]
+
+    def file_ends(self, feed: FeedState, offset: int) -> FileSpan | None:
+        """Store the end of a file, whose `End` record has this offset; return its span, None for a file without ticks.
+
+        A file of bars needs no span: vendors' bars compete in the store.
+        """
+        span = self.file_spans.pop(feed.name, None)
+        if span is None or not feed.sources:
+            return None
+        last_us = max(feed.newest_us, feed.watermark_us)
+        span = self.file_spans[feed.name] = replace(span, last_us=last_us, last_offset=offset)
+        return span
 
     def oldest_offset(self) -> int | None:
         """Return the smallest raw offset that a correction may read again; None if there is none.
@@ -112,6 +160,11 @@ class State:
             self.feeds[number] = FeedState(name, number)
             self.feeds[number].activity.fit(self.activities)
         return self.feeds[number]
+
+    def known_feed(self, name: str) -> FeedState | None:
+        """Return the feed of that name, None if there is none."""
+        number = self._feed_numbers.get(name)
+        return None if number is None else self.feeds[number]
 
     def file_claims(self) -> dict[int, list[int]]:
         """Return the numbers of the files that claim a minute whole because they begin or end in it, by its start."""

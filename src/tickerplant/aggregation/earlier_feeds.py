@@ -1,0 +1,175 @@
+"""Sessions that a file of ticks shares with a feed whose bars are no longer in memory.
+
+A file that begins or ends inside a session has only a part of it. Another feed may have had the rest: a file of other
+hours, or the live feed. If that feed's bars were evicted, the session is recomputed from the raw records of both. Thus
+the result does not depend on the time between two replays. If the log no longer has the other feed's records, the bars
+that need them are published incomplete, with the reason `cut`: the daily bar, and the minute and the 5m bar in which
+this file begins or ends.
+
+Only the first and the last session of a file are concerned. A file has all trades of the sessions between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tickerplant.aggregation.bar_aggregator import BarAggregator
+from tickerplant.aggregation.feed_state import FeedState
+from tickerplant.aggregation.outcome import FeedStatus
+from tickerplant.aggregation.rebuild import MARGIN_US, Span, replace_range
+from tickerplant.aggregation.rows import CUT, DAYS, INTERVALS, MINUTES, Codes, Rows
+from tickerplant.aggregation.state import FileSpan, State
+from tickerplant.core import reasons
+from tickerplant.core.sessions import NO_SESSION
+from tickerplant.core.streams import ConsumedRecord, History
+from tickerplant.core.times import FOREVER_US, NEVER_US
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A feed's part of a session before (or after) the file: its symbols, and the range of its raw offsets.
+
+    `feed`: number of the feed; None if it is no longer in memory.
+    """
+
+    feed: int | None
+    symbols: Codes
+    begin: int
+    end: int
+
+
+@dataclass(slots=True)
+class _Shared:
+    """A session that begins or ends outside the file. `edges`: first or last time of the file in it, or both."""
+
+    session: int
+    start_us: int
+    end_us: int
+    parts: list[_Part] = field(default_factory=list)
+    edges: set[int] = field(default_factory=set)
+
+
+def join_earlier_feeds(
+    engine: BarAggregator, generation: int, name: str, consumed: ConsumedRecord, history: History
+) -> None:
+    """Recompute the sessions that a file, which has ended with the record `consumed`, shares with earlier feeds."""
+    state = engine.state
+    feed = state.feed(name)
+    mine = state.file_ends(feed, consumed.offset) if feed.is_file else None
+    if mine is None:
+        return
+    calendars = state.calendar_of[mine.symbols]
+    for calendar in np.unique(calendars).tolist():
+        symbols = mine.symbols[calendars == calendar]
+        for shared in _shared_sessions(state, feed, mine, calendar, symbols, consumed.offset):
+            _join(engine, generation, mine, shared, consumed, history)
+
+
+def _shared_sessions(
+    state: State, feed: FeedState, mine: FileSpan, calendar: int, symbols: Codes, offset: int
+) -> list[_Shared]:
+    """Return the sessions of the file's first and last time in which evicted bars of other feeds may exist."""
+    found: dict[int, _Shared] = {}
+    known = state.calendars[calendar]
+    sides = (mine.first_us, NEVER_US, mine.first_us), (mine.last_us, mine.last_us + 1, FOREVER_US)
+    for edge, begin, end in sides:
+        session = int(known.session_of(np.array([edge]))[0])
+        if session == NO_SESSION:
+            continue
+        start_us, end_us = (int(bound[0]) for bound in known.bounds_of(np.array([session])))
+        outside = max(start_us, begin), min(end_us, end)
+        parts = [
+            *_of_files(state, mine, symbols, *outside),
+            *_of_other_feeds(state, feed, symbols, *outside, offset),
+        ]
+        if parts:
+            present = _present_feeds(state, start_us, end_us)
+            parts = [part for part in parts if part.feed not in present]
+        if parts:
+            shared = found.setdefault(session, _Shared(session, start_us, end_us))
+            shared.parts += parts
+            shared.edges.add(edge)
+    return list(found.values())
+
+
+def _present_feeds(state: State, start_us: int, end_us: int) -> set[int]:
+    """Return the numbers of the feeds that have minutes of a range in memory."""
+    blocks = state.candidates[MINUTES].blocks
+    inside = [block["feed"] for start, block in blocks.items() if start_us <= start < end_us]
+    return set(np.unique(np.concatenate(inside)).tolist()) if inside else set()
+
+
+def _of_files(state: State, mine: FileSpan, symbols: Codes, start_us: int, end_us: int) -> Iterator[_Part]:
+    """Yield the parts of other files in `[start_us, end_us)`, which is outside the file."""
+    for span in state.file_spans.values():
+        if span is not mine and span.first_us < end_us and start_us <= span.last_us:
+            common = np.intersect1d(span.symbols, symbols)
+            if len(common):
+                known = state.known_feed(span.name)
+                yield _Part(known.number if known else None, common, span.first_offset, span.last_offset + 1)
+
+
+def _of_other_feeds(
+    state: State, feed: FeedState, symbols: Codes, start_us: int, end_us: int, offset: int
+) -> Iterator[_Part]:
+    """Yield the parts of feeds of ticks that are no files in `[start_us, end_us)`, which is outside the file."""
+    for other in state.feeds.values():
+        if other is feed or other.is_file or not other.sources:
+            continue
+        if any(begin < end_us and start_us < min(end, other.newest_us + 1) for begin, end in other.coverage):
+            common = np.intersect1d(other.expected, symbols)
+            if len(common):
+                begin = state.offset_before(start_us - MARGIN_US)
+                yield _Part(other.number, common, begin, state.offset_after(end_us + MARGIN_US, offset))
+
+
+def _join(
+    engine: BarAggregator, generation: int, mine: FileSpan, shared: _Shared, consumed: ConsumedRecord, history: History
+) -> None:
+    """Recompute a session from the raw records of the file and of the other feeds' parts.
+
+    If the user states that the file has its first and last interval whole, nothing is marked incomplete.
+    """
+    state = engine.state
+    lost = [part for part in shared.parts if next(history(part.begin, part.begin + 1), None) is None]
+    kept = [part for part in shared.parts if not any(part is one for one in lost)]
+    ranges = [(part.begin, part.end) for part in kept]
+    raw = _records([*ranges, (mine.first_offset, consumed.offset)], consumed, history)
+    common = np.unique(np.concatenate([part.symbols for part in shared.parts]))
+    if state.feed(mine.name).firm and not ranges:
+        return
+    missing = np.unique(np.concatenate([part.symbols for part in lost])) if lost else common[:0]
+
+    def mark_lost(fresh: State, closed: list[list[Rows]]) -> None:
+        for interval in range(len(INTERVALS)):
+            for rows in (*closed[interval], *fresh.candidates[interval].blocks.values()):
+                _mark(state, rows, missing, shared, interval)
+
+    mark = mark_lost if lost and not state.feed(mine.name).firm else None
+    span = Span(common, shared.start_us, shared.end_us, shared.start_us, shared.end_us)
+    replace_range(engine, generation, span, raw, history, mark)
+    if lost:
+        reason = "the log no longer has the prints of an earlier feed of the session: its bars are incomplete"
+        engine.report(FeedStatus(mine.name, "unsupported", shared.start_us, reason, len(missing)))
+
+
+def _mark(state: State, rows: Rows, symbols: Codes, shared: _Shared, interval: int) -> None:
+    """Mark the bars that lack another feed's trades, in place."""
+    starts = {shared.session} if interval == DAYS else {INTERVALS[interval].floor(edge) for edge in shared.edges}
+    cut = np.isin(rows["start"], np.array(sorted(starts))) & np.isin(rows["symbol"], symbols)
+    rows["flaws"][cut] |= CUT
+    rows["complete"][cut] = False
+    rows["reason"][cut] = state.reasons.code(reasons.CUT)
+
+
+def _records(ranges: Iterable[tuple[int, int]], consumed: ConsumedRecord, history: History) -> Iterator[ConsumedRecord]:
+    """Yield the records of these ranges of offsets in order, each once, and then the step's own record."""
+    read_to = 0
+    for begin, end in sorted(ranges):
+        if end > read_to:
+            yield from history(max(begin, read_to), end)
+            read_to = end
+    yield consumed
