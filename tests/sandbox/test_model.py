@@ -254,3 +254,21 @@ def test_us_sessions_have_holidays_and_half_days() -> None:
     noon = np.array([thanksgiving + 17 * HOUR_US, thanksgiving + DAY_US + 17 * HOUR_US])
     assert market.is_open(noon).tolist() == [False, True]
     assert SimulatedMarket(MarketSettings(("AAPL",))).is_open(noon).tolist() == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("friday", "closed", "open_again"),
+    [
+        ("2026-03-06", "2026-03-06T22:00", "2026-03-08T21:00"),  # New York's clocks go forward on this Sunday
+        ("2026-10-30", "2026-10-30T21:00", "2026-11-01T22:00"),  # and back on this one
+        ("2026-01-02", "2026-01-02T22:00", "2026-01-04T22:00"),
+    ],
+)
+def test_with_sessions_currency_pairs_do_not_trade_at_weekends(friday: str, closed: str, open_again: str) -> None:
+    market = SimulatedMarket(MarketSettings(("AAPL", "EUR/USD", "BTC/USD"), 1.0, 7, "us"))
+    begin, first, second = (int(np.datetime64(text, "us").astype(np.int64)) for text in (friday, closed, open_again))
+    every = range(begin, begin + 4 * DAY_US, HOUR_US)
+    hours = market.bars("EUR/USD", begin, begin + 4 * DAY_US, HOUR_US).starts_us.tolist()
+    assert hours == [hour for hour in every if not first <= hour < second]
+    assert market.bars("BTC/USD", begin, begin + 4 * DAY_US, HOUR_US).starts_us.tolist() == [*every]
+    assert not len(market.trades_of("EUR/USD", first, first + HOUR_US // 4).times_us)

@@ -106,9 +106,9 @@ class DayModel:
         profiles, keys = self._profiles, self._profiles.key[codes]
         open_us, minutes = hours.of(days)
         key = hashed(keys, _SALT_DAY, days)
-        begin, end = days * 4, days * 4 + (4 if hours.is_always else 3)
+        begin, end = days * 4, days * 4 + (4 if hours.is_continuous else 3)
         span = (end - begin) / 4
-        jump, jump_day, jump_at = self._jumps(keys, days, by_night=not hours.is_always)
+        jump, jump_day, jump_at = self._jumps(keys, days, by_night=not hours.is_continuous)
         jump = jump * profiles.sigma[codes] / _JUMP_SIGMA
         part = jump_day - days // _JUMP_DAYS * _JUMP_DAYS
         today = (jump_day == days) & (jump_at > 0)

@@ -44,6 +44,11 @@ class Hours:
         """Return True if every day is open from midnight to midnight."""
         return self._calendar is None
 
+    @property
+    def is_continuous(self) -> bool:
+        """Return True if one day continues the day before: prices do not move overnight."""
+        return self.is_always
+
     def of(self, days: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Return open (microseconds) and length (minutes, 0 if closed) of each day, given as days since 1970."""
         opens = days * DAY_US
@@ -79,15 +84,47 @@ class Hours:
         return table.reshape(len(lengths), blocks, BLOCK), which.astype(np.int64)
 
     def _shape(self, length: int) -> Float64Array:
-        minute = np.arange(length)
         if self._calendar is None:
-            # The maximum is at 15:00 UTC, during the day of Europe and America; the minimum is at 03:00.
-            return 1 + 0.2 * np.sin((minute / _DAY_MINUTES - 0.375) * 2 * np.pi)
+            return _flat_shape(length)
+        minute = np.arange(length)
         to_close = length - 1 - minute
         shape = 0.55 + 2.0 * np.exp(-minute / 18) + 0.7 * np.exp(-minute / 70) + 1.6 * np.exp(-to_close / 12)
         shape += 0.6 * np.exp(-to_close / 60)
         result: Float64Array = shape / shape.mean() if length else shape
         return result
+
+
+class WeekHours(Hours):
+    """The part of each UTC day in which a market trades that closes at weekends only: foreign exchange."""
+
+    @property
+    def is_continuous(self) -> bool:
+        """Return True: one day continues the day before."""
+        return True
+
+    def of(self, days: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Return open and length of each day; on Friday and Sunday a part of the day is closed."""
+        assert self._calendar is not None
+        starts, ends = days * DAY_US, (days + 1) * DAY_US
+        first, last = self._calendar.session_of(starts), self._calendar.session_of(ends - 1)
+        opens, closes = starts.copy(), starts.copy()
+        begins, finishes = (first == NO_SESSION) & (last != NO_SESSION), (first != NO_SESSION) & (last == NO_SESSION)
+        closes[last != NO_SESSION] = ends[last != NO_SESSION]
+        opens[begins] = self._calendar.open_of(last[begins])
+        closes[finishes] = self._calendar.close_of(first[finishes])
+        return opens, (closes - opens) // MINUTE_US
+
+    def _shape(self, length: int) -> Float64Array:
+        return _flat_shape(length)
+
+
+def _flat_shape(length: int) -> Float64Array:
+    """Return the activity of each minute of a day round the clock, or of a part of it.
+
+    The maximum is at 15:00 UTC, during the day of Europe and America; the minimum is at 03:00.
+    """
+    result: Float64Array = 1 + 0.2 * np.sin((np.arange(length) / _DAY_MINUTES - 0.375) * 2 * np.pi)
+    return result
 
 
 EXCHANGE: Final = Hours("XNYS")

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tickerplant.core.errors import ConfigError
+from tickerplant.core.sessions import FOREIGN_EXCHANGE, matches
 from tickerplant.core.times import DAY_US, MINUTE_US, BoolArray, Float64Array, Int64Array
 from tickerplant.protocols.market import Bars, TradeBatch
 from tickerplant.sandbox.days import DayModel, Days, Minutes
-from tickerplant.sandbox.hours import BLOCK, Hours
+from tickerplant.sandbox.hours import BLOCK, Hours, WeekHours
 from tickerplant.sandbox.symbol_profiles import KNOWN, SymbolProfiles
 
 _DAYS_PER_BATCH: Final = 128
@@ -41,9 +42,9 @@ def symbol_names(count: int) -> tuple[str, ...]:
 class MarketSettings:
     """The settings of a market. `rate`: average trades per second over all symbols while their markets are open.
 
-    `sessions`: `always` or `us`. `us`: stocks trade in New York's regular sessions, with holidays and half days; other
-    symbols trade round the clock. `always`: stocks trade round the clock too, so that a demo shows trades at any hour.
-    The plant then needs the calendar `24/7`.
+    `sessions`: `always` or `us`. `us`: stocks trade in New York's regular sessions, with holidays and half days;
+    currency pairs trade from Sunday 17:00 to Friday 17:00 New York; other symbols trade round the clock. `always`: all
+    symbols trade round the clock, so that a demo shows trades at any hour. The plant then needs the calendar `24/7`.
     """
 
     symbols: Sequence[str] = field(default_factory=lambda: symbol_names(12))
@@ -71,8 +72,13 @@ class SimulatedMarket:
         self._model = DayModel(self._profiles, settings.rate)
         always, exchange = Hours(None), Hours("XNYS")
         self._stock_hours = exchange if settings.sessions == "us" else always
-        round_the_clock = ~self.stock | self._stock_hours.is_always
-        by_hours = ((always, np.flatnonzero(round_the_clock)), (exchange, np.flatnonzero(~round_the_clock)))
+        demo = np.full(len(self.symbols), self._stock_hours.is_always)
+        pairs = np.array([matches(symbol, "{currency}/{currency}") for symbol in self.symbols])
+        by_hours = (
+            (always, np.flatnonzero(demo | ~(self.stock | pairs))),
+            (exchange, np.flatnonzero(self.stock & ~demo)),
+            (WeekHours(FOREIGN_EXCHANGE), np.flatnonzero(pairs & ~demo)),
+        )
         self._groups = [_HoursGroup(hours, codes) for hours, codes in by_hours if len(codes)]
 
     def trades(self, start_us: int, end_us: int) -> TradeBatch:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tickerplant.market_data.clients.twelvedata.day_volume import NEW_DAY_US, DayVolumes
 
@@ -95,8 +97,47 @@ def test_after_hours_of_silence_a_lower_volume_begins_a_new_day() -> None:
     volumes = volumes_of()
     sizes_of(volumes, (0, 100, 0), (1, 100, 0))
     hours = NEW_DAY_US // SECOND
-    assert sizes_of(volumes, (0, 80, hours), (1, 80, hours - 1)) == [80, UNKNOWN]
-    assert sizes_of(volumes, (0, 90, hours + 1)) == [10]
+    assert sizes_of(volumes, (0, 40, hours), (1, 40, hours - 1)) == [40, UNKNOWN]
+    assert sizes_of(volumes, (0, 50, hours + 1)) == [10]
+
+
+def test_after_hours_of_silence_a_slightly_lower_volume_may_be_a_correction() -> None:
+    volumes = volumes_of()
+    sizes_of(volumes, (0, 5_000_000, 0))
+    hours = NEW_DAY_US // SECOND
+    assert sizes_of(volumes, (0, 4_999_990, hours), (0, 5_000_010, hours + 1)) == [UNKNOWN, 20]
+
+
+def test_an_error_after_hours_of_silence_gives_no_size_of_the_whole_day() -> None:
+    volumes = volumes_of()
+    sizes_of(volumes, (0, 5_000_000, 0))
+    hours = NEW_DAY_US // SECOND
+    errors = [(0, volume, hours + at) for at, volume in enumerate((40, 5_000_010, 5_000_020))]
+    found = [size for one in errors for size in sizes_of(volumes, one)]
+    assert found == [40, UNKNOWN, 0]  # the growth of 20 is in the 40
+    assert sizes_of(volumes, (0, 5_000_050, hours + 9)) == [10]
+
+
+def test_volumes_that_fall_at_midnight_utc_begin_a_new_day_without_silence() -> None:
+    """A crypto exchange trades round the clock: sizes of the second day do not depend on those of the first."""
+    volumes, midnight = volumes_of(), 86_400
+    sizes_of(volumes, (0, 0, midnight - 9))
+    sizes_of(volumes, (0, 1_000, midnight - 8), (0, 1_500, midnight - 7), (0, 2_000, midnight - 1))
+    assert sizes_of(volumes, (0, 30, midnight)) + sizes_of(volumes, (0, 35, midnight + 1)) == [UNKNOWN, 35]
+    found = [size for at in range(2, 90) for size in sizes_of(volumes, (0, 35 + 10 * at, midnight + at))]
+    assert sum(found) == 890
+
+
+def test_sizes_after_a_fall_within_a_day_are_unknown_until_hours_later() -> None:
+    volumes = volumes_of()
+    sizes_of(volumes, (0, 0, 0))
+    sizes_of(volumes, (0, 1_000, 1))
+    assert sizes_of(volumes, (0, 1_100, 2)) == [1_100]  # all of the session has been counted
+    assert sizes_of(volumes, (0, 30, 3), (0, 35, 4)) == [UNKNOWN, UNKNOWN]
+    hours = NEW_DAY_US // SECOND
+    low = [size for at in range(5, hours, 600) for size in sizes_of(volumes, (0, 35 + at / 100, at))]
+    assert {*low} == {UNKNOWN}
+    assert sizes_of(volumes, (0, 200, hours + 5), (0, 210, hours + 6))[1] == 10
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["one batch", "a batch for each tick"])
@@ -128,7 +169,6 @@ def test_an_auction_is_not_an_error() -> None:
     volumes = volumes_of()
     sizes_of(volumes, (0, 100, 0))
     assert sizes_of(volumes, (0, 50_000, 1)) + sizes_of(volumes, (0, 50_010, 2)) == [UNKNOWN, 49_910]
-    assert sizes_of(volumes, (0, 101, 99)) + sizes_of(volumes, (0, 103, 100)) == [UNKNOWN, 103]
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -162,6 +202,31 @@ def test_no_sequence_of_volumes_gives_more_than_the_highest_of_them(seed: int) -
     found = [size for k in range(80) for size in sizes_of(volumes, (0, given[k], k))]
     assert sum(max(0.0, size) for size in found) <= given.max()
     assert max(found) < given.max() / 2
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, 40, 100, 999, 5_000_000, 5_000_200, 90_000_000]) | st.integers(0, 10_000),
+            st.integers(0, 60),
+            st.integers(1, 4),
+        ),
+        min_size=1,
+        max_size=24,
+    )
+)
+def test_sizes_of_one_date_never_add_up_to_more_than_the_highest_volume(rows: list[tuple[int, int, int]]) -> None:
+    volumes, found, at, time = volumes_of(), list[float](), 0, 0
+    while at < len(rows):
+        batch: list[Update] = []
+        for volume, pause, _ in rows[at : at + rows[at][2]]:
+            time += pause
+            batch.append((0, volume, time))
+        at += len(batch)
+        found += sizes_of(volumes, *batch)
+    assert all(size == UNKNOWN or size >= 0 for size in found)
+    assert sum(size for size in found if size > 0) <= max(volume for volume, _, _ in rows)
 
 
 @pytest.mark.parametrize("seed", range(8))

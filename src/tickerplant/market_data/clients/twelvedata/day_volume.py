@@ -8,14 +8,16 @@ A volume is *plausible* if it is between the former volume and its double. Other
 - Messages in the wrong order within one batch: messages of one symbol and second are sorted by their volumes.
 - A late message, or a correction by less than half: its size is unknown, and the former volume stays in force. The
   growth of the total already contains that trade. Its place among the prints of its second is unknown too.
-- A new day: a lower volume after hours of silence. The whole volume is new.
+- A new day: a volume of less than half after hours of silence. The whole volume is new.
 - A new day without silence, or a large auction: the next volumes continue the new one.
 - An error: the next volumes continue the former one.
 
 The last two differ only in what follows. The size of such a tick is therefore unknown, until a later volume is
-plausible after it or after the former one. The size of that tick contains all growth since the last known volume. The
-sizes of a session thus never add up to more than its volume, except that a session of errors (two of them that continue
-each other) counts until the former volume is back; the growth after that is reduced by what the errors have counted.
+plausible after it or after the former one. The size of that tick contains all growth since the last known volume.
+
+The sizes of a session never add up to more than its highest volume. After a fall on the same UTC date, the session is
+in doubt for `NEW_DAY_US`: the lower volumes may be errors that continue each other. Sizes that would exceed the bound
+are then unknown. If the former volume comes back, its growth is reduced by what the errors have counted.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tickerplant.core.times import HOUR_US, NEVER_US, Float64Array, Int64Array
+from tickerplant.core.times import DAY_US, HOUR_US, NEVER_US, Float64Array, Int64Array
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -36,32 +38,58 @@ same time after a fall, a volume that jumps to the former one or above continues
 
 
 @dataclass(slots=True)
+class _Former:
+    """The volume in force before a fall at `at`. `base`, `debt`: as in `_SymbolVolume`. `same_day`: no date changed."""
+
+    level: float
+    base: float
+    debt: float
+    at: int
+    same_day: bool
+
+    @property
+    def counted(self) -> float:
+        """Return the sum of the sizes before the fall."""
+        return self.level - self.base + self.debt
+
+
+@dataclass(slots=True)
 class _SymbolVolume:
     """The volume of one symbol while it is in doubt. NaN: none.
 
-    `level`: the volume in force, of a tick at `at`. `debt`: growth that has been counted in advance. `pending`: a
-    volume that neither continues `level` nor is confirmed. `former`: the volume in force before a fall at `former_at`,
-    with its debt.
+    `level`: the volume in force, of a tick at `at`. `base`: the part of `level` that no size contains. `debt`: growth
+    that has been counted in advance. The sizes so far add up to `level - base + debt`. `pending`: a volume that neither
+    continues `level` nor is confirmed; the last tick before it was at `pending_after`.
     """
 
     level: float
     at: int
-    debt: float
-    pending: float
-    former: float
-    former_at: int
-    former_debt: float
+    base: float
+    debt: float = 0.0
+    pending: float = np.nan
+    pending_after: int = NEVER_US
+    former: _Former | None = None
+
+    @property
+    def counted(self) -> float:
+        """Return the sum of the sizes."""
+        return self.level - self.base + self.debt
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Return whether the next volume requires more than the volume in force."""
+        return bool(self.debt) or not np.isnan(self.pending) or (self.former is not None and self.former.same_day)
 
     def size(self, volume: float, now: int) -> float:
         """Return the size of a tick with this volume, NaN if it is unknown; update the state."""
-        silent = now - self.at >= NEW_DAY_US
-        self.at = max(self.at, now)
+        before, self.at = self.at, max(self.at, now)
+        if self.former is not None and now - self.former.at >= NEW_DAY_US:
+            self.former = None  # the fall has lasted: it was a new day
         if np.isnan(self.level):
-            self.level = volume
+            self.level = self.base = volume
             return np.nan
-        if silent and volume < (self.level if np.isnan(self.pending) else max(self.level, self.pending)):
-            self.level, self.debt, self.pending, self.former = volume, 0.0, np.nan, np.nan
-            return volume
+        if now - before >= NEW_DAY_US and volume < self.level:
+            return self._begin_day(volume, before, now)
         if _continues(self.level, volume):
             self.pending = np.nan
             return self._grow(volume)
@@ -69,34 +97,52 @@ class _SymbolVolume:
             return np.nan
         if volume != self.pending and (_continues(self.pending, volume) or _is_late(self.pending, volume)):
             return self._confirm(volume, now)  # an equal volume may be a repeat of the message
+        if np.isnan(self.pending):
+            self.pending_after = before
         self.pending = volume
         return np.nan
+
+    def _begin_day(self, volume: float, before: int, now: int) -> float:
+        """Return the size of a lower volume after hours of silence."""
+        self.pending = np.nan
+        if volume >= self.level / 2:  # perhaps a correction: no print has most of a day's volume
+            self.level = self.base = volume
+            self.debt, self.former = 0.0, None
+            return np.nan
+        self.former = self._as_former(before, now)
+        self.level, self.base, self.debt = 0.0, 0.0, 0.0
+        return self._grow(volume)
+
+    def _as_former(self, before: int, now: int) -> _Former:
+        return _Former(self.level, self.base, self.debt, now, before // DAY_US == now // DAY_US)
 
     def _confirm(self, volume: float, now: int) -> float:
         """Return the size of a tick that confirms the pending volume."""
         self.pending = np.nan
+        former = self.former
         if volume < self.level:
-            if self._has_former(now):  # a second fall within hours: the first one may be an error as well
-                self.former_debt += self.level + self.debt
-            else:
-                self.former, self.former_at, self.former_debt = self.level, now, self.debt
-            self.level, self.debt = volume, 0.0
-            return volume
-        if self._has_former(now) and volume >= self.former / 2:
-            self.debt += self.level + self.former_debt
-            self.level, self.former = self.former, np.nan
+            if former is None or former.level <= self.level:
+                self.former = self._as_former(self.pending_after, now)
+                self.former.debt += former.counted if former is not None else 0.0
+            else:  # a second fall within hours: the first one may be an error as well
+                former.debt += self.counted
+            self.level, self.base, self.debt = 0.0, 0.0, 0.0
+        elif former is not None and former.level > self.level and volume >= former.level / 2:
+            self.level, self.base, self.debt = former.level, former.base, former.debt + self.counted
+            self.former = None
             if volume < self.level:
                 return np.nan
         return self._grow(volume)
 
-    def _has_former(self, now: int) -> bool:
-        return self.former > self.level and now - self.former_at < NEW_DAY_US
-
     def _grow(self, volume: float) -> float:
         growth = volume - self.level
         paid = min(self.debt, growth)
+        size, former = growth - paid, self.former
+        if former is not None and former.same_day and former.counted + self.counted + size > max(former.level, volume):
+            self.level, self.base, self.debt = volume, self.base + size, self.debt - paid
+            return np.nan
         self.level, self.debt = volume, self.debt - paid
-        return growth - paid
+        return size
 
 
 def _continues(level: float, volume: float) -> bool:
@@ -114,16 +160,18 @@ class DayVolumes:
 
     def __init__(self) -> None:
         self._level = np.empty(0)
+        self._base = np.empty(0)
         self._at = np.empty(0, np.int64)
         self._in_doubt: dict[int, _SymbolVolume] = {}
         """Symbols with a pending volume, a debt or a former volume, by code."""
-        self._apart = np.empty(0, np.bool_)  # those with a pending volume or a debt: their ticks are not vectorised
+        self._apart = np.empty(0, np.bool_)  # those of them in doubt: their ticks are not vectorised
 
     def grow(self, symbols: int) -> None:
         """Extend the state to this number of symbols."""
         new = symbols - len(self._level)
         if new > 0:
             self._level = np.concatenate([self._level, np.full(new, np.nan)])
+            self._base = np.concatenate([self._base, np.full(new, np.nan)])
             self._at = np.concatenate([self._at, np.full(new, NEVER_US)])
             self._apart = np.concatenate([self._apart, np.zeros(new, np.bool_)])
 
@@ -161,6 +209,8 @@ class DayVolumes:
             first, grown = first[plain], grown[plain]
         if len(order):
             sizes[order] = grown  # NaN for the first tick of a symbol
+            begins = first & np.isnan(grown)
+            self._base[symbol[begins]] = volume[begins]
             last = np.append(first[1:], True)
             self._level[symbol[last]] = volume[last]
             self._at[symbol[last]] = at[last]
@@ -179,16 +229,14 @@ class DayVolumes:
         return row_order
 
     def _walk(self, code: int, ticks: list[tuple[int, float, int]], sizes: Float64Array) -> None:
-        level, at = float(self._level[code]), int(self._at[code])
-        known = self._in_doubt.pop(code, None)
-        if known is None:
-            known = _SymbolVolume(level, at, 0.0, np.nan, np.nan, NEVER_US, 0.0)
-        known.level, known.at = level, at  # vectorised ticks may have continued the volume
+        known = self._in_doubt.pop(code, None) or _SymbolVolume(np.nan, NEVER_US, np.nan)
+        # Vectorised ticks may have continued the volume.
+        known.level, known.base, known.at = float(self._level[code]), float(self._base[code]), int(self._at[code])
         for row, volume, now in ticks:
             sizes[row] = known.size(volume, now)
-        self._level[code], self._at[code] = known.level, known.at
-        self._apart[code] = bool(known.debt) or not np.isnan(known.pending)
-        if self._apart[code] or known.former > known.level:
+        self._level[code], self._base[code], self._at[code] = known.level, known.base, known.at
+        self._apart[code] = known.is_in_doubt
+        if known.is_in_doubt or known.former is not None:
             self._in_doubt[code] = known
 
 
