@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.aggregation.plant import SENT, at, bars, continued, decoded, end, last, mark, run, start, ticks
+from tickerplant.aggregation.snapshot import is_equal
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US
@@ -138,6 +140,18 @@ def test_a_restart_before_each_record_changes_nothing() -> None:
         assert [[bytes(o.value) for o in step] for step in continued(raw, second, where)] == [
             [bytes(o.value) for o in step] for step in steps[where:]
         ]
+
+
+def test_a_snapshot_of_a_former_version_without_files_equals_the_recomputed_state() -> None:
+    stage = AggregationStage(1)
+    run([*file("file:first", *MORNING), *file("file:second", *NOON, days=5)], stage)
+    state = msgspec.msgpack.decode(stage.snapshot())
+    former = {name: value for name, value in state.items() if name != "files"}
+    other = former | {"next_feed": 9}
+    some = former | {"files": state["files"][:1]}
+    encoded = [msgspec.msgpack.encode(each) for each in (former, some, other, state | {"files": [["x"]]})]
+    assert [is_equal(each, stage.snapshot()) for each in encoded] == [True, True, False, False]
+    assert AggregationStage(1, encoded[0]).snapshot() == encoded[0]
 
 
 def test_a_rebuild_finds_files_that_were_replayed_days_apart() -> None:

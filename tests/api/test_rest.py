@@ -130,14 +130,14 @@ def test_daily_bars_have_dates_in_any_zone(client: httpx.Client) -> None:
 def test_weeks_and_hours_are_built_when_read(client: httpx.Client) -> None:
     weeks = client.get("/v1/historical/AAPL", params={"interval": "1w"}).json()["bars"]
     assert [(week["time"], week["open"], week["state"]) for week in weeks] == [
-        ("2026-03-02", 6.0, "final"), ("2026-03-09", 10.0, "forming"),
+        ("2026-03-02", 6.0, "final"), ("2026-03-09", 10.0, "final"),
     ]  # fmt: skip
     hours = client.get("/v1/intraday/AAPL", params={"interval": "1h", "start": "2026-03-09"}).json()["bars"]
     assert [(hour["time"][11:16], hour["open"], hour["close"]) for hour in hours] == [
         ("13:00", 0.0, 5.5), ("14:00", 6.0, 17.5), ("15:00", 18.0, 23.5),
     ]  # fmt: skip
     assert hours[0]["volume"] == 60.0
-    assert [hour["state"] for hour in hours] == ["final", "final", "forming"]
+    assert [hour["state"] for hour in hours] == ["final", "final", "final"], "the market's time is months later"
 
 
 def test_a_bar_that_is_built_when_read_is_final_when_its_end_has_passed_for_the_feed(
@@ -167,6 +167,18 @@ def test_a_bar_that_is_built_when_read_is_final_when_its_end_has_passed_for_the_
         assert states(weeks) == ["final", "forming"]
         clock[0] = friday_close
         assert states(weeks) == ["final", "final"]
+
+
+def test_a_bar_whose_end_is_a_day_ago_is_final_although_no_feed_reports_it(log: EventLog, store: MemoryStore) -> None:
+    """The bars of AAPL are from a file that ends at 15:30 on Tuesday."""
+    fill(store)
+    ends = {"/v1/intraday/AAPL?interval=1h": T0 + 150 * MINUTE, "/v1/historical/AAPL?interval=1w": MIDNIGHT + 4 * DAY}
+    ends["/v1/historical/AAPL?interval=1w"] += 20 * 3600 * 1_000_000  # Friday's close
+    clock = [0]
+    with serving(log, store, now_us=lambda: clock[0]) as (client, _, _):
+        for path, end in ends.items():
+            for clock[0], state in ((end + DAY - 1, "forming"), (end + DAY, "final")):
+                assert client.get(path).json()["bars"][-1]["state"] == state
 
 
 def test_a_week_is_final_with_the_bar_of_its_last_session(log: EventLog, store: MemoryStore) -> None:

@@ -19,10 +19,13 @@ from tickerplant.api.store_reader import ReadTransaction
 from tickerplant.core.adjustment import AS_TRADED, Adjustment
 from tickerplant.core.interval import Interval
 from tickerplant.core.sessions import AlwaysOpen, Calendar, end_of
-from tickerplant.core.times import times_of
+from tickerplant.core.times import DAY_US, times_of
 
 MAX_BASE_ROWS: Final = 200_000
 """Maximum stored rows from which one answer builds coarser bars."""
+LONG_OVER_US: Final = DAY_US
+"""Time after the end of a bar from which it is final, even if no feed reports that the symbol did not trade. Files and
+removed subscriptions report nothing after their last bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,10 @@ class CoarseBars:
         return built.slice(max(0, built.num_rows - count)) if start_us is None else built.slice(0, count)
 
     async def _is_over(self, transaction: ReadTransaction, table: pa.Table) -> bool:
-        """Return whether no base bar can follow in the last bar: its end has passed for the symbol's feeds."""
+        """Return whether no base bar can follow in the last bar: its end has passed for the symbol's feeds.
+
+        A bar whose end is `LONG_OVER_US` ago is over too.
+        """
         base, newest_us = BASE[self.interval], int(times_of(table.column("time"))[-1])
         start_us = self.interval.floor(newest_us)
         last_us, end_us = self.interval.end(start_us) - base.us, self.interval.end(start_us)
@@ -71,6 +77,8 @@ class CoarseBars:
             last_us = int(sessions[-1]) if len(sessions) else last_us
             end_us = end_of(self.calendar, last_us, extended=False)
         if newest_us >= last_us:
+            return True
+        if self.now_us >= end_us + LONG_OVER_US:
             return True
         return self.now_us >= end_us and await transaction.is_over(self.symbol, base, last_us)
 

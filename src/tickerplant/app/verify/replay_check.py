@@ -19,6 +19,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.aggregation.snapshot import is_equal
 from tickerplant.app.verify.recorded_output import NOTHING, Difference, RecordedOutput
 from tickerplant.core import records
 from tickerplant.core.errors import BadInput, TickerplantError
@@ -289,7 +290,7 @@ class _Run:
                 self.found.notes.append(f"not compared: snapshot {name} has another format")
                 continue
             state = stage.snapshot()
-            if state != snapshot.state:
+            if not is_equal(snapshot.state, state):
                 at = next((i for i, (a, b) in enumerate(zip(snapshot.state, state, strict=False)) if a != b), -1)
                 where = f"the first difference is at byte {at}" if at >= 0 else "one is a prefix of the other"
                 self.found.difference = Difference(
