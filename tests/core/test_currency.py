@@ -65,6 +65,11 @@ def test_an_amount_in_another_currency_is_not_applied() -> None:
     assert factor(entered, dividends(("user", 0.24, "USD"), ("yahoo", 3.0, "GBp")), 70.0) == (1.0, [reason])
 
 
+def test_a_negative_amount_is_not_applied() -> None:
+    paid = dividends(("files", -1.0, "GBp"))
+    assert factor(paid, paid, 70.0) == (1.0, ["the amount is negative"])
+
+
 def test_the_currency_of_prices_is_that_of_the_newest_report_of_a_vendor() -> None:
     reported = dividends(("user", 1.0, "USD"), ("yahoo", 0.24, "EUR/GBP"), ("yahoo", 5.0, "GBp"))
     assert payments_of(dividends(("user", 5.0, "GBp")), reported).amounts.tolist() == [0.05]

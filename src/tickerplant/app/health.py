@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tickerplant.app.component import DEGRADED, FAILED, OK, ComponentHealth
-from tickerplant.app.wiring.log import live_watermark_us
+from tickerplant.app.wiring.log import conflicts, live_watermark_us
 from tickerplant.core.errors import TickerplantError, UnknownTopic, UnreadableRecord
 from tickerplant.core.records import FeedState, header_of
 from tickerplant.core.schemas import ALERTS, ANALYTICS, OHLCV, RAW, STALE_FEED_US, STATUS
@@ -110,7 +110,10 @@ def plant_health(event_log: EventLog, *, held: bool) -> Iterable[ComponentHealth
 
 
 def feed_health(event_log: EventLog, now_us: int) -> Iterable[ComponentHealth]:
-    """Yield each feed's newest state on `market.status`. A live feed that has not written lately counts as down."""
+    """Yield each feed's newest state on `market.status`. A live feed that has not written lately counts as down.
+
+    The count of conflicting trades is informational: they are dead letters.
+    """
     states = _feed_states(event_log)
     live = {feed: live_watermark_us(event_log, feed) for feed, newest in states.items() if newest.state == "up"}
     silent = {feed: us for feed, us in live.items() if us is not None}
@@ -122,7 +125,11 @@ def feed_health(event_log: EventLog, now_us: int) -> Iterable[ComponentHealth]:
             state, since_us, reason = "down", silent[feed], f"no record for {STALE_FEED_US // SECOND_US} s"
         since = f" since {_when(since_us)}" if state == "down" else ""
         sentence = f"{state}{since}" + (f": {reason}" if reason else "")
-        yield ComponentHealth(f"feed {feed}", DEGRADED if state == "down" else OK, sentence, {"state": state})
+        details: dict[str, Any] = {"state": state}
+        if count := conflicts(event_log, feed):
+            sentence += f"; {count:,} trades conflict with an earlier trade of their id (`tickerplant tail deadletter`)"
+            details["conflicts"] = count
+        yield ComponentHealth(f"feed {feed}", DEGRADED if state == "down" else OK, sentence, details)
 
 
 def _feed_states(event_log: EventLog) -> dict[str, FeedState]:

@@ -190,6 +190,8 @@ def reasons_not_applied(adjustment: Adjustment, dividends: pa.Table, payments: P
             reason = "the ex-date has not begun"
         elif reason is None and not adjustment.closes[at] > 0:
             reason = "no positive close before the ex-date is stored"
+        elif reason is None and not adjustment.amounts[at] >= 0:
+            reason = "the amount is negative"
         elif reason is None and not adjustment.amounts[at] < adjustment.closes[at]:
             reason = f"the amount is not below the close before the ex-date, {adjustment.closes[at]:.10g}"
         result.append(reason)

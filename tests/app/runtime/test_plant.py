@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import generate_latest
+from tests.market_data.support import ticks
 
 from tickerplant.app import health
 from tickerplant.app.component import DEGRADED, FAILED, OK, ComponentHealth, check
@@ -163,6 +164,22 @@ def test_health_reports_a_silent_live_feed_as_down(settings: Settings) -> None:
         later = states(sent_at_us + STALE_FEED_US + 5 * SECOND_US)
         assert later["feed file:1"] == (OK, "up")
         assert later["feed vendor"] == (DEGRADED, f"down since {iso(sent_at_us)}: no record for 90 s")
+
+
+def test_health_counts_the_conflicting_trades_of_a_feed(settings: Settings) -> None:
+    now_us = time.time_ns() // 1_000
+    trades = ticks(["A"] * 3, [now_us] * 3, [1.0, 2.0, 1.0], ["7"] * 3)
+    with open_log(settings) as event_log:
+        with FeedWriter(event_log, "vendor") as live:
+            live.start(["A"], start_us=now_us, live=True)
+            live.append_ticks(trades, now_us, b"1")
+            live.commit()
+        with event_log.writer("test") as writer, writer.transaction() as transaction:
+            header = records.FeedState(sent_at_us=now_us, feed="vendor", state="up", since_us=0)
+            transaction.append(STATUS, 0, records.encode(header))
+        (part,) = health.feed_health(event_log, now_us)
+    assert (part.state, part.details) == (OK, {"state": "up", "conflicts": 1})
+    assert "1 trades conflict with an earlier trade" in part.sentence
 
 
 def test_health_reports_whether_a_plant_runs_and_its_services(settings: Settings) -> None:

@@ -96,8 +96,13 @@ class Bench:
 
     def truth(self, symbol: str, interval: str, start_us: int, end_us: int) -> list[int]:
         """Return the start times in µs of the bars of the simulated market."""
+        found: list[int] = self.bars(symbol, interval, start_us, end_us)["time_us"]
+        return found
+
+    def bars(self, symbol: str, interval: str, start_us: int, end_us: int) -> dict[str, list[Any]]:
+        """Return the columns of the bars of the simulated market."""
         asked = {"symbol": symbol, "interval": interval, "from_us": start_us, "to_us": end_us}
-        found: list[int] = _get(self.endpoint, "bars", **asked)["time_us"]
+        found: dict[str, list[Any]] = _get(self.endpoint, "bars", **asked)
         return found
 
     def requests(self, path: str = "/time_series") -> list[dict[str, Any]]:

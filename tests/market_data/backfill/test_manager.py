@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from tests.market_data.backfill.bench import SYMBOLS, Bench, bench, sandbox
@@ -20,7 +21,7 @@ from tests.market_data.support import ticks as prints
 from tests.support.waiting import PATIENCE
 from tickerplant.core import records
 from tickerplant.core.errors import Fenced
-from tickerplant.core.schemas import ANSWERED, NO_DATA, NOT_OFFERED, QUOTA
+from tickerplant.core.schemas import ANSWERED, DEADLETTER, NO_DATA, NOT_OFFERED, QUOTA
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, times_of
 from tickerplant.market_data.backfill import BackfillPlan, Depth, Order, WantedRange
 from tickerplant.market_data.backfill.orders import place_order
@@ -184,6 +185,46 @@ async def test_bars_of_crypto_do_not_hide_the_delay_of_shares_in_one_request(tmp
                 answered_us = max(int(b) for b, v in zip(answers.to_us, answers.verdict, strict=True) if v == ANSWERED)
                 late = any(v == NO_DATA and again for v, again in zip(answers.verdict, answers.again_us, strict=True))
                 assert (answered_us < end) == late == (symbol != "BTC/USD"), symbol
+
+
+class Twice(Late):
+    """A vendor whose answers have another row, with a volume that is greater by 1, after each bar."""
+
+    async def bars(self, request: BarsRequest) -> BarsAnswer:
+        answer: BarsAnswer = await self._made.bars(request)
+        found: dict[str, Any] = {}
+        for symbol, bars in answer.found.items():
+            assert isinstance(bars, pa.RecordBatch)
+            at = bars.schema.get_field_index("volume")
+            other = bars.set_column(at, bars.schema.field(at), pc.add(bars["volume"], 1.0))
+            found[symbol] = pa.Table.from_batches([bars, other]).combine_chunks().to_batches()[0]
+        return replace(answer, found=found)
+
+
+async def test_several_rows_of_one_bar_become_a_dead_letter_and_the_last_row_is_stored(
+    tmp_path: Path, dsn: str
+) -> None:
+    with sandbox() as endpoint:
+        async with bench(tmp_path, dsn, endpoint) as parts:
+            now_us = endpoint.clock.now_us()
+            begin = now_us - now_us % DAY_US - 3 * DAY_US
+            wanted = [WantedRange("AAPL", "1m", begin, begin + 5 * MINUTE_US)]
+            parts.wrap = lambda made: Twice(made, 0)
+            await parts.fill(ranges=wanted)
+            await parts.fill()  # returns after the bars of the previous round are stored
+            have, complete = await parts.have("AAPL", "1m", begin, begin + 5 * MINUTE_US)
+            assert have.tolist() == parts.truth("AAPL", "1m", begin, begin + 5 * MINUTE_US)
+            assert complete.all()
+            async with parts.store.read() as session:
+                stored = await session.ohlcv.read("AAPL", "1m", begin, begin + 5 * MINUTE_US)
+            market = parts.bars("AAPL", "1m", begin, begin + 5 * MINUTE_US)
+            assert stored["volume"].to_pylist() == [volume + 1 for volume in market["volume"]]
+            [dead] = [
+                record.batch["reason"][0].as_py()
+                for found in read_all(parts.log, DEADLETTER).values()
+                for record in found
+            ]
+            assert dead.startswith("twelvedata: 1m: 5 rows differ from an earlier row of the same bar")
 
 
 class Nothing:

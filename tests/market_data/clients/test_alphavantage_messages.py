@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -90,6 +91,19 @@ def test_splits_have_the_smallest_terms() -> None:
 def test_the_terms_of_a_split_are_the_smallest_integers(ratio: float, terms: tuple[int, int]) -> None:
     assert terms_of(ratio, 1e-9) == terms
     assert terms_of(np.pi, 1e-12) == (np.pi, 1.0)
+
+
+def test_each_dividend_has_the_currency_of_its_row() -> None:
+    rows = [
+        ("2024-05-09", "1.5", "GBP"),
+        ("2024-02-08", "3.0", "GBX"),
+        ("2023-11-09", "-1", "USD"),
+        ("2023-08-09", "2", ""),
+    ]
+    names = ("ex_dividend_date", "amount", "currency")
+    body = msgspec.json.encode({"symbol": "VOD.L", "data": [dict(zip(names, row, strict=True)) for row in rows]})
+    batch = parse_dividends(body, "VOD.L", 0, FOREVER_US, NOW_US, "alphavantage")
+    assert [(row["amount"], row["currency"]) for row in batch.to_pylist()] == [(2.0, None), (3.0, "GBX"), (1.5, "GBP")]
 
 
 def test_dividends_without_an_amount_are_left_out() -> None:

@@ -209,6 +209,8 @@ def test_splits_and_dividends_are_parsed() -> None:
     ]
     assert parse_splits(golden("splits"), "AAPL", 0, 1).num_rows == 0
     assert parse_dividends(b'{"dividends":[]}', "AAPL", 0, NOW_US).num_rows == 0
+    wrong = b'{"dividends":[{"ex_date":"2021-08-06","amount":-1},{"ex_date":"2021-08-06","amount":"inf"}]}'
+    assert parse_dividends(wrong, "AAPL", 0, NOW_US).num_rows == 0
 
 
 @pytest.mark.parametrize(

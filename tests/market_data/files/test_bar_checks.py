@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -91,6 +92,24 @@ def test_an_interval_that_does_not_fit_the_times_is_refused(
 )
 def test_a_fitting_or_undecidable_interval_is_accepted(tmp_path: Path, times_us: list[int], interval: str) -> None:
     assert run(tmp_path, file(tmp_path, times_us), interval).bars == len(times_us)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_user_may_force_an_interval_that_does_not_fit_the_times(tmp_path: Path, strict: bool) -> None:
+    path = file(tmp_path, every(5 * MINUTE_US, 20))
+    options = ReplayOptions(interval="1m", tz="UTC", force_interval=True, strict=strict)
+    with embedded(tmp_path, 1) as log:
+        if strict:
+            with pytest.raises(BadInput, match="multiples of 5 min apart"):
+                replay(log, path, options)
+            return
+        found = replay(log, path, options)
+        again = replay(log, path, replace(options, force_interval=False))
+    assert (found.bars, len(found.notes)) == (20, 1)
+    assert found.notes[0].startswith(
+        "--force-interval: read although the bars are not 1m bars: all times are multiples"
+    )
+    assert again.already, "the option does not change the rows, so the feed is the same"
 
 
 def test_a_column_of_intervals_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -84,6 +84,9 @@ def replay(
     decimal: DecimalOption = None,
     strict: StrictOption = False,
     whole: WholeOption = None,
+    force_interval: Annotated[
+        bool, typer.Option("--force-interval", help="Read bars whose times do not fit their interval.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until everything is in the tables.")] = True,
     s_partitions: Annotated[
         int | None,
@@ -111,7 +114,7 @@ def replay(
         decimal=decimal,
         strict=strict,
     )
-    _replay(loaded, file, replace(options, whole=whole), wait=wait, json=json)
+    _replay(loaded, file, replace(options, whole=whole, force_interval=force_interval), wait=wait, json=json)
 
 
 def _replay(loaded: Loaded, file: Path, options: ReplayOptions, *, wait: bool, json: bool) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tickerplant.app.config.settings import Settings
     from tickerplant.log.port import EventLog
     from tickerplant.log.snapshot_retention import SnapshotRetention
+    from tickerplant.market_data.feed.cursor import Cursor
 
 
 @contextlib.contextmanager
@@ -94,9 +95,18 @@ def snapshot_retentions(log: EventLog) -> list[SnapshotRetention]:
 
 def live_watermark_us(log: EventLog, feed: str) -> int | None:
     """Return the watermark of a live feed. None for a feed that does not write regularly, such as a file."""
+    cursor = _cursor(log, feed)
+    return cursor.watermark_us if cursor.live else None
+
+
+def conflicts(log: EventLog, feed: str) -> int:
+    """Return the number of a feed's trades with the identity of an earlier trade, but another price or size."""
+    return _cursor(log, feed).conflicts
+
+
+def _cursor(log: EventLog, feed: str) -> Cursor:
     from tickerplant.market_data.feed import cursor as feed_cursor
     from tickerplant.market_data.feed.committer import state_key, state_partition
 
     stored = log.get_state(STATE_FEEDS, state_partition(feed, log.partitions(STATE_FEEDS)), state_key(feed))
-    cursor = feed_cursor.decode(stored, feed)
-    return cursor.watermark_us if cursor.live else None
+    return feed_cursor.decode(stored, feed)

@@ -22,7 +22,7 @@ from tickerplant.market_data.backfill.publish import AnswerRecords, AnswerRow, P
 from tickerplant.market_data.backfill.series import Series
 from tickerplant.market_data.backfill.vendor_penalties import PENALTY_US, VendorPenalties, market_key
 from tickerplant.market_data.feed.dead_letters import DeadRow
-from tickerplant.market_data.feed.validation import check_bars, conflict_note, without
+from tickerplant.market_data.feed.validation import check_bars, distinct_bars, without
 from tickerplant.market_data.feed.writer import FeedWriter
 from tickerplant.market_data.vendors import comparison
 from tickerplant.market_data.vendors.errors import Malformed, NoData, VendorError
@@ -111,6 +111,10 @@ class AnswerIngestor:
             elif not series.ready(task.now_us, *covered):
                 self._add_unrelated(vendor, series)
             else:
+                found, conflict = distinct_bars(found)
+                if conflict is not None:
+                    note = f"{vendor}: {series.interval}: {conflict}"
+                    result.dead.append(DeadRow(note, series.symbol.encode()))
                 difference = await self._compare(store, vendor, series, found)
                 if difference is not None:
                     self._add_difference(result, vendor, series, covered, str(difference))
@@ -187,9 +191,6 @@ class AnswerIngestor:
             until_us, note = self._clock.now_us() + PENALTY_US, f"{vendor}: {notes[0]}"
             self._penalties.add((series.symbol, series.interval), vendor, until_us, NOT_OFFERED, note)
             found = without(found, reasons)
-        conflict = conflict_note(found)
-        if conflict is not None:
-            result.dead.append(DeadRow(f"{vendor}: {series.interval}: {conflict}", series.symbol.encode()))
         final_us = self._final_until(series, start_us, end_us, newest_us)
         self._defer(result, vendor, series, final_us, end_us)
         if final_us <= start_us:

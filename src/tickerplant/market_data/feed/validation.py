@@ -110,6 +110,19 @@ def conflict_note(bars: pa.RecordBatch | pa.Table) -> str | None:
     return f"{count:,} rows differ from an earlier row of the same bar (first: {first}); the last row is kept"
 
 
+def distinct_bars(bars: pa.RecordBatch) -> tuple[pa.RecordBatch, str | None]:
+    """Return the last row of each time, in order of time, and the `conflict_note` of the bars.
+
+    `bars`: as for `conflict_note`. The batch itself is returned if no time is repeated.
+    """
+    times = times_of(bars["time"])
+    if (times[1:] > times[:-1]).all():
+        return bars, None
+    order = np.argsort(times, kind="stable")
+    last = np.append(times[order][1:] != times[order][:-1], True)
+    return bars.take(pa.array(order[last])), conflict_note(bars)
+
+
 def is_plausible(time: Int64Array, earliest_us: int) -> BoolArray:
     """Return a mask of the times that market data may have; other times are errors."""
     result: BoolArray = (time >= earliest_us) & (time <= LATEST_US)

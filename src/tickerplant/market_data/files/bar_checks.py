@@ -224,5 +224,6 @@ def _digests(bars: pa.RecordBatch) -> UInt64Array:
     return result
 
 
-INTERVAL_OPTION: Final = f"set the interval of the bars with --interval; a file may have bars of {INTERVAL_NAMES}"
-INTERVAL_COLUMN: Final = f"correct the column of intervals; a file may have bars of {INTERVAL_NAMES}"
+_OTHERWISE: Final = f"a file may have bars of {INTERVAL_NAMES}, and --force-interval reads the bars as they are"
+INTERVAL_OPTION: Final = f"set the interval of the bars with --interval; {_OTHERWISE}"
+INTERVAL_COLUMN: Final = f"correct the column of intervals; {_OTHERWISE}"

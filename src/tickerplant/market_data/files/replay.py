@@ -65,7 +65,7 @@ class ReplayOptions:
     of the source has prints of the minute outside the range of this file. `conditions`: a table of
     `conditions.TABLES`; None selects the table by the tape of each trade, or the table of both tapes. `columns`: pairs
     of a role and the name of its column, for columns of other names. `decimal`: `point` or `comma`. `strict`: refuse a
-    file whose reading requires a choice.
+    file whose reading requires a choice. `force_interval`: read bars whose times do not fit their interval.
     """
 
     symbol: str | None = None
@@ -79,6 +79,7 @@ class ReplayOptions:
     columns: tuple[tuple[str, str], ...] = ()
     decimal: str | None = None
     strict: bool = False
+    force_interval: bool = False
 
     @property
     def read_options(self) -> ReadOptions:
@@ -346,7 +347,12 @@ class _Run:
 
     def _check_bars(self, checks: BarChecks) -> None:
         """Raise BadInput if an interval does not fit the times. Add a note about several rows of one bar."""
-        checks.check_intervals(INTERVAL_COLUMN if "interval" in self.layout.columns else INTERVAL_OPTION)
+        try:
+            checks.check_intervals(INTERVAL_COLUMN if "interval" in self.layout.columns else INTERVAL_OPTION)
+        except BadInput as error:
+            if not self.options.force_interval:
+                raise
+            self._add_choices([f"--force-interval: read although {error}"])
         if not (checks.may_repeat or self.options.strict):
             return
         reader = self._reader()

@@ -26,11 +26,11 @@ def repeated(text: str, rows: int, kind: pa.DataType = TEXT) -> pa.Array:
 def bars_batch(
     symbol: str, interval: str, time: Int64Array, prices: tuple[Float64Array, ...], volume: Float64Array, source: str
 ) -> pa.RecordBatch:
-    """Return bars (`schemas.VENDOR_BARS`), oldest first; the first row of each time is kept.
+    """Return bars (`schemas.VENDOR_BARS`), oldest first; rows of one time keep their order.
 
     `prices` are open, high, low and close. All bars are marked complete: the caller has removed forming bars.
     """
-    _, rows = np.unique(time, return_index=True)
+    rows = np.argsort(time, kind="stable")
     count = len(rows)
     return pa.RecordBatch.from_arrays(
         [

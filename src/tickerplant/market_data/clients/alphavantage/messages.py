@@ -233,26 +233,31 @@ def parse_splits(body: bytes, symbol: str, start_us: int, end_us: int, now_us: i
 
 def parse_dividends(body: bytes, symbol: str, start_us: int, end_us: int, now_us: int, source: str) -> pa.RecordBatch:
     """Return the dividends of `[start_us, end_us)` (`schemas.DIVIDENDS`). Raises VendorError."""
-    time, amounts, currency = _read_actions(body, "ex_dividend_date", "amount", now_us)
+    time, amounts, currencies = _read_actions(body, "ex_dividend_date", "amount", now_us)
     keep = (time >= start_us) & (time < end_us) & (amounts > 0) & np.isfinite(amounts)
-    return dividends_batch(symbol, time[keep], amounts[keep], currency, source)
+    kept = [currencies[row] for row in np.flatnonzero(keep).tolist()]
+    return dividends_batch(symbol, time[keep], amounts[keep], kept, source)
 
 
-def _read_actions(body: bytes, date: str, number: str, now_us: int) -> tuple[Int64Array, Float64Array, str]:
-    """Return dates, numbers and the currency. Rows with a missing date or number are dropped."""
+def _read_actions(body: bytes, date: str, number: str, now_us: int) -> tuple[Int64Array, Float64Array, list[str]]:
+    """Return dates, numbers and the currency of each row ("" if it has none).
+
+    Rows with a missing date or number are dropped.
+    """
     whole = _decode(_whole, body)
     raise_error(whole, now_us)
     if "data" not in whole:
         raise Malformed(f"no data among {', '.join(whole)[:_MESSAGE_CHARS]}")
     rows = _decode(_actions, whole["data"])
     complete = [row for row in rows if not {row.get(date), row.get(number)} & {None, "", "None", "none", "-"}]
-    currency = next((row["currency"] for row in complete if isinstance(row.get("currency"), str)), "")
+    given = (row.get("currency") for row in complete)
+    currencies = [text.strip() if isinstance(text, str) else "" for text in given]
     try:
         time = _times([str(row[date]) for row in complete], None)
         numbers = np.array([float(cell) for row in complete if (cell := row[number]) is not None], np.float64)
     except (pa.ArrowInvalid, ValueError, OverflowError) as error:
         raise Malformed(f"corporate actions cannot be read: {str(error)[:_MESSAGE_CHARS]}") from error
-    return time, numbers, str(currency)
+    return time, numbers, currencies
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], body: bytes | msgspec.Raw) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -331,7 +332,8 @@ def parse_dividends(body: bytes, symbol: str, start_us: int, end_us: int, source
     The request must have had `adjust=false`: amounts as paid.
     """
     found = _read_actions(body)
-    rows = sorted((_day(one.ex_date), amount) for one in found.dividends if (amount := _number(one.amount)) is not None)
+    amounts = ((one.ex_date, _number(one.amount)) for one in found.dividends)
+    rows = sorted((_day(date), amount) for date, amount in amounts if amount is not None and 0 < amount < math.inf)
     rows = [row for row in rows if start_us <= row[0] < end_us]
     currency = found.meta.currency if found.meta is not None else None
     return pa.RecordBatch.from_arrays(
