@@ -46,6 +46,8 @@ def factor(paid: pa.Table, reported: pa.Table, close: float) -> tuple[float, lis
         (0.045, "ZAR", "ZAc", 1 - 4.5 / 70),
         (0.045, "ILS", "ILA", 1 - 4.5 / 70),
         (4.5, "EUR", "EUR", 1 - 4.5 / 70),
+        (4.5, "eur", "EUR", 1 - 4.5 / 70),  # vendors write codes in either case
+        (0.045, "gbp", "GBX", 1 - 4.5 / 70),
         (4.5, None, "GBp", 1 - 4.5 / 70),
     ],
 )

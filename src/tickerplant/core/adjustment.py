@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tickerplant.core.currency import units_of
+from tickerplant.core.currency import normal_currency, units_of
 from tickerplant.core.errors import BadInput
 from tickerplant.core.sessions import Calendar
 from tickerplant.core.times import DAY_US, NEVER_US, Float64Array, Int64Array, times_of
@@ -144,7 +144,8 @@ def payments_of(dividends: pa.Table, reported: pa.Table) -> Payments:
     amounts, reasons = dividends.column("amount").to_numpy().copy(), []
     for at, text in enumerate(dividends.column("currency").to_pylist()):
         paid_in, _, own = (text or "").partition("/")
-        wanted = own or prices_in
+        paid_in, wanted = normal_currency(paid_in) or paid_in, own or prices_in
+        wanted = wanted and (normal_currency(wanted) or wanted)
         factor = units_of(paid_in, wanted) if paid_in and wanted else 1.0
         reasons.append(f"paid in {paid_in}, but prices are in {wanted}" if factor is None else None)
         amounts[at] *= factor or 0.0
