@@ -20,8 +20,8 @@ from tickerplant.core.sessions import Calendar, Calendars, matches
 from tickerplant.core.times import FOREVER_US, HOUR_US, NEVER_US, BoolArray, Int64Array
 
 _MAX_HOURS: Final = 24 * 8
-_MAX_FILES: Final = 4_096
-"""Maximum files of ticks that are remembered: some 200 bytes each in every snapshot."""
+_MAX_FILES: Final = 1_024
+"""Maximum files of ticks that are remembered. Each takes some 150 bytes, and 4 for each symbol, in every snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
