@@ -130,6 +130,13 @@ def test_a_file_that_fills_a_gap_of_a_live_feed_days_later_leaves_the_rest_of_th
     assert found["1m", 60][:2] == (9.0, 1.0)
 
 
+def test_a_file_of_all_regular_hours_does_not_need_a_live_feed_of_the_morning() -> None:
+    raw = [start("live", OPEN - 2 * H, ["A"], live=True, sent_at_us=OPEN - 2 * H)]
+    raw += [*live_day(0, -7_000, -600), *(each for day in (1, 2) for each in live_day(day, 0, 60, 20_000))]
+    whole = file("file:day", (0.5, 9.0), (23_399, 9.5), days=2.5)
+    assert of_session(run([*raw, *whole]))["1d", 0] == (9.5, 2.0, True, "parts")
+
+
 def test_a_restart_before_each_record_changes_nothing() -> None:
     raw = [*file("file:first", *MORNING), *file("file:second", *NOON, days=5), end("file:other")]
     steps = run(raw)

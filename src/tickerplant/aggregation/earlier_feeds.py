@@ -23,9 +23,10 @@ from tickerplant.aggregation.rebuild import MARGIN_US, Span, replace_range
 from tickerplant.aggregation.rows import CUT, DAYS, INTERVALS, MINUTES, Codes, Rows
 from tickerplant.aggregation.state import FileSpan, State
 from tickerplant.core import reasons
+from tickerplant.core.interval import M5
 from tickerplant.core.sessions import NO_SESSION
 from tickerplant.core.streams import ConsumedRecord, History
-from tickerplant.core.times import FOREVER_US, NEVER_US
+from tickerplant.core.times import MINUTE_US
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +75,23 @@ def _shared_sessions(
     """Return the sessions of the file's first and last time in which evicted bars of other feeds may exist."""
     found: dict[int, _Shared] = {}
     known = state.calendars[calendar]
-    sides = (mine.first_us, NEVER_US, mine.first_us), (mine.last_us, mine.last_us + 1, FOREVER_US)
-    for edge, begin, end in sides:
+    for edge, before in ((mine.first_us, True), (mine.last_us, False)):
         session = int(known.session_of(np.array([edge]))[0])
         if session == NO_SESSION:
             continue
-        start_us, end_us = (int(bound[0]) for bound in known.bounds_of(np.array([session])))
-        outside = max(start_us, begin), min(end_us, end)
+        key = np.array([session])
+        start_us, end_us = (int(bound[0]) for bound in known.bounds_of(key))
+        begin, end = start_us, end_us
+        if not state.rules.extended_hours:
+            begin, end = int(known.open_of(key)[0]), int(known.close_of(key)[0])
+        # Of the session, the part that is in its daily bar or in the file's first or last 5m bar is of interest.
+        five, minute = M5.floor(edge), edge - edge % MINUTE_US
+        outside = (min(begin, five), edge) if before else (edge + 1, max(end, five + M5.us))
+        # Only another file cuts a minute.
+        minutes = (outside[0], minute) if before else (minute + MINUTE_US, outside[1])
         parts = [
             *_of_files(state, mine, symbols, *outside),
-            *_of_other_feeds(state, feed, symbols, *outside, offset),
+            *_of_other_feeds(state, feed, symbols, *minutes, offset),
         ]
         if parts:
             present = _present_feeds(state, start_us, end_us)
@@ -105,7 +113,7 @@ def _present_feeds(state: State, start_us: int, end_us: int) -> set[int]:
 def _of_files(state: State, mine: FileSpan, symbols: Codes, start_us: int, end_us: int) -> Iterator[_Part]:
     """Yield the parts of other files in `[start_us, end_us)`, which is outside the file."""
     for span in state.file_spans.values():
-        if span is not mine and span.first_us < end_us and start_us <= span.last_us:
+        if span is not mine and max(start_us, span.first_us) < min(end_us, span.last_us + 1):
             common = np.intersect1d(span.symbols, symbols)
             if len(common):
                 known = state.known_feed(span.name)
@@ -119,7 +127,8 @@ def _of_other_feeds(
     for other in state.feeds.values():
         if other is feed or other.is_file or not other.sources:
             continue
-        if any(begin < end_us and start_us < min(end, other.newest_us + 1) for begin, end in other.coverage):
+        until_us = min(end_us, other.newest_us + 1)
+        if any(max(start_us, begin) < min(until_us, end) for begin, end in other.coverage):
             common = np.intersect1d(other.expected, symbols)
             if len(common):
                 begin = state.offset_before(start_us - MARGIN_US)
