@@ -31,6 +31,8 @@ from tickerplant.store.repositories.coverage import EXCLUSION_COUNTS
 T0 = 1_773_063_000_000_000  # 2026-03-09T13:30:00Z, the first trading day of summer time in New York
 MINUTE = 60_000_000
 PARTITIONS = 2
+SERVER_THREAD = "api-server"
+"""Name of the thread that runs the server's event loop."""
 
 
 def tick_batch(rows: list[tuple[int, str, float]], *, flags: int = 0) -> pa.RecordBatch:
@@ -186,6 +188,9 @@ class _NothingStored:
             for symbol, calendar in calendars.items()
         }  # fmt: skip
 
+    async def counts(self, *arguments: Any, **options: Any) -> dict[str, dict[str, int]]:
+        return {symbol: found.counts() for symbol, found in (await self.of(*arguments, **options)).items()}
+
 
 class _Rows:
     def __init__(self, table: pa.Table) -> None:
@@ -230,7 +235,7 @@ def serving(log: EventLog, store: StoreReader, **options: Any) -> Iterator[tuple
         except BaseException as error:
             failed.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, name=SERVER_THREAD)
     thread.start()
     asyncio.run_coroutine_threadsafe(asyncio.wait_for(api.started.wait(), PATIENCE.seconds(20)), loop).result(
         PATIENCE.seconds(25)

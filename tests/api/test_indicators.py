@@ -23,8 +23,6 @@ from tickerplant.analytics.indicator import parse
 from tickerplant.analytics.ondemand import query as on_demand
 from tickerplant.analytics.ondemand.calculation import parse_calculation
 from tickerplant.analytics.realtime.engine import Engine
-from tickerplant.api.http.errors import ApiError
-from tickerplant.api.on_demand import MAX_CONCURRENT, MAX_WAITING, ConcurrencyLimiter
 from tickerplant.api.store_reader import StoreReader
 from tickerplant.core import schemas
 from tickerplant.core.rules import Rules
@@ -317,29 +315,9 @@ def test_warmup_remaining_counts_the_missing_bars(client: httpx.Client) -> None:
     assert "X-Warmup-Remaining" not in client.get("/v1/analytics/MSFT?format=csv").headers
 
 
-async def test_requests_beyond_the_limit_are_refused() -> None:
-    limiter, go = ConcurrencyLimiter(max_concurrent=1, max_waiting=1), asyncio.Event()
-
-    async def work() -> None:
-        async with limiter.acquire():
-            await go.wait()
-
-    tasks = [asyncio.create_task(work()) for _ in range(2)]
-    await asyncio.sleep(0)
-    with pytest.raises(ApiError, match="2 requests for indicators run or wait"):
-        async with limiter.acquire():
-            pass
-    go.set()
-    await asyncio.gather(*tasks)
-    async with limiter.acquire():
-        pass
-
-
 def test_the_api_page_documents_the_limits() -> None:
     page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
     assert f"stored bars, up to {on_demand.MAX_BARS:,}." in page
-    assert (MAX_CONCURRENT, MAX_WAITING) == (2, 32)
-    assert "two such requests are computed at a time and 32 wait" in page
 
 
 def test_bars_before_a_split_are_adjusted_but_not_for_a_future_split() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from fastapi import Response
 
+from tickerplant.api.blocking import in_thread
 from tickerplant.api.http.queries import PageRequest
 from tickerplant.api.http.responses import read_page
 from tickerplant.api.resample import BASE, ratio, resample
@@ -87,10 +87,12 @@ async def bars_response(state: ApiState, page: PageRequest, adjust: str) -> Resp
     """Return a page of bars, stored or built from stored bars. `adjust` is `none`, `splits` or `all`."""
     interval = page.interval
     assert interval is not None
-    # Computing an exchange's calendar for the first time is slow, so a thread does it and the stream continues.
+    # Computing an exchange's calendar for the first time is slow, so a thread does it.
     needs_calendar = adjust != AS_TRADED or interval in BASE
-    symbol_calendar = await asyncio.to_thread(state.calendars.of, page.symbol) if needs_calendar else AlwaysOpen()
-    now_us = await asyncio.to_thread(state.market_now) if interval in BASE else 0
+    symbol_calendar: Calendar = AlwaysOpen()
+    if needs_calendar:
+        symbol_calendar = await in_thread(state.pools.compute, lambda: state.calendars.of(page.symbol))
+    now_us = await state.market_now() if interval in BASE else 0
 
     async def read(transaction: ReadTransaction, start_us: int | None, end_us: int | None, count: int) -> pa.Table:
         adjustment = Adjustment()

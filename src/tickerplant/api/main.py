@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 from typing import Final
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
@@ -13,8 +13,11 @@ from fastapi.staticfiles import StaticFiles
 from tickerplant.api.http import errors
 from tickerplant.api.http.asgi import App, Receive, Scope, Send
 from tickerplant.api.http.auth import KEY_PARAMETER, RequireKey
+from tickerplant.api.http.lanes import LaneRoute
 from tickerplant.api.http.openapi import document_errors
+from tickerplant.api.http.outgoing import BoundAnswers
 from tickerplant.api.http.params import check_names
+from tickerplant.api.http.responses import json_response
 from tickerplant.api.http.site import CheckSite, ConfineAnswers
 from tickerplant.api.metrics import ApiMetrics, CountRequests
 from tickerplant.api.routers import (
@@ -82,7 +85,8 @@ class RouteStream:
             await self._state.stream(scope, receive, send)
         else:
             starting = scope["path"] == STREAM_PATH
-            reason = "the stream is starting; try again" if starting else f"the stream is at {STREAM_PATH}"
+            why = "the event log is unavailable" if self._state.log_error else "the stream is starting"
+            reason = f"{why}; try again, and see /health" if starting else f"the stream is at {STREAM_PATH}"
             await receive()
             await send({"type": "websocket.accept"})
             await send({"type": "websocket.close", "code": TRY_AGAIN if starting else 4004, "reason": reason})
@@ -101,11 +105,23 @@ class HeadAsGet:
         await self._app(scope, receive, send)
 
 
+def _document(app: FastAPI) -> APIRouter:
+    """Return the route of the OpenAPI document. Its construction needs a quarter of a second the first time."""
+    router = APIRouter(route_class=LaneRoute)
+
+    @router.get("/openapi.json", include_in_schema=False)
+    async def _openapi() -> Response:
+        return json_response(app.openapi())
+
+    return router
+
+
 def create_app(state: ApiState, metrics: ApiMetrics | None = None) -> FastAPI:
     """Return the application for this state. It serves the stream after `state.stream` is set."""
     app = FastAPI(
         title="Tickerplant", version=metadata.version("tickerplant"), description=DESCRIPTION,
         docs_url=None, redoc_url=None,  # FastAPI's pages load scripts from another host; ours is `/docs`
+        openapi_url=None,  # FastAPI would build the document on the server's loop
     )  # fmt: skip
     app.state.api = state
     errors.install(app)
@@ -113,6 +129,8 @@ def create_app(state: ApiState, metrics: ApiMetrics | None = None) -> FastAPI:
     # The order is that of the paths in the OpenAPI document.
     for routes in (historical, intraday, ticks, analytics, realtime, indicators, alerts, coverage, system):
         app.include_router(routes.router, dependencies=[Depends(known_parameters)])
+
+    app.include_router(_document(app))
 
     @app.get(STREAM_PATH, include_in_schema=False)
     async def _stream() -> Response:
@@ -142,7 +160,8 @@ def create_app(state: ApiState, metrics: ApiMetrics | None = None) -> FastAPI:
             return HTMLResponse(NOT_BUILT)
 
     # The middleware that is added last is the outermost. From the outside: headers, exceptions, foreign pages, HEAD,
-    # API key, stream, request counts.
+    # API key, stream, request counts, bound of unread answers.
+    app.add_middleware(BoundAnswers, load=state.load)
     if metrics is not None:
         app.add_middleware(CountRequests, metrics=metrics)
     app.add_middleware(RouteStream, state=state)

@@ -73,6 +73,23 @@ DIFFERENCES: Final = MetricSpec(
     "Growing fast: `tickerplant tail status` shows both bars. Check the order of sources in rules.sources.",
     ("feed",),
 )  # fmt: skip
+LOOP_DELAY: Final = MetricSpec(
+    "tickerplant_api_loop_delay_seconds", "histogram", "Delay of timers of the API's event loop, measured 20 times/s.",
+    "Above 0.1: the process has too little CPU time. Run the API as a process of its own (`tickerplant run api`).",
+)  # fmt: skip
+LANE_REQUESTS: Final = MetricSpec(
+    "tickerplant_api_lane_requests", "gauge", "Requests that run or wait, by lane and state.",
+    "Waiting above 0 for long: clients ask for more rows than the API can compute. Ask for fewer, or add a process.",
+    ("lane", "state"),
+)  # fmt: skip
+LIMITED: Final = MetricSpec(
+    "tickerplant_api_limited", "counter", "Refused or ended requests and connections, by reason.",
+    "Growing: `/health` explains the reasons of the last minute.", ("reason",),
+)  # fmt: skip
+CONNECTIONS: Final = MetricSpec(
+    "tickerplant_api_connections", "gauge", "Open connections of HTTP and WebSocket clients.",
+    "Near api.max_connections: a client does not close connections, or the limit is too low.",
+)  # fmt: skip
 EXCLUSIONS: Final = {"late_ticks": LATE, "unsupported": UNSUPPORTED, "differences": DIFFERENCES}
 """Metrics of data excluded from bars, by column of the store's counts."""
 CATALOGUE: Final = (
@@ -86,45 +103,59 @@ CATALOGUE: Final = (
     RESYNCS,
     LAG,
     UNREADABLE,
+    LOOP_DELAY,
+    LANE_REQUESTS,
+    LIMITED,
+    CONNECTIONS,
     *EXCLUSIONS.values(),
 )
 
 
 GONE: Final = 499
 """Status of a request in the metrics if its client left before the answer, as in nginx."""
+DELAY_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the histogram of the event loop's delay, in seconds."""
+
+
+def _family(spec: MetricSpec) -> type[CounterMetricFamily | GaugeMetricFamily]:
+    return CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
 
 
 class ApiMetrics:
     """Registers the catalogue in `registry`.
 
-    `stream` returns the stream's numbers by metric, {} before the stream runs. `exclusions` returns the store's counts
-    by metric and feed, {} before the first read.
+    `numbers` returns the stream's numbers by metric, {} before the stream runs. `labelled` returns numbers by metric
+    and label values.
     """
 
     def __init__(
         self,
         registry: CollectorRegistry,
-        stream: Callable[[], dict[MetricSpec, float]],
-        exclusions: Callable[[], Mapping[MetricSpec, Mapping[str, float]]] = dict,
+        numbers: Callable[[], Mapping[MetricSpec, float]],
+        labelled: Callable[[], Mapping[MetricSpec, Mapping[tuple[str, ...], float]]] = dict,
     ) -> None:
         self.registry = registry
-        self._stream = stream
-        self._exclusions = exclusions
+        self._numbers = numbers
+        self._labelled = labelled
+        self._delay = Histogram(LOOP_DELAY.name, LOOP_DELAY.text, registry=registry, buckets=DELAY_BUCKETS)
         self._requests = Counter(REQUESTS.name, REQUESTS.text, REQUESTS.labels, registry=registry)
         self._seconds = Histogram(SECONDS.name, SECONDS.text, SECONDS.labels, registry=registry)
         self._refused = Counter(REFUSED.name, REFUSED.text, REFUSED.labels, registry=registry)
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the stream's numbers and the store's counts as metric families. prometheus_client calls this method."""
-        for spec, value in self._stream().items():
-            family = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
-            yield family(spec.name, spec.text, value=value)
-        for spec, by_feed in self._exclusions().items():
-            counter = CounterMetricFamily(spec.name, spec.text, labels=spec.labels)
-            for feed, count in by_feed.items():
-                counter.add_metric([feed], count)
-            yield counter
+        """Yield the present numbers as metric families. prometheus_client calls this method, in any thread."""
+        for spec, value in self._numbers().items():
+            yield _family(spec)(spec.name, spec.text, value=value)
+        for spec, values in self._labelled().items():
+            found = _family(spec)(spec.name, spec.text, labels=spec.labels)
+            for labels, value in values.items():
+                found.add_metric(labels, value)
+            yield found
+
+    def observe_delay(self, seconds: float) -> None:
+        """Observe one delay of the event loop."""
+        self._delay.observe(seconds)
 
     def count(self, path: str, status: int, seconds: float) -> None:
         """Count one request and observe its duration."""
@@ -137,7 +168,7 @@ class ApiMetrics:
 
     def close(self) -> None:
         """Unregister the metrics, so that the API can start again in this process."""
-        for collector in (self, self._requests, self._seconds, self._refused):
+        for collector in (self, self._requests, self._seconds, self._refused, self._delay):
             self.registry.unregister(collector)
 
 

@@ -1,25 +1,17 @@
-"""Indicators computed on request: the interface of the calculator, and the limit of concurrent requests.
+"""Indicators computed on request: the interface of the calculator.
 
 The API does not import the indicators; `app` passes an object with this interface.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import pyarrow as pa
 
-from tickerplant.api.http.errors import ApiError
 from tickerplant.core.bar_request import BarRequest
 from tickerplant.core.interval import Interval
-
-MAX_CONCURRENT: Final = 2
-"""Maximum requests that compute at the same time. Each needs a thread, a connection, and about 10 MB at most."""
-MAX_WAITING: Final = 32
-"""Maximum requests that wait for their turn. A further request is refused with 503."""
 
 ReadBars: TypeAlias = Callable[[int | None, int | None, int], Awaitable[pa.Table]]
 """Function (start_us, end_us, count) that returns at most `count` bars in ascending order of time. If `start_us` is
@@ -68,27 +60,3 @@ class IndicatorCalculator(Protocol):
     def describe(self, name: str) -> Mapping[str, Any]:
         """Return the description of one indicator. Raises UnknownIndicator."""
         ...
-
-
-class ConcurrencyLimiter:
-    """Limits concurrent requests: a few run, some wait, and the others are refused (503)."""
-
-    def __init__(self, max_concurrent: int = MAX_CONCURRENT, max_waiting: int = MAX_WAITING) -> None:
-        self._slots = asyncio.Semaphore(max_concurrent)
-        self._max_admitted = max_concurrent + max_waiting
-        self._admitted = 0
-
-    @asynccontextmanager
-    async def acquire(self) -> AsyncIterator[None]:
-        """Wait for a slot and hold it until the block ends. Raises ApiError if too many requests wait already."""
-        if self._admitted >= self._max_admitted:
-            raise ApiError(
-                503, "busy", f"{self._admitted} requests for indicators run or wait already",
-                "try again in a few seconds",
-            )  # fmt: skip
-        self._admitted += 1
-        try:
-            async with self._slots:
-                yield
-        finally:
-            self._admitted -= 1

@@ -7,8 +7,10 @@ import contextlib
 import errno
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
@@ -17,6 +19,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.http11 import Request
 
 from tickerplant.api.alert_rules import AlertLimits, AlertRuleManager, CheckRule
+from tickerplant.api.blocking import in_thread
+from tickerplant.api.http.connections import MAX_CONNECTIONS, MAX_HEAD_BYTES, ConnectionGuard
 from tickerplant.api.http.site import own_hosts
 from tickerplant.api.main import create_app
 from tickerplant.api.metrics import ApiMetrics
@@ -29,13 +33,18 @@ from tickerplant.api.websockets.protocol import MAX_MESSAGE_BYTES
 from tickerplant.api.websockets.rows import TOPICS
 from tickerplant.api.websockets.stored_state import read_newest
 from tickerplant.api.websockets.tail import Tail
-from tickerplant.core.errors import ConfigError, TickerplantError
+from tickerplant.core.errors import ConfigError, LogUnavailable, StoreUnavailable, TickerplantError
+from tickerplant.core.outage import Outage
 from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.core.sessions import Calendars
 from tickerplant.log.port import EventLog, TopicPartition
 
 MAX_REPLAYED_RECORDS: Final = 1_024
 """Maximum records between the stream's start and the end of each partition, if the store is behind."""
+LOG_WAIT_S: Final = 1.5
+"""Maximum seconds that the start waits for the log before the API serves REST without the stream."""
+RETRY_S: Final = 1.0
+"""Seconds between two attempts to start the stream while the log is unavailable."""
 ABORT_S: Final = 5.0
 """Seconds that a dropped client has to read the reason."""
 SHUTDOWN_S: Final = 3
@@ -90,6 +99,9 @@ class ApiOptions:
     - `rules` define the calendars for the adjustment of intraday bars. Coverage uses `rules` until the log contains
       rules.
     - `now_us` returns the market's time in µs; if None, the API derives the time from the log.
+    - `bind_log` is called in a thread when the log answers. It raises StoreMismatch if the store does not follow the
+      log, and returns the rules in force and the calculator for them; None keeps `rules` and `indicators`.
+    - `max_connections`: maximum open connections.
     - `stall_s`: seconds without a read after which a client of the stream is dropped.
     """
 
@@ -105,6 +117,8 @@ class ApiOptions:
     alert_limits: AlertLimits = field(default_factory=AlertLimits)
     rules: Rules = DEFAULT_RULES
     now_us: Callable[[], int] | None = None
+    bind_log: Callable[[], tuple[Rules, IndicatorCalculator]] | None = None
+    max_connections: int = MAX_CONNECTIONS
     stall_s: float = STALL_S
 
 
@@ -123,10 +137,11 @@ class Api:
         self._store = store
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set. Raises ConfigError if the address cannot be bound.
+        """Serve until `stop` is set. Raises ConfigError if the address cannot be bound, StoreMismatch from `bind_log`.
 
-        1. Bind the address. 2. Open the stream at the store's positions. 3. Serve. 4. After `stop`, close the clients
-        (code 1012), then stop the tail, then close the pool.
+        1. Bind the address. 2. Open the stream at the store's positions, or go on after `LOG_WAIT_S` without the log.
+        3. Serve. Open the stream when the log answers. 4. After `stop`, close the clients (code 1012), then stop the
+        tail, then close the pools.
         """
         options = self._options
         # Step 1
@@ -134,18 +149,17 @@ class Api:
         self.bound_port = listener.getsockname()[1]
         if not options.api_key and options.host not in LOOPBACK:
             logger.warning("%s:%d is open to every host that can reach it; set api.key", options.host, self.bound_port)
-        metrics: ApiMetrics | None = None
-        state: ApiState | None = None
-        tasks: list[asyncio.Task[None]] = []
+        state = self._open_state()
+        guard = ConnectionGuard(state.load, options.max_connections)
+        metrics = ApiMetrics(self._registry, state.numbers, state.labelled_numbers)
+        state.load.on_delay, state.load.connections = metrics.observe_delay, lambda: len(guard.connections)
+        tasks = [asyncio.create_task(each) for each in (state.load.watch_loop(), guard.sweep())]
+        # Step 2
+        following = asyncio.create_task(self._follow_log(state, tasks))
         try:
-            state = await self._open_state()
-            metrics = ApiMetrics(self._registry, state.stream_numbers, state.exclusion_numbers)
-            # Step 2
-            tasks = await self._start_stream(state)
-            if state.alert_rules is not None:
-                tasks.append(asyncio.create_task(state.alert_rules.run()))
+            await asyncio.wait([following], timeout=LOG_WAIT_S)
             # Step 3
-            server = _Server(self._server_config(state, metrics))
+            server = _Server(self._server_config(state, metrics, guard))
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
                 await asyncio.sleep(0.01)
@@ -153,28 +167,25 @@ class Api:
             logger.info("the API listens on http://%s:%d", options.host, self.bound_port)
             stopping = asyncio.create_task(stop.wait())
             try:
-                await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+                await _until_one_ends(serving, stopping, following)
             finally:
                 # Step 4
                 stopping.cancel()
                 server.should_exit = True
                 await serving
         finally:
-            for task in tasks:
+            for task in (following, *tasks):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            if state is not None:
-                if state.tail is not None:
-                    await asyncio.to_thread(state.tail.stop)
-                await state.store.close()
-            if metrics is not None:
-                metrics.close()
+            results = await asyncio.gather(following, *tasks, return_exceptions=True)
+            await _close(state)
+            metrics.close()
             listener.close()
+        if isinstance(results[0], Exception):
+            raise results[0]
 
-    async def _open_state(self) -> ApiState:
+    def _open_state(self) -> ApiState:
         options = self._options
-        identity = await asyncio.to_thread(self._log.identity)
-        store = self._store or StoreReader(self._dsn, identity)
+        store = self._store or StoreReader(self._dsn)
         state = ApiState(
             self._log, store, options.health, self._registry, options.api_key,
             hosts=own_hosts(options.host, options.hosts), origins=options.origins, indicators=options.indicators,
@@ -184,26 +195,56 @@ class Api:
             state.alert_rules = AlertRuleManager(self._log, store.open, options.check_rule, options.alert_limits)
         return state
 
-    async def _start_stream(self, state: ApiState) -> list[asyncio.Task[None]]:
-        """Start the stream and its tail; return the tasks to cancel at the end."""
+    async def _follow_log(self, state: ApiState, tasks: list[asyncio.Task[None]]) -> None:
+        """Start the stream when the log answers; add the tasks to cancel at the end to `tasks`. Raises StoreMismatch.
+
+        Until then, `state.log_error` is the reason, and the API serves REST from the store.
+        """
+        bind_log, outage = self._options.bind_log, Outage()
+        while True:
+            try:
+                if bind_log is not None:
+                    rules, state.indicators = await in_thread(state.pools.follow, bind_log)
+                    state.rules, state.calendars = rules, Calendars(rules)
+                await self._start_stream(state)
+            except (LogUnavailable, StoreUnavailable) as error:
+                state.log_error = str(error)
+                if outage.fail(str(error), time.time()):
+                    logger.warning("the stream waits for the event log: %s", error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            state.log_error = ""
+            assert state.stream is not None
+            tasks.append(asyncio.create_task(state.stream.watch()))
+            if state.alert_rules is not None:
+                tasks.append(asyncio.create_task(state.alert_rules.run()))
+            return
+
+    async def _start_stream(self, state: ApiState) -> None:
+        """Start the stream and its tail."""
         store = state.store
-        identity = await asyncio.to_thread(self._log.identity)
-        hub = Hub(identity, await self._start_positions(store))
-        state.stream = Stream(
-            self._log, hub, lambda symbols: read_newest(store, symbols), stall_s=self._options.stall_s
-        )
+        identity = await in_thread(state.pools.follow, self._log.identity)
+        hub = Hub(identity, await self._start_positions(state))
         state.tail = Tail(
             self._log,
             hub.positions,
             asyncio.get_running_loop(),
             lambda stream_records, lagging: hub.apply(stream_records, lagging=lagging),
         )
+        state.stream = Stream(
+            self._log,
+            hub,
+            lambda symbols: read_newest(store, symbols),
+            pools=state.pools,
+            stall_s=self._options.stall_s,
+        )
         state.tail.start()
-        return [asyncio.create_task(state.stream.watch())]
 
-    def _server_config(self, state: ApiState, metrics: ApiMetrics) -> uvicorn.Config:
+    def _server_config(self, state: ApiState, metrics: ApiMetrics, guard: ConnectionGuard) -> uvicorn.Config:
         return uvicorn.Config(
             create_app(state, metrics),
+            http=guard.protocol(),
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             ws=_StreamProtocol,
             ws_max_size=MAX_MESSAGE_BYTES,
             ws_per_message_deflate=False,
@@ -233,16 +274,38 @@ class Api:
         listener.setblocking(False)
         return listener
 
-    async def _start_positions(self, store: StoreReader) -> dict[TopicPartition, int]:
+    async def _start_positions(self, state: ApiState) -> dict[TopicPartition, int]:
         """Return the stream's start positions: the store's positions, at most `MAX_REPLAYED_RECORDS` before the end."""
         try:
-            applied = await store.positions()
+            applied = await state.store.positions()
         except TickerplantError as error:
             logger.warning("the stream starts at the end of the log, because the store is unavailable: %s", error)
             applied = {}
         positions: dict[TopicPartition, int] = {}
         for topic in TOPICS:
-            for source, (earliest, end) in (await asyncio.to_thread(self._log.offsets, topic)).items():
+            found = await in_thread(state.pools.follow, partial(self._log.offsets, topic))
+            for source, (earliest, end) in found.items():
                 least = max(earliest, end - MAX_REPLAYED_RECORDS)
                 positions[source] = min(end, max(least, applied.get(source, end)))
         return positions
+
+
+async def _until_one_ends(
+    serving: asyncio.Task[None], stopping: asyncio.Task[Any], following: asyncio.Task[None]
+) -> None:
+    """Wait until the server ends, until the stop, or until following the log fails for good."""
+    waiting: set[asyncio.Task[Any]] = {serving, stopping, following}
+    while True:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if serving in done or stopping in done or (following in done and following.exception() is not None):
+            return
+
+
+async def _close(state: ApiState) -> None:
+    """Stop the tail, then the lanes, then the pools of the store and of threads."""
+    if state.tail is not None:
+        await asyncio.to_thread(state.tail.stop)
+    for lane in state.lanes.all:
+        await lane.stop(state.store.close)
+    await state.store.close()
+    state.pools.close()

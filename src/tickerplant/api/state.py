@@ -3,36 +3,67 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from tickerplant.api import metrics
 from tickerplant.api.alert_rules import AlertRuleManager
-from tickerplant.api.log_state import market_now
-from tickerplant.api.on_demand import ConcurrencyLimiter, IndicatorCalculator
+from tickerplant.api.blocking import Pools, Shared, ask_log
+from tickerplant.api.load import LoadCounters
+from tickerplant.api.log_state import backfill_progress, market_now
+from tickerplant.api.on_demand import IndicatorCalculator
+from tickerplant.api.request_lanes import COMPUTING, READING, RequestLane
 from tickerplant.api.store_reader import StoreReader
 from tickerplant.api.websockets.endpoint import Stream
 from tickerplant.api.websockets.tail import Tail
-from tickerplant.core.errors import TickerplantError
+from tickerplant.core.errors import LogUnavailable, TickerplantError
 from tickerplant.core.metrics import MetricSpec
 from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.core.sessions import Calendars
 from tickerplant.log.port import EventLog
+from tickerplant.log.rules_in_force import rules_in_force
 
 SCRAPE_TIMEOUT_S: Final = 2.0
 """Maximum seconds that a scrape waits for the store's counts. Prometheus cancels a scrape after 10 s."""
+FRESH_S: Final = 0.5
+"""Age in seconds up to which a health check answers further requests."""
 
 STATIC = Path(__file__).parent / "static"
 
 
+class Lanes:
+    """The lanes of the API's requests: `reading` for a few thousand rows, `computing` for more."""
+
+    def __init__(self, load: LoadCounters) -> None:
+        self.reading = RequestLane("reading", READING, load)
+        self.computing = RequestLane("computing", COMPUTING, load)
+
+    @property
+    def all(self) -> tuple[RequestLane, ...]:
+        """Return every lane."""
+        return (self.reading, self.computing)
+
+
+@dataclass(frozen=True, slots=True)
+class LogFacts:
+    """What coverage needs from the log: the rules in force, the backfill's progress, and the market's time in µs."""
+
+    rules: Rules
+    progress: dict[str, Any] | None
+    now_us: int
+
+
 @dataclass
 class ApiState:
-    """Log, store, stream and options of the running API. `stream` and `tail` are None until the stream starts.
+    """Log, store, stream and options of the running API.
 
+    `stream` and `tail` are None until the stream starts; `log_error` is the reason while the log is unavailable.
     `health` returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence", …}]}`. `hosts` and `origins` are
     those of `http.site.CheckSite`. `calendars` contain the session starts that intraday adjustment needs. `rules` are
     the rules of the settings. `now_us` returns the market's time in µs; if None, the API derives the time from the log.
@@ -52,14 +83,40 @@ class ApiState:
     static: Path = STATIC
     stream: Stream | None = None
     tail: Tail | None = None
-    limiter: ConcurrencyLimiter = field(default_factory=ConcurrencyLimiter)
+    log_error: str = ""
+    pools: Pools = field(default_factory=Pools)
+    load: LoadCounters = field(default_factory=LoadCounters)
     alert_rules: AlertRuleManager | None = None
     exclusions: dict[MetricSpec, dict[str, float]] = field(default_factory=dict)
     """Counts of data excluded from bars, by metric and feed, read from the store at the last scrape."""
 
-    def market_now(self) -> int:
-        """Return the market's time in µs. Blocks."""
+    def __post_init__(self) -> None:
+        """Create the lanes, and the shared calls of `/health` and `/metrics`."""
+        self.lanes = Lanes(self.load)
+        self.shared_health = None if self.health is None else Shared(self.pools.health, self.health, fresh_s=FRESH_S)
+        self.shared_metrics = Shared(self.pools.health, lambda: generate_latest(self.registry))
+        self._market_ahead_us = 0
+        self._facts: tuple[Rules, dict[str, Any] | None] | None = None
+
+    async def market_now(self) -> int:
+        """Return the market's time in µs. While the log is unavailable, the time goes on from the last known one."""
+        with contextlib.suppress(LogUnavailable):
+            now_us = await ask_log(self.pools.log, self._read_market_now)
+            self._market_ahead_us = now_us - time.time_ns() // 1_000
+            return now_us
+        return time.time_ns() // 1_000 + self._market_ahead_us
+
+    def _read_market_now(self) -> int:
         return market_now(self.log) if self.now_us is None else self.now_us()
+
+    async def log_facts(self) -> LogFacts:
+        """Return the log's facts. While the log is unavailable, return the last known ones."""
+        with contextlib.suppress(LogUnavailable):
+            self._facts = await ask_log(
+                self.pools.log, lambda: (rules_in_force(self.log, self.rules), backfill_progress(self.log))
+            )
+        rules, progress = self._facts or (self.rules, None)
+        return LogFacts(rules, progress, await self.market_now())
 
     async def refresh_exclusions(self) -> None:
         """Read `exclusions` from the store. If the store does not answer in time, the old counts remain."""
@@ -73,16 +130,24 @@ class ApiState:
             counts = table.column(name).to_pylist()
             self.exclusions[spec] = {feed: count for feed, count in zip(feeds, counts, strict=True) if count}
 
-    def exclusion_numbers(self) -> Mapping[MetricSpec, Mapping[str, float]]:
-        """Return the counts of data excluded from bars, by metric and feed; {} before the first scrape."""
-        return self.exclusions
+    def labelled_numbers(self) -> Mapping[MetricSpec, Mapping[tuple[str, ...], float]]:
+        """Return numbers by metric and label values: excluded data, requests in lanes, refusals."""
+        found: dict[MetricSpec, Mapping[tuple[str, ...], float]] = {
+            spec: {(feed,): count for feed, count in counts.items()} for spec, counts in self.exclusions.items()
+        }
+        lanes: dict[tuple[str, ...], float] = {}
+        for lane in self.lanes.all:
+            lanes[lane.name, "running"], lanes[lane.name, "waiting"] = lane.running, lane.waiting
+        refused: dict[tuple[str, ...], float] = {(reason,): n for reason, n in dict(self.load.refused).items()}
+        return {**found, metrics.LANE_REQUESTS: lanes, metrics.LIMITED: refused}
 
-    def stream_numbers(self) -> dict[MetricSpec, float]:
-        """Return the stream's counters and gauges by metric; {} before the stream runs."""
+    def numbers(self) -> dict[MetricSpec, float]:
+        """Return counters and gauges without labels, by metric. The stream's are absent before the stream runs."""
+        found: dict[MetricSpec, float] = {metrics.CONNECTIONS: self.load.connections()}
         if self.stream is None:
-            return {}
+            return found
         counters = self.stream.hub.counters
-        return {
+        return found | {
             metrics.CLIENTS: len(self.stream.connections),
             metrics.FRAMES: counters.frames,
             metrics.CONFLATED: counters.conflated_rows,

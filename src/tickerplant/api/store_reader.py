@@ -124,40 +124,68 @@ class ReadTransaction:
             calendars, interval.name, start_us, end_us, now_us, extended_hours=extended_hours
         )
 
+    async def status_counts(
+        self,
+        calendars: Mapping[str, Calendar],
+        interval: Interval,
+        start_us: int,
+        end_us: int,
+        now_us: int,
+        *,
+        extended_hours: bool,
+    ) -> dict[str, dict[str, int]]:
+        """Return for each symbol of `calendars` the count of expected bars in `[start_us, end_us)` by status."""
+        return await self._session.statuses.counts(
+            calendars, interval.name, start_us, end_us, now_us, extended_hours=extended_hours
+        )
+
     async def exclusion_counts(self) -> pa.Table:
         """Return counts of data excluded from bars, by feed: late ticks, unsupported ticks, source differences."""
         return await self._session.coverage.exclusion_counts()
 
 
 class StoreReader:
-    """The store, opened at the first read. If opening fails, the next read tries again."""
+    """The store, opened at the first read. If opening fails, the next read tries again.
 
-    def __init__(self, dsn: str, identity: Identity) -> None:
+    Each event loop that reads has its own pool of connections. `identity` is the log that the store follows. If it is
+    None, the store's own binding is used, so that reads need no log.
+    """
+
+    def __init__(self, dsn: str, identity: Identity | None = None) -> None:
         self._dsn = dsn
         self._identity = identity
-        self._store: Store | None = None
-        self._lock = asyncio.Lock()
+        self._stores: dict[asyncio.AbstractEventLoop, asyncio.Task[Store]] = {}
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[ReadTransaction]:
         """Open one transaction for the block. Raises StoreUnavailable."""
-        store = await self.open()
         try:
+            store = await self.open()
             async with store.read() as session:
                 positions = {TopicPartition(*key): offset for key, offset in (await session.positions()).items()}
-                position = Position.of(self._identity.log_id, self._identity.generation, positions)
+                identity = self._identity or await self._bound_to(session)
+                position = Position.of(identity.log_id, identity.generation, positions)
                 yield ReadTransaction(session, position)
         except (TimeoutError, OSError) as error:
             raise StoreUnavailable(f"the database is unavailable: {error}") from error
 
     async def open(self) -> Store:
         """Return the open store. Alert rules write through it. Raises StoreUnavailable."""
-        if self._store is not None:
-            return self._store
-        async with self._lock:
-            if self._store is None:
-                self._store = await Store.open(self._dsn, min_size=MIN_CONNECTIONS, max_size=MAX_CONNECTIONS)
-            return self._store
+        loop = asyncio.get_running_loop()
+        opening = self._stores.get(loop)
+        if opening is None or (opening.done() and (opening.cancelled() or opening.exception() is not None)):
+            opening = self._stores[loop] = loop.create_task(
+                Store.open(self._dsn, min_size=MIN_CONNECTIONS, max_size=MAX_CONNECTIONS)
+            )
+        return await asyncio.shield(opening)
+
+    async def _bound_to(self, session: ReadSession) -> Identity:
+        """Return the log that the store follows. Raises StoreUnavailable for a store without a log."""
+        bound = await session.bound_to()
+        if bound is None:
+            raise StoreUnavailable("the store follows no event log yet; start the plant once with its log")
+        self._identity = Identity(bound.log_id, bound.generation)
+        return self._identity
 
     async def positions(self) -> dict[TopicPartition, int]:
         """Return the positions that the store has applied."""
@@ -165,7 +193,10 @@ class StoreReader:
             return transaction.position.flat()
 
     async def close(self) -> None:
-        """Close the pool. Safe to call twice."""
-        store, self._store = self._store, None
-        if store is not None:
-            await store.close()
+        """Close the pool of the running event loop. Safe to call twice."""
+        opening = self._stores.pop(asyncio.get_running_loop(), None)
+        if opening is not None:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+            if not opening.cancelled() and opening.exception() is None:
+                await opening.result().close()

@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from tickerplant.app import health
-from tickerplant.core.errors import TickerplantError
+from tickerplant.core.errors import LogUnavailable, TickerplantError
 from tickerplant.core.metrics import MetricSpec
 from tickerplant.core.schemas import TOPICS
 
@@ -60,9 +60,17 @@ REFUSED: Final = MetricSpec(
     "Above 0: `tickerplant health` has the partition, the offset and the database's text. Remove the cause, then "
     "restart persistence; nothing is skipped.", ("service",),
 )  # fmt: skip
-CATALOGUE: Final = (SERVICE_UP, SERVICE_RESTARTS, GROUP_LAG, LOG_END, SERVICE_COUNT, SERVICE_ERROR, REFUSED)
+LOG_AGE: Final = MetricSpec(
+    "tickerplant_log_metrics_age_seconds", "gauge", "Age of the metrics that were read from the log.",
+    "Above 10: the log does not answer, and its metrics are absent. Read the log's error in `tickerplant health`.",
+)  # fmt: skip
+CATALOGUE: Final = (SERVICE_UP, SERVICE_RESTARTS, GROUP_LAG, LOG_END, LOG_AGE, SERVICE_COUNT, SERVICE_ERROR, REFUSED)
 TOPIC_NAMES: Final = tuple(spec.name for spec in TOPICS if not spec.keyed)
 
+LOG_WAIT_S: Final = 1.0
+"""Maximum seconds that a scrape waits for the log."""
+MAX_LOG_AGE_S: Final = 10.0
+"""Age in seconds above which metrics of the log are absent from a scrape."""
 LOG_INTERVAL_S: Final = 1.0
 """Minimum seconds between two reads of the log's offsets, for any number of scraping clients."""
 
@@ -77,10 +85,8 @@ class PlantCollector(Collector):
         statuses: Callable[[], Iterable[Status]] = list,
         counts: Callable[[], Iterable[tuple[str, str, float]]] = list,
     ) -> None:
-        self._log, self._statuses, self._counts = event_log, statuses, counts
-        self._lock = threading.Lock()
-        self._read_s = 0.0
-        self._log_families: list[Metric] = []
+        self._statuses, self._counts = statuses, counts
+        self._log_reader = LogMetricsReader(event_log) if event_log is not None else None
 
     def describe(self) -> Iterable[Metric]:
         """Return the catalogue, so that registering does not read the log."""
@@ -106,18 +112,60 @@ class PlantCollector(Collector):
         for service, seconds in error_s.items():
             errors.add_metric([service], seconds)
         yield from (up, restarts, counts, errors, refused)
-        with self._lock:
-            if self._log is not None and time.monotonic() - self._read_s > LOG_INTERVAL_S:
-                self._log_families, self._read_s = list(self._read_log(self._log)), time.monotonic()
-            yield from self._log_families
+        if self._log_reader is not None:
+            yield from self._log_reader.newest()
 
-    def _read_log(self, event_log: EventLog) -> Iterator[Metric]:
+
+class LogMetricsReader:
+    """Reads the log's offsets for scrapes, in a thread of its own, so that a scrape never waits for a broker.
+
+    One read runs at a time, for any number of scrapes. A scrape waits for it at most `LOG_WAIT_S`. Then it gets the
+    last read, or no metrics of the log if that is older than `MAX_LOG_AGE_S`. The age is a metric.
+    """
+
+    def __init__(self, event_log: EventLog) -> None:
+        self._log = event_log
+        self._guard = threading.Lock()
+        self._ended = threading.Event()
+        self._running = False
+        self._read_s = float("-inf")
+        self._families: list[Metric] = []
+
+    def newest(self) -> Iterator[Metric]:
+        """Yield the newest metric families of the log, and their age."""
+        with self._guard:
+            if not self._running and time.monotonic() - self._read_s > LOG_INTERVAL_S:
+                self._running = True
+                self._ended.clear()
+                threading.Thread(target=self._read, name="log-metrics", daemon=True).start()
+            reading = self._running
+        if reading:
+            self._ended.wait(LOG_WAIT_S)
+        age_s = time.monotonic() - self._read_s
+        age = _family(LOG_AGE)
+        age.add_metric([], age_s)
+        yield age
+        if age_s <= MAX_LOG_AGE_S:
+            yield from self._families
+
+    def _read(self) -> None:
+        try:
+            found = list(self._read_log())
+            self._families, self._read_s = found, time.monotonic()
+        except LogUnavailable:  # the health check reports the log's error; a scrape only omits its metrics
+            pass
+        finally:
+            with self._guard:
+                self._running = False
+            self._ended.set()
+
+    def _read_log(self) -> Iterator[Metric]:
         lag, end = _family(GROUP_LAG), _family(LOG_END)
         for group, topics in health.GROUPS.items():
-            for tp, records in _or_nothing(partial(event_log.lag, group, topics)).items():
+            for tp, records in _or_nothing(partial(self._log.lag, group, topics)).items():
                 lag.add_metric([group, tp.topic, str(tp.partition)], records)
         for topic in TOPIC_NAMES:
-            for tp, (_, last) in _or_nothing(partial(event_log.offsets, topic)).items():
+            for tp, (_, last) in _or_nothing(partial(self._log.offsets, topic)).items():
                 end.add_metric([tp.topic, str(tp.partition)], last)
         yield from (lag, end)
 
@@ -129,9 +177,12 @@ def _family(spec: MetricSpec) -> CounterMetricFamily | GaugeMetricFamily:
 
 
 def _or_nothing(read: Callable[[], Mapping[TopicPartition, T]]) -> Mapping[TopicPartition, T]:
+    """Return the result; {} for a topic or group that does not exist. Raises LogUnavailable."""
     try:
         return read()
-    except TickerplantError:  # the health check reports the log's error; a scrape only omits its metrics
+    except LogUnavailable:
+        raise
+    except TickerplantError:  # the health check reports the error; a scrape only omits the metrics
         return {}
 
 

@@ -10,5 +10,8 @@ OpenAPI document. Begin with `queries`, then `responses`.
 - `formats`: JSON and CSV encodings
 - `errors`: error answers
 - `auth`: the API key
+- `lanes`: the route class that runs requests beside the event loop
+- `outgoing`: the bound of unread answers
+- `connections`: limits of connections
 - `asgi`: types of middleware
 """

@@ -24,12 +24,15 @@ log = structlog.get_logger(__name__)
 class ApiError(Exception):
     """An error answer: HTTP status, machine-readable code, message, and hint."""
 
-    def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:
+    def __init__(
+        self, status: int, code: str, message: str, hint: str = "", *, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.hint = hint
+        self.retry_after_s = retry_after_s
 
 
 def error_body(code: str, message: str, hint: str = "") -> bytes:
@@ -37,9 +40,13 @@ def error_body(code: str, message: str, hint: str = "") -> bytes:
     return msgspec.json.encode({"error": {"code": code, "message": message, "hint": hint}})
 
 
-def error_response(status: int, code: str, message: str, hint: str = "") -> Response:
-    """Return an error as a response. A 503 has `Retry-After`."""
-    headers = {"Retry-After": "2"} if status == 503 else None
+def error_response(
+    status: int, code: str, message: str, hint: str = "", *, retry_after_s: int | None = None
+) -> Response:
+    """Return an error as a response. `Retry-After` is the given number of seconds, and 2 for any other 503."""
+    if retry_after_s is None and status == 503:
+        retry_after_s = 2
+    headers = None if retry_after_s is None else {"Retry-After": str(retry_after_s)}
     return Response(error_body(code, message, hint), status, headers, media_type="application/json")
 
 
@@ -84,7 +91,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def _api(_: Request, error: ApiError) -> Response:
-        return error_response(error.status, error.code, error.message, error.hint)
+        return error_response(error.status, error.code, error.message, error.hint, retry_after_s=error.retry_after_s)
 
     @app.exception_handler(TickerplantError)
     async def _tickerplant(_: Request, error: TickerplantError) -> Response:

@@ -56,8 +56,9 @@ REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
     400: {"description": "A parameter is invalid. The message explains what to send instead."},
     401: {"description": "Missing or invalid API key."},
     403: {"description": "The request has a foreign `Host` or `Origin`."},
+    429: {"description": "This client has too many requests waiting. Try again later."},
     500: {"description": "Internal error. The log of Tickerplant has the reason."},
-    503: {"description": "The database or the event log is unavailable. Try again."},
+    503: {"description": "The database or the event log is unavailable, or a limit is reached. Try again."},
 }
 """Error responses of every path under `/v1`."""
 EXAMPLE: Final[dict[int | str, dict[str, Any]]] = REFUSALS | {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,8 +20,6 @@ from tickerplant.api.state import ApiState
 from tickerplant.api.store_reader import ReadTransaction
 from tickerplant.core.times import times_of
 
-THREAD_ROWS: Final = 5_000
-"""Rows above which an answer is encoded in a thread, so that the event loop continues to serve the stream."""
 INTERNAL_COLUMNS: Final = ("symbol", "interval", "history", "published_at", "received_at")
 """Columns that an answer omits: the head contains them already, or only the services use them."""
 
@@ -80,10 +77,10 @@ async def read_page(
             await require_symbol(transaction, page.symbol)
         extra = {} if read_extra is None else await read_extra(transaction, _cut(table, page)[0])
         position = transaction.position
-    return await page_response(table, page, page.head(), key, position, extra)
+    return page_response(table, page, page.head(), key, position, extra)
 
 
-async def page_response(
+def page_response(
     table: pa.Table, page: PageRequest, head: Mapping[str, Any], key: str, position: Position,
     extra: Mapping[str, Any],
 ) -> Response:  # fmt: skip
@@ -97,17 +94,11 @@ async def page_response(
         side = "start" if page.range.start_us is not None else "end"
         following[side] = page.time(following[side])
 
-    def encode() -> bytes:
-        plain = formats.format_columns(without_internal(table), page.zone, page.times, sessions=page.by_session)
-        if page.format == "csv":
-            return formats.to_csv(plain)
-        document = {**head, **extra, "position": position, "count": plain.num_rows, "next": following}
-        return formats.to_json(document, key, plain)
-
-    body = await asyncio.to_thread(encode) if table.num_rows > THREAD_ROWS else encode()
+    plain = formats.format_columns(without_internal(table), page.zone, page.times, sessions=page.by_session)
     if page.format == "csv":
-        return csv_response(body, f"{page.symbol}-{key}", position, following, extra)
-    return positioned_response(body, position)
+        return csv_response(formats.to_csv(plain), f"{page.symbol}-{key}", position, following, extra)
+    document = {**head, **extra, "position": position, "count": plain.num_rows, "next": following}
+    return positioned_response(formats.to_json(document, key, plain), position)
 
 
 def _cut(table: pa.Table, page: PageRequest) -> tuple[pa.Table, dict[str, Any] | None]:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from tickerplant.api.alert_rules import AlertRuleManager, NewRule, RuleChange, firing_json, rule_json
 from tickerplant.api.http import params
 from tickerplant.api.http.errors import ApiError
+from tickerplant.api.http.lanes import LaneRoute
 from tickerplant.api.http.openapi import BODY_REFUSALS, LIMITS, REFUSALS
 from tickerplant.api.http.params import MAX_LIMIT
 from tickerplant.api.http.responses import json_response
@@ -50,7 +51,10 @@ End = Annotated[
 ]
 
 router = APIRouter(
-    prefix="/v1/alerts", tags=["alerts"], responses=REFUSALS | {404: {"description": "Unknown alert rule."}}
+    prefix="/v1/alerts",
+    tags=["alerts"],
+    route_class=LaneRoute,
+    responses=REFUSALS | {404: {"description": "Unknown alert rule."}},
 )
 
 

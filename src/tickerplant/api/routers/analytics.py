@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from tickerplant.api.http import params
 from tickerplant.api.http.errors import ApiError
+from tickerplant.api.http.lanes import LaneRoute
 from tickerplant.api.http.openapi import EXAMPLE, Interval, Symbol
 from tickerplant.api.http.queries import PageRequest, RowQuery
 from tickerplant.api.http.responses import read_page
@@ -19,7 +20,7 @@ from tickerplant.core import schemas
 from tickerplant.core.interval import D1, M1, M5
 from tickerplant.core.times import times_of
 
-router = APIRouter(prefix="/v1", tags=["market data"])
+router = APIRouter(prefix="/v1", tags=["market data"], route_class=LaneRoute)
 
 
 @router.get("/analytics/{symbol:path}", responses=EXAMPLE, summary="Indicator values")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
@@ -11,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 from fastapi import APIRouter, Depends, Request, Response
 
+from tickerplant.api.blocking import in_thread
 from tickerplant.api.http import formats, params
+from tickerplant.api.http.lanes import LaneRoute
 from tickerplant.api.http.openapi import REFUSALS, Format, Symbol, Times, Zone
 from tickerplant.api.http.queries import CoverageFrom, CoverageInterval, CoverageQuery, CoverageTo
-from tickerplant.api.http.responses import THREAD_ROWS, csv_response, positioned_response, unknown_symbol
-from tickerplant.api.log_state import backfill_progress
+from tickerplant.api.http.responses import csv_response, positioned_response, unknown_symbol
 from tickerplant.api.positions import HEADER
 from tickerplant.api.state import ApiState
 from tickerplant.core.coverage import HAVE, STATUSES, StatusRange, default_range, share, status_ranges
@@ -23,7 +23,6 @@ from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import D1, M1, M5, Interval
 from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import Calendar, Calendars
-from tickerplant.log.rules_in_force import rules_in_force
 
 INTERVALS: Final = (M1, M5, D1)
 
@@ -50,7 +49,7 @@ def _documented(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     }
 
 
-router = APIRouter(prefix="/v1/coverage", tags=["market data"])
+router = APIRouter(prefix="/v1/coverage", tags=["market data"], route_class=LaneRoute)
 
 
 @router.get(
@@ -71,18 +70,17 @@ async def of_all(
     """
     state: ApiState = request.app.state.api
     zone, step = params.parse_zone(tz), params.parse_interval(interval, INTERVALS, "/v1/coverage")
-    rules, progress, now_us = await asyncio.to_thread(_read_log_state, state)
+    facts = await state.log_facts()
     async with state.store.read() as transaction:
         names = await transaction.covered_symbols()
-        calendars = await asyncio.to_thread(_calendars, rules, names)
-        start_us, end_us = _range(from_, to, zone, step, list(calendars.values()), now_us)
-        found = await transaction.statuses(
-            calendars, step, start_us, end_us, now_us, extended_hours=rules.extended_hours
+        calendars = await in_thread(state.pools.compute, lambda: _calendars(facts.rules, names))
+        start_us, end_us = _range(from_, to, zone, step, list(calendars.values()), facts.now_us)
+        counts = await transaction.status_counts(
+            calendars, step, start_us, end_us, facts.now_us, extended_hours=facts.rules.extended_hours
         )
         position = transaction.position
-    counts = {name: found[name].counts() for name in names}
     head = {
-        "interval": step.name, "tz": tz, **_bounds(start_us, end_us, zone, times, step), "backfill": progress,
+        "interval": step.name, "tz": tz, **_bounds(start_us, end_us, zone, times, step), "backfill": facts.progress,
         "position": position, "count": len(names),
     }  # fmt: skip
     if format == "csv":
@@ -118,42 +116,32 @@ async def of_one(request: Request, symbol: Symbol, query: Annotated[CoverageQuer
     name, zone = params.parse_symbol(symbol), params.parse_zone(query.tz)
     step = params.parse_interval(query.interval, INTERVALS, "/v1/coverage")
     params.parse_range(None, None, query.limit, zone)
-    rules, progress, now_us = await asyncio.to_thread(_read_log_state, state)
-    calendars = await asyncio.to_thread(_calendars, rules, [name])
-    start_us, end_us = _range(query.from_, query.to, zone, step, list(calendars.values()), now_us)
+    facts = await state.log_facts()
+    calendars = await in_thread(state.pools.compute, lambda: _calendars(facts.rules, [name]))
+    start_us, end_us = _range(query.from_, query.to, zone, step, list(calendars.values()), facts.now_us)
     async with state.store.read() as transaction:
         known = await transaction.covered_symbols()
         if name not in known:
             raise unknown_symbol(name, known)
         found = await transaction.statuses(
-            calendars, step, start_us, end_us, now_us, extended_hours=rules.extended_hours
+            calendars, step, start_us, end_us, facts.now_us, extended_hours=facts.rules.extended_hours
         )
         position = transaction.position
     head = {
         "symbol": name, "interval": step.name, "tz": query.tz, **_bounds(start_us, end_us, zone, query.times, step),
-        **_numbers(found[name].counts()), "backfill": progress, "position": position,
+        **_numbers(found[name].counts()), "backfill": facts.progress, "position": position,
     }  # fmt: skip
-
-    def encode() -> tuple[bytes, dict[str, Any] | None]:
-        ranges = status_ranges(found[name], step.name, start_us, end_us)
-        following = None
-        if len(ranges) > query.limit:
-            next_us = ranges[query.limit].from_us
-            following = {"from": formats.exact_time(next_us, zone, query.times, sessions=not step.is_intraday)}
-            ranges = ranges[: query.limit]
-        table = _range_table(ranges, zone, query.times, step)
-        if query.format == "csv":
-            return formats.to_csv(table), following
-        return formats.to_json({**head, "count": len(ranges), "next": following}, "stretches", table), following
-
-    body, following = await asyncio.to_thread(encode) if len(found[name].starts) > THREAD_ROWS else encode()
+    ranges = status_ranges(found[name], step.name, start_us, end_us)
+    following = None
+    if len(ranges) > query.limit:
+        next_us = ranges[query.limit].from_us
+        following = {"from": formats.exact_time(next_us, zone, query.times, sessions=not step.is_intraday)}
+        ranges = ranges[: query.limit]
+    table = _range_table(ranges, zone, query.times, step)
     if query.format == "csv":
-        return csv_response(body, f"{name}-coverage-{step}", position, following)
-    return positioned_response(body, position)
-
-
-def _read_log_state(state: ApiState) -> tuple[Rules, dict[str, Any] | None, int]:
-    return rules_in_force(state.log, state.rules), backfill_progress(state.log), state.market_now()
+        return csv_response(formats.to_csv(table), f"{name}-coverage-{step}", position, following)
+    document = {**head, "count": len(ranges), "next": following}
+    return positioned_response(formats.to_json(document, "stretches", table), position)
 
 
 def _calendars(rules: Rules, symbols: Sequence[str]) -> dict[str, Calendar]:

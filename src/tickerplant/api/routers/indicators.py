@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from typing import Annotated, Any, Final
+from collections.abc import Callable
+from typing import Annotated, Any, Final, TypeVar
 
 import pyarrow as pa
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from tickerplant.api.bars import CoarseBars
+from tickerplant.api.blocking import in_thread
 from tickerplant.api.http import params
 from tickerplant.api.http.auth import KEY_PARAMETER
 from tickerplant.api.http.errors import ApiError
+from tickerplant.api.http.lanes import LaneRoute
 from tickerplant.api.http.openapi import EXAMPLE, REFUSALS, Interval, Symbol
 from tickerplant.api.http.queries import RowQuery
 from tickerplant.api.http.responses import json_response, page_response, require_symbol
@@ -26,7 +28,9 @@ from tickerplant.core.bar_request import BarRequest
 from tickerplant.core.errors import BadInput, UnknownIndicator
 from tickerplant.core.interval import D1, H1, M1, M5, M15, M30, W1
 
-router = APIRouter(prefix="/v1", tags=["indicators"])
+T = TypeVar("T")
+
+router = APIRouter(prefix="/v1", tags=["indicators"], route_class=LaneRoute)
 
 INTERVALS: Final = (M1, M5, M15, M30, H1, D1, W1)
 OWN: Final = ("interval", "start", "end", "limit", "tz", "format", "times", KEY_PARAMETER)
@@ -119,7 +123,7 @@ async def listing(request: Request) -> Response:
     from 1. A `recursive` indicator depends on all bars since the first stored one; other indicators depend on a window.
     The bounds of TA-Lib functions are null.
     """
-    found = await asyncio.to_thread(_calculator(request).listing)
+    found = await _compute(request, _calculator(request).listing)
     return json_response({"count": len(found), "indicators": found})
 
 
@@ -131,7 +135,8 @@ async def listing(request: Request) -> Response:
 async def one(request: Request, name: _Name) -> Response:
     """Return the entry of one indicator in `/v1/indicators`."""
     try:
-        return json_response(await asyncio.to_thread(_calculator(request).describe, name))
+        calculator = _calculator(request)
+        return json_response(await _compute(request, lambda: calculator.describe(name)))
     except UnknownIndicator as error:
         raise _unknown(error) from None
 
@@ -154,28 +159,27 @@ async def compute(
     page = query.page(symbol, step)
     given = _own_parameters(request)
     try:
-        chosen = await asyncio.to_thread(calculator.choose, name, given)
+        chosen = await _compute(request, lambda: calculator.choose(name, given))
     except UnknownIndicator as error:
         raise _unknown(error) from None
-    calendar = await asyncio.to_thread(state.calendars.of, page.symbol)
-    async with state.limiter.acquire():
-        async with state.store.read() as transaction:
-            splits, now_us = await transaction.splits(page.symbol), time.time_ns() // 1000
-            coarse = None
-            if step in BASE:  # stored bars are adjusted first: a week built across a split would be wrong
-                adjustment, splits = adjustment_for(splits, calendar, now_us), splits.slice(0, 0)
-                market_us = await asyncio.to_thread(state.market_now)
-                coarse = CoarseBars(page.symbol, step, calendar, market_us, adjustment)
-            read_bars = _bar_reader(transaction, page.symbol, step, coarse)
-            requested = page.range
-            bar_request = BarRequest(
-                page.symbol, step, requested.start_us, requested.end_us, requested.limit + 1, splits, now_us
-            )
-            bars = await calculator.gather(read_bars, chosen, bar_request)
-            if bars.computed_from_us is None:
-                await require_symbol(transaction, page.symbol)
-            position = transaction.position
-        table = await asyncio.to_thread(calculator.values, bars, chosen)
+    calendar = await _compute(request, lambda: state.calendars.of(page.symbol))
+    market_us = await state.market_now() if step in BASE else 0
+    requested = page.range
+    async with state.store.read() as transaction:
+        splits, now_us = await transaction.splits(page.symbol), time.time_ns() // 1000
+        coarse = None
+        if step in BASE:  # stored bars are adjusted first: a week built across a split would be wrong
+            adjustment, splits = adjustment_for(splits, calendar, now_us), splits.slice(0, 0)
+            coarse = CoarseBars(page.symbol, step, calendar, market_us, adjustment)
+        read_bars = _bar_reader(transaction, page.symbol, step, coarse)
+        bar_request = BarRequest(
+            page.symbol, step, requested.start_us, requested.end_us, requested.limit + 1, splits, now_us
+        )
+        bars = await calculator.gather(read_bars, chosen, bar_request)
+        if bars.computed_from_us is None:
+            await require_symbol(transaction, page.symbol)
+        position = transaction.position
+    table = await _compute(request, lambda: calculator.values(bars, chosen))
     first_us = bars.computed_from_us
     beyond = int(requested.start_us is not None and table.num_rows > requested.limit)  # the row that shows a next page
     extra = {
@@ -184,7 +188,7 @@ async def compute(
         "warmup_remaining": calculator.remaining(bars, chosen, beyond),
     }
     head = page.head() | {"indicator": str(chosen)}
-    return await page_response(table, page, head, "values", position, extra)
+    return page_response(table, page, head, "values", position, extra)
 
 
 def _bar_reader(
@@ -210,6 +214,12 @@ def _own_parameters(request: Request) -> dict[str, str]:
             raise BadInput(f"the parameter `{key[:64]}` is given twice; send it once")
         found[key] = value.strip()
     return found
+
+
+async def _compute(request: Request, call: Callable[[], T]) -> T:
+    """Return the result of a call that computes for long, run in a thread."""
+    state: ApiState = request.app.state.api
+    return await in_thread(state.pools.compute, call)
 
 
 def _calculator(request: Request) -> IndicatorCalculator:

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from tickerplant.api.bars import bars_response
 from tickerplant.api.http import params
+from tickerplant.api.http.lanes import LaneRoute
 from tickerplant.api.http.openapi import EXAMPLE, Interval, Symbol
 from tickerplant.api.http.queries import BarQuery
 from tickerplant.core.interval import H1, M1, M5, M15, M30
 
-router = APIRouter(prefix="/v1", tags=["market data"])
+router = APIRouter(prefix="/v1", tags=["market data"], route_class=LaneRoute)
 
 
 @router.get("/intraday/{symbol:path}", responses=EXAMPLE, summary="Intraday bars")

@@ -9,6 +9,7 @@ import pyarrow as pa
 from fastapi import APIRouter, Depends, Request, Response
 
 from tickerplant.api.http import formats
+from tickerplant.api.http.lanes import LaneRoute
 from tickerplant.api.http.openapi import EXAMPLE, Symbol
 from tickerplant.api.http.queries import RealtimeQuery
 from tickerplant.api.http.responses import (
@@ -58,7 +59,7 @@ _STATE_EXAMPLE: Final[dict[int | str, dict[str, Any]]] = EXAMPLE | {
     },
 }
 
-router = APIRouter(prefix="/v1", tags=["market data"])
+router = APIRouter(prefix="/v1", tags=["market data"], route_class=LaneRoute)
 
 
 @router.get("/realtime/{symbol:path}", responses=_STATE_EXAMPLE, summary="Newest state of a symbol, or its ticks")

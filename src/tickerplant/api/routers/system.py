@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
+from tickerplant.api.blocking import Shared, ask_log
 from tickerplant.api.http import formats
+from tickerplant.api.http.errors import ApiError
+from tickerplant.api.http.lanes import LaneRoute
 from tickerplant.api.http.openapi import REFUSALS, TABLE, Format, Times, Zone
 from tickerplant.api.http.params import parse_zone
 from tickerplant.api.http.responses import csv_response, json_response, positioned_response
@@ -17,7 +21,26 @@ from tickerplant.api.positions import Position
 from tickerplant.api.state import ApiState
 from tickerplant.api.websockets.rows import TOPICS
 from tickerplant.core.errors import TickerplantError
+from tickerplant.log.port import EventLog, Identity, TopicPartition
 
+HEALTH_WAIT_S: Final = 1.5
+"""Maximum seconds that `/health` waits for the checks of the plant."""
+METRICS_WAIT_S: Final = 3.0
+"""Maximum seconds that `/metrics` waits for the collectors."""
+MAX_DELAY_S: Final = 1.0
+"""Delay of the event loop in seconds above which the API is degraded."""
+REFUSALS_IN_WORDS: Final = {
+    "busy": "{} requests refused, because too many waited",
+    "client_busy": "{} requests refused, because their client had too many",
+    "too_slow": "{} requests ended, because they took too long",
+    "answers_unread": "{} answers refused, because clients do not read theirs",
+    "too_many_connections": "{} connections refused, because the maximum was reached",
+    "idle_connection": "{} idle connections closed to make room",
+    "slow_request": "{} connections closed, because a request did not end",
+    "unread_answer": "{} connections closed, because the client did not read the answer",
+    "catch_up": "{} stream clients refused, because too many catch up",
+}
+"""Sentences of `/health`, by reason."""
 MAX_TAIL_LAG_S: Final = 60.0
 """Seconds behind the log above which the stream is degraded."""
 
@@ -38,7 +61,7 @@ _HEALTH: Final[dict[int | str, dict[str, Any]]] = {
     },
 }
 
-router = APIRouter(tags=["plant"])
+router = APIRouter(tags=["plant"], route_class=LaneRoute)
 
 
 _METRICS: Final[dict[int | str, dict[str, Any]]] = {
@@ -46,6 +69,7 @@ _METRICS: Final[dict[int | str, dict[str, Any]]] = {
         "description": "Metrics in the text format of Prometheus.",
     },
     401: REFUSALS[401],
+    503: REFUSALS[503],
 }
 
 
@@ -73,11 +97,7 @@ async def symbols(
 async def status(request: Request) -> Response:
     """Return the log's identity and end offsets, the positions of store and stream, and the stream's counters."""
     state: ApiState = request.app.state.api
-    identity = await asyncio.to_thread(state.log.identity)
-    ends = {}
-    for topic in TOPICS:
-        found = await asyncio.to_thread(state.log.offsets, topic)
-        ends.update({source: end for source, (_, end) in found.items()})
+    identity, ends = await ask_log(state.pools.log, lambda: _log_ends(state.log))
     body: dict[str, Any] = {
         "log": {"log_id": identity.log_id, "generation": identity.generation},
         "end": Position.of(identity.log_id, identity.generation, ends),
@@ -113,15 +133,11 @@ async def health(request: Request) -> Response:
     `parts` contains the state of each component.
     """
     state: ApiState = request.app.state.api
-    parts = [_stream_health(state)]
-    if state.health is None:
+    parts = [_stream_health(state), _api_health(state)]
+    if state.shared_health is None:
         parts.append(await _store_health(state))
     else:
-        try:
-            found = await asyncio.to_thread(state.health)
-            parts += [dict(part) for part in found["parts"]]
-        except Exception as error:
-            parts.append(_component("plant", "failed", f"health check failed: {error}"))
+        parts += await _plant_health(state.shared_health)
     states = {part["state"] for part in parts}
     worst = next((name for name in ("failed", "degraded") if name in states), "ok")
     wrong = [f"{part['name']}: {part['sentence']}" for part in parts if part["state"] != "ok"]
@@ -129,12 +145,46 @@ async def health(request: Request) -> Response:
     return json_response(body, 503 if worst == "failed" else 200)
 
 
-def _component(name: str, state: str, sentence: str) -> dict[str, Any]:
-    return {"name": name, "state": state, "sentence": sentence, "details": {}}
+def _log_ends(log: EventLog) -> tuple[Identity, dict[TopicPartition, int]]:
+    """Return the log's identity and end offsets. Blocks."""
+    return log.identity(), {source: end for topic in TOPICS for source, (_, end) in log.offsets(topic).items()}
+
+
+def _component(name: str, state: str, sentence: str, **details: Any) -> dict[str, Any]:
+    return {"name": name, "state": state, "sentence": sentence, "details": details}
+
+
+async def _plant_health(shared: Shared[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the plant's components. If the checks take too long, they are the last known ones, with their age."""
+    try:
+        found, age_s = await shared.get(HEALTH_WAIT_S)
+    except Exception as error:
+        return [_component("plant", "failed", f"health check failed: {error}")]
+    parts = [] if found is None else [dict(part) for part in found["parts"]]
+    if found is None or age_s > HEALTH_WAIT_S:
+        known = "none has ended yet" if found is None else f"the components are those of {age_s:.0f} s ago"
+        parts.append(_component("health checks", "degraded", f"they take longer than {HEALTH_WAIT_S:g} s; {known}",
+                                age_s=round(age_s, 1)))  # fmt: skip
+    return parts
+
+
+def _api_health(state: ApiState) -> dict[str, Any]:
+    """Return the load of the last minute: refused requests, and the longest delay of the event loop."""
+    refused, delay_s = state.load.recent_refusals(), state.load.longest_delay_s()
+    sentences = [REFUSALS_IN_WORDS.get(reason, reason).format(count) for reason, count in sorted(refused.items())]
+    if delay_s > MAX_DELAY_S:
+        sentences.append(f"the event loop was busy for {delay_s:.1f} s")
+    sentence = f"in the last minute: {'; '.join(sentences)}" if sentences else "answers without delay"
+    details = {"refused": dict(refused), "loop_delay_s": round(delay_s, 3)}
+    return _component("api", "degraded" if sentences else "ok", sentence, **details)
 
 
 def _stream_health(state: ApiState) -> dict[str, Any]:
     tail = state.tail
+    if tail is None and state.log_error:
+        return _component(
+            "stream", "failed", f"the log is unavailable: {state.log_error}; the stream starts when the log answers"
+        )
     if tail is None or not tail.alive:
         return _component("stream", "failed", "the stream is not running; see the log of Tickerplant")
     if tail.error is not None:
@@ -150,7 +200,10 @@ def _stream_health(state: ApiState) -> dict[str, Any]:
 
 async def _store_health(state: ApiState) -> dict[str, Any]:
     try:
-        await state.store.positions()
+        async with asyncio.timeout(HEALTH_WAIT_S):
+            await state.store.positions()
+    except TimeoutError:
+        return _component("store", "failed", f"the database has not answered within {HEALTH_WAIT_S:g} s")
     except Exception as error:
         return _component("store", "failed", str(error))
     return _component("store", "ok", "available")
@@ -161,4 +214,7 @@ async def metrics(request: Request) -> Response:
     """Return metrics in Prometheus text format. Each help text contains advice for a bad value."""
     state: ApiState = request.app.state.api
     await state.refresh_exclusions()
-    return Response(generate_latest(state.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    found, _ = await state.shared_metrics.get(METRICS_WAIT_S)
+    if found is None:
+        raise ApiError(503, "busy", f"the metrics take longer than {METRICS_WAIT_S:g} s", "try again; see /health")
+    return Response(found, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -7,13 +7,14 @@ from typing import Annotated
 import pyarrow as pa
 from fastapi import APIRouter, Depends, Request, Response
 
+from tickerplant.api.http.lanes import LaneRoute
 from tickerplant.api.http.openapi import EXAMPLE, Symbol
 from tickerplant.api.http.queries import PageRequest, TickQuery
 from tickerplant.api.http.responses import read_page
 from tickerplant.api.state import ApiState
 from tickerplant.api.store_reader import ReadTransaction
 
-router = APIRouter(prefix="/v1", tags=["market data"])
+router = APIRouter(prefix="/v1", tags=["market data"], route_class=LaneRoute)
 
 
 @router.get("/ticks/{symbol:path}", responses=EXAMPLE, summary="Ticks")

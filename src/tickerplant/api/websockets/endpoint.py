@@ -12,8 +12,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, TypeAlias
 
+from tickerplant.api.blocking import Pools, ask_log, in_thread
 from tickerplant.api.http.asgi import Receive, Scope, Send
 from tickerplant.api.positions import Position
 from tickerplant.api.websockets import protocol
@@ -39,7 +41,7 @@ from tickerplant.api.websockets.rows import (
     StreamRecord,
     decode_record,
 )
-from tickerplant.core.errors import LogError
+from tickerplant.core.errors import LogError, LogUnavailable
 from tickerplant.log.port import EventLog, TopicPartition, at_positions
 
 ReadNewest: TypeAlias = Callable[[set[str] | None], Awaitable[list[StreamRecord]]]
@@ -58,6 +60,8 @@ POSITION_S: Final = 5.0
 MAX_CLIENTS: Final = 1_000
 CATCH_UP_S: Final = 120.0
 """Maximum seconds for sending a client the records since its position."""
+MAX_CATCHING_UP: Final = 4
+"""Maximum clients that read records from the log at a time. Each has a reader of the log and one chunk in memory."""
 CHUNK_BYTES: Final = 1024 * 1024
 TAIL_WAIT_S: Final = 10.0
 """Maximum seconds to wait for the tail to reach a `since` position that the store has already reached."""
@@ -82,12 +86,15 @@ class Stream:
         hub: Hub,
         read_newest: ReadNewest | None = None,
         *,
+        pools: Pools,
         stall_s: float = STALL_S,
         max_clients: int = MAX_CLIENTS,
     ) -> None:
         self.log = log
         self.hub = hub
+        self.pools = pools
         self.max_clients = max_clients
+        self.catching_up = asyncio.Semaphore(MAX_CATCHING_UP)
         self.connections: set[Connection] = set()
         self._read_newest = read_newest
         self._loaded: set[str] = set()
@@ -308,7 +315,11 @@ class Connection:
         while True:
             recent = hub.recent(positions)
             if recent is None:
-                await self._from_log(wanted, positions, deadline)
+                await self._wait_for_place(deadline)
+                try:
+                    await self._from_log(wanted, positions, deadline)
+                finally:
+                    self._stream.catching_up.release()
                 continue
             chunk = _first_bytes([record for record in recent if record.source in positions], CHUNK_BYTES)
             for frame in frames_of(wanted, chunk):
@@ -325,6 +336,14 @@ class Connection:
             if time.monotonic() > deadline:
                 raise Resync("the client reads the records since that position too slowly; use REST for them")
 
+    async def _wait_for_place(self, deadline: float) -> None:
+        """Wait until fewer than `MAX_CATCHING_UP` clients read the log, and take a place. Raises Resync."""
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await self._stream.catching_up.acquire()
+        except TimeoutError:
+            raise Resync("too many clients read old records; use REST for them, or try again later") from None
+
     async def _start_positions(self, wanted: Filter, since: Position) -> dict[TopicPartition, int]:
         hub, log = self._hub, self._stream.log
         if (since.log_id, since.generation) != (hub.identity.log_id, hub.identity.generation):
@@ -332,9 +351,8 @@ class Connection:
         topics = {TOPIC_OF[kind] for kind in KINDS if wanted.wants(kind)}
         positions = {source: offset for source, offset in hub.positions.items() if source.topic in topics}
         positions.update((source, offset) for source, offset in since.flat().items() if source in positions)
-        loop = asyncio.get_running_loop()
         for topic in topics:
-            for source, (earliest, end) in (await loop.run_in_executor(None, log.offsets, topic)).items():
+            for source, (earliest, end) in (await self._offsets(log, topic)).items():
                 offset = positions.get(source, end)
                 if offset < earliest:
                     raise Resync(f"the log no longer contains {topic} from that position on; use REST for the range")
@@ -347,36 +365,45 @@ class Connection:
             await asyncio.sleep(TAIL_POLL_S)
         return positions
 
-    async def _from_log(self, wanted: Filter, positions: dict[TopicPartition, int], deadline: float) -> None:
-        """Send records from the log and advance `positions`, until the hub's recent records cover them."""
-        log, hub = self._stream.log, self._hub
-        loop = asyncio.get_running_loop()
-        topics = sorted({source.topic for source in positions})
-        reader = await loop.run_in_executor(None, lambda: log.reader(topics, start=at_positions(positions)))
+    async def _offsets(self, log: EventLog, topic: str) -> dict[TopicPartition, tuple[int, int]]:
+        try:
+            return await ask_log(self._stream.pools.log, partial(log.offsets, topic))
+        except LogUnavailable as error:
+            raise Resync(str(error)) from error
 
-        def read() -> list[StreamRecord]:
+    async def _from_log(self, wanted: Filter, positions: dict[TopicPartition, int], deadline: float) -> None:
+        """Send records from the log and advance `positions`, until the hub's recent records cover them.
+
+        Threads read and encode. At most `MAX_CATCHING_UP` clients read the log at a time; others wait here.
+        """
+        log, hub, pool = self._stream.log, self._hub, self._stream.pools.catch_up
+        topics = sorted({source.topic for source in positions})
+        reader = await in_thread(pool, lambda: log.reader(topics, start=at_positions(positions)))
+
+        def read() -> tuple[list[str], dict[TopicPartition, int]]:
             consumed = reader.poll(timeout_s=0.1, max_records=256, max_bytes=CHUNK_BYTES)
             dictionaries = DictionaryCache()
-            return [decode_record(each, dictionaries) for each in consumed]
+            records = [decode_record(each, dictionaries) for each in consumed]
+            texts = [frame.text for frame in frames_of(wanted, records)]
+            return texts, {record.source: record.offset + 1 for record in records}
 
         try:
             while hub.recent(positions) is None:
                 reached = dict(hub.positions)
-                records = await loop.run_in_executor(None, read)
-                if not records:  # all committed records are read, at least up to the hub's positions before the poll
+                texts, read_to = await in_thread(pool, read)
+                if not read_to:  # all committed records are read, at least up to the hub's positions before the poll
                     for source in positions:
                         positions[source] = max(positions[source], reached.get(source, 0))
-                for frame in frames_of(wanted, records):
-                    self.outbox.put(frame.text, counted=False)
-                for record in records:
-                    positions[record.source] = record.offset + 1
+                for text in texts:
+                    self.outbox.put(text, counted=False)
+                positions.update(read_to)
                 await self._drain()
                 if time.monotonic() > deadline:
                     raise Resync("too many records since that position; use REST for them")
         except LogError as error:
             raise Resync(f"the log cannot be read from that position: {error}") from error
         finally:
-            await loop.run_in_executor(None, reader.close)
+            await in_thread(pool, reader.close)
 
 
 def _first_bytes(records: list[StreamRecord], limit: int) -> list[StreamRecord]:

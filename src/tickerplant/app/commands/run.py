@@ -44,6 +44,7 @@ def up(
     Ctrl-C stops the plant.
     """
     from tickerplant.app.runtime import plant
+    from tickerplant.app.runtime.descriptors import raise_limit
     from tickerplant.app.runtime.supervisor import signals
     from tickerplant.app.wiring.rules import always_open, ensure_rules
     from tickerplant.app.wiring.sandbox import sandbox_process
@@ -51,6 +52,7 @@ def up(
     settings = loaded.settings
     wants_sandbox = settings.wants_sandbox if sandbox_ is None else sandbox_
     stop = threading.Event()
+    raise_limit()
     with contextlib.ExitStack() as stack:
         stack.enter_context(plant.folder_alone(settings))
         check_port(settings)
@@ -76,6 +78,7 @@ def run(
 ) -> None:
     """Run one service on the log and the store of the settings. `store` runs the embedded PostgreSQL alone."""
     from tickerplant.app.runtime import plant
+    from tickerplant.app.runtime.descriptors import raise_limit
     from tickerplant.app.runtime.supervisor import signals
     from tickerplant.app.wiring.database import serve
     from tickerplant.app.wiring.rules import always_open, ensure_rules
@@ -83,6 +86,7 @@ def run(
 
     settings, name = loaded.settings, name.replace("-", "_")
     stop = threading.Event()
+    raise_limit()
     if name == "store":
         if not settings.embedded_store:
             raise ConfigError("`run store` runs the embedded database, but the setting store names another database; "
@@ -99,7 +103,13 @@ def run(
             check_port(settings)
         stack.enter_context(signals(stop))
         opened = stack.enter_context(
-            plant.opened(settings, lasting=True, store=name in plant.NEED_STORE, wanted=name in plant.WANT_STORE)
+            plant.opened(
+                settings,
+                lasting=True,
+                store=name in plant.NEED_STORE,
+                wanted=name in plant.WANT_STORE,
+                log_later=name == "api",
+            )
         )
         vendor = None
         if name == "market_data":

@@ -54,6 +54,13 @@ class ApiSettings(SettingsGroup):
         default=None,
         description="Key for REST, the stream and the metrics; unset: every client that reaches the port has access.",
     )
+    max_connections: int = Field(
+        default=2_000,
+        ge=16,
+        le=60_000,
+        description="Maximum open connections of HTTP and WebSocket clients. 256 file descriptors of the process's "
+        "limit always remain for the plant itself.",
+    )
     hosts: Names = Field(
         default=(),
         description="Names, besides localhost and the address that it listens on, to which a plant without a key "

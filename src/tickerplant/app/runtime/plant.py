@@ -78,6 +78,8 @@ class Plant:
     dsn: str
     supervisor: Supervisor = field(default_factory=lambda: Supervisor([]))
     counts: ServiceCounts = field(default_factory=ServiceCounts)
+    bound: bool = True
+    """False until the store is known to follow the log (`bind`)."""
 
     def supervise(
         self, names: Iterable[str], *, vendor: tuple[SandboxProcess | ExternalSandbox, SandboxEndpoint] | None = None
@@ -116,10 +118,20 @@ class Plant:
             return Service(
                 name,
                 asynchronous=lambda stop: services.run_api(
-                    settings, event_log, dsn, stop, health=lambda: self.health().as_dict(), registry=self.registry()
+                    settings, event_log, dsn, stop, bind=self.bind, health=lambda: self.health().as_dict(),
+                    registry=self.registry(),
                 ),
-            )
+            )  # fmt: skip
         raise ValueError(name)
+
+    def bind(self) -> None:
+        """Create missing topics and check that the store follows the log, unless that was done before. Blocks.
+
+        Raises LogUnavailable, StoreUnavailable, and StoreMismatch if the store follows another log.
+        """
+        if not self.bound:
+            _bind(self.settings, self.dsn, self.event_log)
+            self.bound = True
 
     def maintain(self, stop: threading.Event) -> None:
         """Apply the log's retention and run the due jobs of the store until `stop`.
@@ -178,11 +190,14 @@ class Plant:
 
 
 @contextlib.contextmanager
-def opened(settings: Settings, *, lasting: bool = False, store: bool = True, wanted: bool = False) -> Iterator[Plant]:
+def opened(
+    settings: Settings, *, lasting: bool = False, store: bool = True, wanted: bool = False, log_later: bool = False
+) -> Iterator[Plant]:
     """Open the plant for the block, steps 2 to 5; if `store` is false, open only the log.
 
     `lasting`: for a long-running service, which waits up to `PATIENCE_S` for the store. `wanted`: if `store`
-    is false, the plant also has the address of the store, which need not answer. Raises what each step raises.
+    is false, the plant also has the address of the store, which need not answer. `log_later`: the log need not
+    answer; `Plant.bind` does steps 4 and 5. Raises what each step raises.
     """
     if not store:
         address = database(settings, lasting=True) if wanted else contextlib.nullcontext("")
@@ -190,12 +205,14 @@ def opened(settings: Settings, *, lasting: bool = False, store: bool = True, wan
             yield Plant(settings, event_log, dsn)
         return
     with database(settings, lasting=lasting) as dsn, open_log(settings, make_topics=False) as event_log:
-        _retry_store(lambda: _prepare(settings, dsn, event_log), PATIENCE_S if lasting else 0.0)
-        yield Plant(settings, event_log, dsn)
+        _retry_store(lambda: store_wiring.migrate(dsn), PATIENCE_S if lasting else 0.0)
+        plant = Plant(settings, event_log, dsn, bound=False)
+        if not log_later:
+            _retry_store(plant.bind, PATIENCE_S if lasting else 0.0)
+        yield plant
 
 
-def _prepare(settings: Settings, dsn: str, event_log: EventLog) -> None:
-    store_wiring.migrate(dsn)
+def _bind(settings: Settings, dsn: str, event_log: EventLog) -> None:
     create_first_topics(dsn, event_log, settings.partitions)
     store_wiring.check_log(dsn, event_log)
 

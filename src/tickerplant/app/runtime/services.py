@@ -15,7 +15,9 @@ from tickerplant.log.rules_in_force import rules_in_force
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from tickerplant.analytics.ondemand.query import OnDemand
     from tickerplant.app.metrics import ServiceCounts
+    from tickerplant.core.rules import Rules
     from tickerplant.core.streams import StageFactory
     from tickerplant.log.port import EventLog
     from tickerplant.market_data.backfill import Order, Progress
@@ -140,12 +142,14 @@ async def run_api(
     dsn: str,
     stop: asyncio.Event,
     *,
+    bind: Callable[[], None],
     health: Callable[[], dict[str, Any]],
     registry: CollectorRegistry,
 ) -> None:
     """Serve the API until `stop`, and deliver fired alerts to webhooks at the same time.
 
-    `health` returns the components for `/health`. `registry` contains the metrics of `/metrics`.
+    Serves REST from the store while the log is unavailable. `bind` checks that the store follows the log. `health`
+    returns the components for `/health`. `registry` contains the metrics of `/metrics`.
     """
     from tickerplant.analytics.alerts.rule_operands import check_rule
     from tickerplant.api.alert_rules import AlertLimits
@@ -153,11 +157,18 @@ async def run_api(
     from tickerplant.app.wiring.on_demand import on_demand
 
     key = settings.api.key.get_secret_value() if settings.api.key is not None else None
-    rules = rules_in_force(log, settings.rules.rules())
+    own_rules = settings.rules.rules()
+
+    def bind_log() -> tuple[Rules, OnDemand]:
+        bind()
+        rules = rules_in_force(log, own_rules)
+        return rules, on_demand(rules)
+
     options = ApiOptions(
         host=settings.api.host, port=settings.api.port, api_key=key, health=health, registry=registry,
-        hosts=settings.api.hosts, origins=settings.api.origins, indicators=on_demand(rules), check_rule=check_rule,
-        alert_limits=AlertLimits(settings.alerts.max_rules, settings.alerts.private_webhooks), rules=rules,
+        hosts=settings.api.hosts, origins=settings.api.origins, indicators=on_demand(own_rules),
+        check_rule=check_rule, bind_log=bind_log, max_connections=settings.api.max_connections,
+        alert_limits=AlertLimits(settings.alerts.max_rules, settings.alerts.private_webhooks), rules=own_rules,
     )  # fmt: skip
     delivering = asyncio.create_task(deliver_alerts(settings, log, dsn, registry))
     try:

@@ -10,7 +10,7 @@ before the range.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 GRACE_US: Final = MINUTE_US
 """Time from the end of a bar until it counts as missing. Covers lateness, source priority and the store's delay."""
 AT_ONCE: Final = 64
-"""Maximum symbols per query. Why: a year of minutes of this many symbols needs 100 MB."""
+"""Maximum symbols per query."""
+MAX_BARS_AT_ONCE: Final = 2_000_000
+"""Maximum intervals of the symbols of one query, unless one symbol has more. 2,000,000 bars need 100 MB."""
 
 MAX_BARS: Final = 2_000_000
 """Maximum intervals of a range, including closed hours: a year of minutes is half a million."""
@@ -87,6 +89,37 @@ class CoverageStatuses:
         A daily bar ends with the extended session if `extended_hours` is set. Raises the errors of
         `core.coverage.expected`, and BadInput for more than `MAX_BARS` per symbol or `MAX_BARS_OF_ALL` in total.
         """
+        groups = self._groups(calendars, interval, start_us, end_us, now_us, extended_hours=extended_hours)
+        return {symbol: statuses async for group in groups for symbol, statuses in group.items()}
+
+    async def counts(
+        self,
+        calendars: Mapping[str, Calendar],
+        interval: str,
+        start_us: int,
+        end_us: int,
+        now_us: int,
+        *,
+        extended_hours: bool = False,
+    ) -> dict[str, dict[str, int]]:
+        """Return for each symbol of `calendars` the count of bars by status. Arguments and errors are those of `of`.
+
+        The memory is that of `MAX_BARS_AT_ONCE` bars, for any number of symbols.
+        """
+        groups = self._groups(calendars, interval, start_us, end_us, now_us, extended_hours=extended_hours)
+        return {symbol: statuses.counts() async for group in groups for symbol, statuses in group.items()}
+
+    async def _groups(
+        self,
+        calendars: Mapping[str, Calendar],
+        interval: str,
+        start_us: int,
+        end_us: int,
+        now_us: int,
+        *,
+        extended_hours: bool,
+    ) -> AsyncIterator[dict[str, Statuses]]:
+        """Yield the statuses by symbol, a group of symbols at a time."""
         step = parse(interval)
         _check(step, len(calendars), start_us, end_us)
         starts, over = _expected(calendars, step, start_us, end_us, now_us, extended_hours=extended_hours)
@@ -95,9 +128,11 @@ class CoverageStatuses:
         # The number of partitions is unknown until the log's first record is applied; until then all are read.
         partition = {symbol: partition_of(symbol, count) for symbol in symbols} if count else {}
         feeds = await self._feeds(start_us, end_us, now_us, partition)
-        found: dict[str, Statuses] = {}
-        for at in range(0, len(symbols), AT_ONCE):
-            some = symbols[at : at + AT_ONCE]
+        longest = max((len(each) for each in starts.values()), default=0)
+        at_once = max(1, min(AT_ONCE, MAX_BARS_AT_ONCE // max(1, longest)))
+        for at in range(0, len(symbols), at_once):
+            some = symbols[at : at + at_once]
+            found: dict[str, Statuses] = {}
             answers = await VendorAnswers(self._session).read(some, step.name, start_us, end_us)
             have = await self._have(some, step, start_us, end_us)
             silent = await self._silent(some, step, start_us, end_us, partition)
@@ -122,7 +157,7 @@ class CoverageStatuses:
                     down=np.concatenate([down, quiet[~covered]]),
                     over_us=over[calendar.name],
                 )
-        return found
+            yield found
 
     async def _have(
         self, symbols: Sequence[str], step: Interval, start_us: int, end_us: int

@@ -1,0 +1,221 @@
+"""Lanes: threads that run requests beside the server's event loop, each with its own event loop and limits.
+
+The server's loop only parses HTTP, sends bytes and serves the stream. A request that reads the store runs in a lane:
+`reading` for a few thousand rows, `computing` for more. A request in one lane cannot delay the other lane or the
+server's loop for longer than the interpreter needs to switch threads.
+
+Admission happens on the server's loop. A lane runs a fixed number of requests at once. Further requests wait. When a
+place becomes free, it goes to the client that has used the least time of the lane recently, so that a client with many
+expensive requests cannot displace the others. Bounds: `LaneLimits`. A request beyond them is refused with 429 (its
+client has too many requests) or 503 (all clients together have too many).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import uvloop
+
+from tickerplant.api.http.errors import ApiError
+from tickerplant.api.load import LoadCounters
+
+T = TypeVar("T")
+
+MEMORY_S: Final = 10.0
+"""Seconds after which half of a client's used time is forgotten."""
+MAX_CLIENTS: Final = 1_000
+"""Clients whose used time is known. Beyond them, the times of clients without a request are forgotten."""
+START_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneLimits:
+    """Limits of a lane: requests that run and wait, in all and of one client, and a request's time in seconds."""
+
+    running: int
+    waiting: int
+    waiting_of_client: int
+    budget_s: float
+
+
+READING: Final = LaneLimits(running=6, waiting=256, waiting_of_client=128, budget_s=15.0)
+COMPUTING: Final = LaneLimits(running=2, waiting=64, waiting_of_client=32, budget_s=60.0)
+
+
+class _Work:
+    """A coroutine of a request in the lane's loop. `cancel` and `start` are called in the lane's loop."""
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, Any]], finished: Callable[[asyncio.Task[Any]], None]):
+        self._make = make
+        self._finished = finished
+        self._context = contextvars.copy_context()
+        self._task: asyncio.Task[Any] | None = None
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._make(), context=self._context)
+        self._task.add_done_callback(self._finished)
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+class RequestLane:
+    """One lane. `run` and `stop` belong to the server's loop; the coroutines run in the lane's own loop."""
+
+    def __init__(self, name: str, limits: LaneLimits, counters: LoadCounters) -> None:
+        self.name = name
+        self.limits = limits
+        self.running = 0
+        self._counters = counters
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._used: dict[str, tuple[float, float]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Return the count of requests that wait for a place."""
+        return sum(len(queue) for queue in self._waiting.values())
+
+    async def run(self, make: Callable[[], Coroutine[Any, Any, T]], client: str) -> T:
+        """Return the result of the coroutine that `make` returns, run in the lane for `client`.
+
+        Raises ApiError if the lane refuses the request or its time is over, and what the coroutine raises. If the
+        caller is cancelled, the coroutine is cancelled too. It holds its place until it has really ended.
+        """
+        try:
+            async with asyncio.timeout(self.limits.budget_s):
+                await self._admit(client)
+                return await self._run(make, client)
+        except TimeoutError:
+            self._counters.refuse("too_slow")
+            raise ApiError(
+                503, "too_slow", f"the answer took longer than {self.limits.budget_s:.0f} s",
+                "ask for fewer rows or a shorter range, or try again later",
+            ) from None  # fmt: skip
+
+    async def _run(self, make: Callable[[], Coroutine[Any, Any, T]], client: str) -> T:
+        server_loop, began = asyncio.get_running_loop(), time.monotonic()
+        answer: asyncio.Future[T] = server_loop.create_future()
+
+        def finish(task: asyncio.Task[T]) -> None:
+            self._release(client, time.monotonic() - began)
+            if answer.done():
+                if not task.cancelled():
+                    task.exception()  # the client is gone, so only the task's own log line would report it
+            elif task.cancelled():
+                answer.cancel()
+            elif (error := task.exception()) is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(task.result())
+
+        def finished(task: asyncio.Task[T]) -> None:
+            server_loop.call_soon_threadsafe(finish, task)
+
+        work = _Work(make, finished)
+        lane_loop = self._started_loop()
+        lane_loop.call_soon_threadsafe(work.start)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            lane_loop.call_soon_threadsafe(work.cancel)
+            raise
+
+    async def _admit(self, client: str) -> None:
+        limits = self.limits
+        if self.running < limits.running and not self._waiting:
+            self.running += 1
+            return
+        queue = self._waiting.get(client)
+        if queue is not None and len(queue) >= limits.waiting_of_client:
+            self._counters.refuse("client_busy")
+            raise ApiError(
+                429, "client_busy", f"{len(queue)} requests of this client wait already",
+                "send fewer requests at a time, or ask for fewer rows", retry_after_s=2,
+            )  # fmt: skip
+        if self.waiting >= limits.waiting:
+            self._counters.refuse("busy")
+            raise ApiError(
+                503, "busy", f"{self.running} requests run and {self.waiting} wait already",
+                "try again in a few seconds",
+            )  # fmt: skip
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(client, deque()).append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():  # the place was given at the same moment
+                self._release(client, 0.0)
+            else:
+                self._leave_queue(client, place)
+            raise
+
+    def _leave_queue(self, client: str, place: asyncio.Future[None]) -> None:
+        queue = self._waiting.get(client)
+        if queue is not None and place in queue:
+            queue.remove(place)
+            if not queue:
+                del self._waiting[client]
+
+    def _release(self, client: str, seconds: float) -> None:
+        """Add the used time to the client's account, and give the free place to the waiting client with the least."""
+        self.running -= 1
+        self._used[client] = (self._used_s(client) + seconds, time.monotonic())
+        if len(self._used) > MAX_CLIENTS:
+            self._used = {name: used for name, used in self._used.items() if name in self._waiting}
+        while self.running < self.limits.running and self._waiting:
+            following = min(self._waiting, key=self._used_s)
+            queue = self._waiting[following]
+            place = queue.popleft()
+            if not queue:
+                del self._waiting[following]
+            if not place.done():
+                self.running += 1
+                place.set_result(None)
+
+    def _used_s(self, client: str) -> float:
+        seconds, at = self._used.get(client, (0.0, 0.0))
+        return seconds * float(0.5 ** ((time.monotonic() - at) / MEMORY_S)) if seconds else 0.0
+
+    def _started_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the lane's loop. The first call starts its thread."""
+        if self._loop is None:
+            loop = self._loop = uvloop.new_event_loop()
+
+            def serve() -> None:
+                asyncio.set_event_loop(loop)
+                loop.run_forever()
+                loop.close()
+
+            self._thread = threading.Thread(target=serve, name=f"api-{self.name}", daemon=True)
+            self._thread.start()
+        return self._loop
+
+    async def stop(self, finish: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Cancel the lane's requests, run `finish` in its loop, and end the thread. Does nothing if it never ran."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+
+        async def end() -> None:
+            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await finish()
+
+        ending = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(end(), loop))
+        await asyncio.wait([ending], timeout=START_S)
+        loop.call_soon_threadsafe(loop.stop)
+        await asyncio.to_thread(thread.join, START_S)
+        self._loop = self._thread = None

@@ -1,0 +1,285 @@
+"""The API under load: lanes with fair turns and limits, requests of clients that are gone, and limits of sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import Request
+
+from tests.api.support import MINUTE, T0, MemoryStore, bar_batch, serving
+from tests.support.waiting import PATIENCE, until
+from tickerplant.api.http import connections
+from tickerplant.api.http.errors import ApiError
+from tickerplant.api.http.lanes import is_expensive
+from tickerplant.api.load import LoadCounters
+from tickerplant.api.request_lanes import LaneLimits, RequestLane
+from tickerplant.api.store_reader import ReadTransaction
+from tickerplant.core.errors import LogUnavailable
+from tickerplant.core.rules import Rules
+from tickerplant.log.embedded.log import EmbeddedLog
+from tickerplant.log.port import EventLog
+
+
+@pytest.fixture
+async def lane() -> AsyncIterator[RequestLane]:
+    made = RequestLane("test", LaneLimits(running=1, waiting=4, waiting_of_client=2, budget_s=600), LoadCounters())
+    yield made
+    await made.stop(_nothing)
+
+
+async def _nothing() -> None:
+    pass
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE.seconds(20)):
+        while not condition():  # noqa: ASYNC110 - conditions of other threads have no event
+            await asyncio.sleep(0.001)
+
+
+class Gate:
+    """Work of a lane that waits until the test lets it go on; `order` lists the names in the order of their turns."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.order: list[str] = []
+        self.cancelled: list[str] = []
+
+    def work(self, name: str, *, blocking: bool = False) -> Callable[[], Any]:
+        async def run() -> str:
+            self.order.append(name)
+            try:
+                await eventually(self.go.is_set)
+                if blocking:
+                    time.sleep(0.05)  # the time that its client has used
+            except asyncio.CancelledError:
+                self.cancelled.append(name)
+                raise
+            return name
+
+        return run
+
+
+async def test_a_client_with_many_requests_does_not_displace_another(lane: RequestLane) -> None:
+    gate = Gate()
+    first = asyncio.create_task(lane.run(gate.work("greedy 1", blocking=True), "greedy"))
+    await eventually(lambda: gate.order == ["greedy 1"])
+    others = [asyncio.create_task(lane.run(gate.work(f"greedy {n}"), "greedy")) for n in (2, 3)]
+    await eventually(lambda: lane.waiting == 2)
+    modest = asyncio.create_task(lane.run(gate.work("modest"), "modest"))
+    await eventually(lambda: lane.waiting == 3)
+    gate.go.set()
+    await asyncio.gather(first, *others, modest)
+    assert gate.order == ["greedy 1", "modest", "greedy 2", "greedy 3"]
+
+
+async def test_a_lane_refuses_more_than_its_limits(lane: RequestLane) -> None:
+    gate = Gate()
+    running = [asyncio.create_task(lane.run(gate.work("a"), "a"))]
+    await eventually(lambda: lane.running == 1)
+    running += [asyncio.create_task(lane.run(gate.work("a"), "a")) for _ in range(2)]
+    await eventually(lambda: lane.waiting == 2)
+    with pytest.raises(ApiError, match="2 requests of this client wait already") as own:
+        await lane.run(gate.work("a"), "a")
+    running += [asyncio.create_task(lane.run(gate.work("b"), "b")) for _ in range(2)]
+    await eventually(lambda: lane.waiting == 4)
+    with pytest.raises(ApiError, match="1 requests run and 4 wait already") as common:
+        await lane.run(gate.work("c"), "c")
+    assert (own.value.status, own.value.retry_after_s, common.value.status) == (429, 2, 503)
+    gate.go.set()
+    await asyncio.gather(*running)
+
+
+async def test_a_cancelled_request_gives_its_place_back_when_it_has_ended(lane: RequestLane) -> None:
+    gate = Gate()
+    running = asyncio.create_task(lane.run(gate.work("gone"), "a"))
+    await eventually(lambda: gate.order == ["gone"])
+    waiting = asyncio.create_task(lane.run(gate.work("never"), "a"))
+    await eventually(lambda: lane.waiting == 1)
+    waiting.cancel()
+    running.cancel()
+    await asyncio.gather(running, waiting, return_exceptions=True)
+    await eventually(lambda: lane.running == 0)
+    assert (gate.order, gate.cancelled, lane.waiting) == (["gone"], ["gone"], 0)
+
+
+async def test_a_request_that_takes_too_long_gets_503() -> None:
+    counters = LoadCounters()
+    lane = RequestLane("test", LaneLimits(running=1, waiting=1, waiting_of_client=1, budget_s=0.02), counters)
+    with pytest.raises(ApiError, match="took longer") as slow:
+        await lane.run(Gate().work("slow"), "a")
+    assert (slow.value.status, slow.value.code, counters.recent_refusals()) == (503, "too_slow", {"too_slow": 1})
+    await lane.stop(_nothing)
+
+
+@pytest.mark.parametrize(
+    ("path", "expensive"),
+    [
+        ("/v1/ticks/AAPL", False),
+        ("/v1/ticks/EUR/USD?limit=50000", True),
+        ("/v1/ticks/AAPL?limit=10&skip=190000", True),
+        ("/v1/ticks/AAPL?limit=many", False),
+        ("/v1/intraday/AAPL?interval=1h", False),
+        ("/v1/intraday/AAPL?interval=1h&limit=2000", True),
+        ("/v1/coverage", True),
+        ("/v1/coverage/AAPL", False),
+        ("/v1/coverage/AAPL?from=2001-01-01", True),
+        ("/v1/indicators", False),
+        ("/v1/indicators/RSI", False),
+        ("/v1/indicators/RSI/EUR/USD", True),
+    ],
+)
+def test_requests_for_many_rows_run_in_a_lane_of_their_own(path: str, expensive: bool) -> None:
+    path, _, query = path.partition("?")
+    assert (
+        is_expensive(Request({"type": "http", "path": path, "query_string": query.encode(), "headers": []}))
+        is expensive
+    )
+
+
+class SlowStore(MemoryStore):
+    """A store whose reads in one lane wait until `go`."""
+
+    def __init__(self, log: EventLog, lane: str) -> None:
+        super().__init__(log)
+        self.lane = lane
+        self.go = threading.Event()
+        self.reading = 0
+        self.cancelled = 0
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[ReadTransaction]:
+        if threading.current_thread().name == f"api-{self.lane}":
+            self.reading += 1
+            try:
+                await eventually(self.go.is_set)
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        async with super().read() as transaction:
+            yield transaction
+
+
+def test_expensive_requests_delay_no_plain_request(log: EmbeddedLog) -> None:
+    store = SlowStore(log, "computing")
+    store.tables["ohlcv"] = store.tables["ohlcv"].from_batches([bar_batch([{"time": T0, "symbol": "AAPL"}])])
+    with serving(log, store) as (client, _, _), httpx.Client(base_url=client.base_url, timeout=None) as other:
+        threads = [threading.Thread(target=other.get, args=("/v1/intraday/AAPL?limit=50000",)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        until(lambda: store.reading == 2, "two requests run, the others wait", 20)
+        assert client.get("/health").json()["wrong"] == []
+        assert 'tickerplant_api_lane_requests{lane="computing",state="running"} 2.0' in client.get("/metrics").text
+        assert client.get("/v1/intraday/AAPL").json()["count"] == 1
+        store.go.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_the_request_of_a_client_that_is_gone_is_cancelled(log: EmbeddedLog) -> None:
+    store = SlowStore(log, "reading")
+    with serving(log, store) as (client, _, api):
+        with socket.create_connection(("127.0.0.1", api.bound_port)) as gone:
+            gone.sendall(b"GET /v1/intraday/AAPL HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            until(lambda: store.reading > 0, "the request runs", 20)
+        until(lambda: store.cancelled == 1, "the request is cancelled", 20)
+        store.go.set()
+        assert client.get("/v1/status").status_code == 200
+
+
+@pytest.fixture
+def quick_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SWEEP_S", 0.01)
+    monkeypatch.setattr(connections, "REQUEST_S", 0.2)
+
+
+def closed(connection: socket.socket) -> bool:
+    """Return True when the server has closed the connection."""
+    connection.settimeout(PATIENCE.seconds(20))
+    with contextlib.suppress(ConnectionResetError):
+        while connection.recv(4_096):
+            pass
+    return True
+
+
+@pytest.mark.usefixtures("quick_limits")
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /health HT",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Endless: ",
+        b"POST /v1/alerts HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+    ],
+)
+def test_a_connection_without_a_complete_request_is_closed(log: EmbeddedLog, store: MemoryStore, sent: bytes) -> None:
+    with serving(log, store) as (client, _, api), socket.create_connection(("127.0.0.1", api.bound_port)) as idle:
+        idle.sendall(sent)
+        assert closed(idle)
+        assert "because a request did not end" in client.get("/health").text
+
+
+def test_idle_connections_make_room_for_new_ones(
+    log: EmbeddedLog, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MIN_WAIT_S", 0.0)
+    with serving(log, store, max_connections=20) as (client, _, api), contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", api.bound_port))) for _ in range(60)]
+        assert client.get("/v1/status").status_code == 200
+        health = client.get("/health").json()
+        assert any("idle connections closed to make room" in wrong for wrong in health["wrong"])
+        assert closed(idle[0])
+        count = int(float(client.get("/metrics").text.partition("\ntickerplant_api_connections ")[2].split()[0]))
+        assert count <= 20
+
+
+def test_descriptors_remain_for_the_plant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "descriptor_limit", lambda: 1_024)
+    assert connections.ConnectionGuard(LoadCounters(), 5_000).max_connections == 1_024 - 256
+    monkeypatch.setattr(connections, "descriptor_limit", lambda: 64)
+    assert connections.ConnectionGuard(LoadCounters(), 5_000).max_connections == connections.MIN_CONNECTIONS
+
+
+class AbsentLog:
+    """A log whose broker is away until `back`: every question blocks for a moment and fails."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self.back = False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.back:
+            return getattr(self._log, name)
+
+        def fail(*_: Any, **__: Any) -> Any:
+            raise LogUnavailable("no answer from the brokers")
+
+        return fail
+
+
+def test_the_api_serves_the_store_while_the_log_is_away(log: EmbeddedLog, store: MemoryStore) -> None:
+    store.tables["ohlcv"] = store.tables["ohlcv"].from_batches(
+        [bar_batch([{"time": T0 + n * 5 * MINUTE, "symbol": "AAPL", "interval": "5m"} for n in range(3)])]
+    )
+    away: Any = AbsentLog(log)
+    with serving(away, store, bind_log=lambda: (away.identity(), Rules(), None)[1:]) as (client, _, _):
+        assert client.get("/v1/intraday/AAPL?interval=5m").json()["count"] == 3
+        assert client.get("/v1/intraday/AAPL?interval=15m").json()["count"] == 1
+        assert client.get("/v1/coverage/AAPL").status_code == 200
+        assert (client.get("/v1/status").status_code, client.get("/metrics").status_code) == (503, 200)
+        found = client.get("/health")
+        assert (found.status_code, found.json()["parts"][0]["sentence"]) == (
+            503,
+            "the log is unavailable: no answer from the brokers; the stream starts when the log answers",
+        )
+        away.back = True
+        until(lambda: client.get("/health").status_code == 200, "the stream starts", 20)
+        assert client.get("/v1/status").json()["stream"]["clients"] == 0
