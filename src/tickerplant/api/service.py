@@ -158,6 +158,8 @@ class Api:
         following = asyncio.create_task(self._follow_log(state, tasks))
         try:
             await asyncio.wait([following], timeout=LOG_WAIT_S)
+            if not following.done():
+                state.log_error = state.log_error or "it has not answered since the start"
             # Step 3
             server = _Server(self._server_config(state, metrics, guard))
             serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -31,8 +31,12 @@ from tickerplant.log.rules_in_force import rules_in_force
 
 SCRAPE_TIMEOUT_S: Final = 2.0
 """Maximum seconds that a scrape waits for the store's counts. Prometheus cancels a scrape after 10 s."""
+AWAY_S: Final = 5.0
+"""Seconds after a question without an answer in which requests use the log's last known facts at once."""
 FRESH_S: Final = 0.5
 """Age in seconds up to which a health check answers further requests."""
+
+T = TypeVar("T")
 
 STATIC = Path(__file__).parent / "static"
 
@@ -96,15 +100,26 @@ class ApiState:
         self.shared_health = None if self.health is None else Shared(self.pools.health, self.health, fresh_s=FRESH_S)
         self.shared_metrics = Shared(self.pools.health, lambda: generate_latest(self.registry))
         self._market_ahead_us = 0
+        self._log_away_until = 0.0
         self._facts: tuple[Rules, dict[str, Any] | None] | None = None
 
     async def market_now(self) -> int:
         """Return the market's time in µs. While the log is unavailable, the time goes on from the last known one."""
         with contextlib.suppress(LogUnavailable):
-            now_us = await ask_log(self.pools.log, self._read_market_now)
+            now_us = await self._ask_log(self._read_market_now)
             self._market_ahead_us = now_us - time.time_ns() // 1_000
             return now_us
         return time.time_ns() // 1_000 + self._market_ahead_us
+
+    async def _ask_log(self, call: Callable[[], T]) -> T:
+        """Return the log's answer. Raises LogUnavailable, at once for `AWAY_S` after a question without an answer."""
+        if time.monotonic() < self._log_away_until or (self.log_error and self.stream is None):
+            raise LogUnavailable(self.log_error or "the event log is unavailable")
+        try:
+            return await ask_log(self.pools.log, call)
+        except LogUnavailable:
+            self._log_away_until = time.monotonic() + AWAY_S
+            raise
 
     def _read_market_now(self) -> int:
         return market_now(self.log) if self.now_us is None else self.now_us()
@@ -112,8 +127,8 @@ class ApiState:
     async def log_facts(self) -> LogFacts:
         """Return the log's facts. While the log is unavailable, return the last known ones."""
         with contextlib.suppress(LogUnavailable):
-            self._facts = await ask_log(
-                self.pools.log, lambda: (rules_in_force(self.log, self.rules), backfill_progress(self.log))
+            self._facts = await self._ask_log(
+                lambda: (rules_in_force(self.log, self.rules), backfill_progress(self.log))
             )
         rules, progress = self._facts or (self.rules, None)
         return LogFacts(rules, progress, await self.market_now())
