@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from tickerplant.core.digits import is_digits
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US
 
 _PERIODS: Final = {"minute": MINUTE_US, "hour": HOUR_US, "day": DAY_US}
@@ -47,7 +48,7 @@ class Quota:
         number, _, rest = text.strip().partition("/")
         period, _, zone = (part.strip() for part in rest.partition("@"))
         length = _PERIODS.get(period.removeprefix("rolling-"))
-        if not number.strip().isdecimal() or int(number) < 1 or length is None:
+        if not is_digits(number.strip()) or len(number) > 20 or int(number) < 1 or length is None:
             raise ValueError(f"{text!r} is not a quota; write credits/minute, credits/hour or credits/day: 800/day")
         if zone:
             try:

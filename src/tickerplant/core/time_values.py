@@ -24,6 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.core.digits import is_digits
 from tickerplant.core.errors import BadInput
 from tickerplant.core.shown import quoted
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, TIMESTAMP, BoolArray, Int64Array
@@ -291,7 +292,7 @@ def _texts(texts: pa.Array, order: str | None) -> TimeValues:
     """
     first = texts[0].as_py() if len(texts) else None
     if first and not texts.null_count:
-        is_number = first.removeprefix("-").isdigit()
+        is_number = is_digits(first.removeprefix("-"))
         kind = pa.int64() if is_number else TIMESTAMP if re.search(_ZONE, first[10:]) else pa.timestamp("us")
         try:
             found = pc.cast(texts, kind)

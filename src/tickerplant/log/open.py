@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from tickerplant.core.digits import is_digits
 from tickerplant.core.errors import ConfigError
 from tickerplant.log.port import EventLog
 
@@ -69,11 +70,11 @@ def _kafka(bootstrap: str, options: Mapping[str, str], config: Mapping[str, str]
     from tickerplant.log.kafka import KafkaLog
 
     replication = options.get("replication", "1")
-    if not replication.isdigit() or not int(replication):
+    if not is_digits(replication) or not int(replication):
         raise ConfigError(f"replication={replication} in the event log's address is not a replica count; use 1 or 3")
     for broker in bootstrap.split(","):
         host, _, port = broker.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not is_digits(port):
             raise ConfigError(f"{broker!r} in the event log's address is not host:port; write it like broker:9092")
     return KafkaLog(
         bootstrap,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl
 
+from tickerplant.core.digits import parse_float
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import SECOND_US
 
@@ -91,7 +92,7 @@ def parse_fault(query: str | Mapping[str, str]) -> Fault:
     numbers = {name: values[name] for name in ("seconds", *_DEFAULTS) if name in values}
     try:
         for text in numbers.values():
-            float(text)
+            parse_float(text)
     except ValueError:
         raise BadInput(f"the options {', '.join(numbers)} must be numbers, not {', '.join(numbers.values())}") from None
     if not _RATIO.fullmatch(values.get("ratio", "2")):

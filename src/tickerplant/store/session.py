@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from tickerplant.core.digits import is_digits
 from tickerplant.core.errors import MigrationError, StoreError, StoreUnavailable
 
 TIMESCALEDB, POSTGRESQL = "timescaledb", "postgresql"
@@ -167,7 +168,7 @@ class Session:
         with translate_errors():
             tag = await self.connection.execute(sql, *arguments)
         count = str(tag).rsplit(" ", 1)[-1]
-        return int(count) if count.isdecimal() else 0
+        return int(count) if is_digits(count) else 0
 
     async def script(self, sql: str, timeout_s: float | None = None) -> None:
         """Run several statements without arguments. A text with comments only is skipped.

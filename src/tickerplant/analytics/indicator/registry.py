@@ -21,7 +21,7 @@ INDICATORS: Final[dict[str, type[Indicator]]] = {}
 
 _NAME = re.compile(r"[A-Z][A-Z0-9]*\Z")
 _CALL = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*)\s*(?:\(([^()]*)\)\s*)?(?:@\s*([A-Za-z]+)\s*)?\Z")
-_NUMBER = re.compile(r"[+-]?\d{1,12}(\.\d{1,12})?\Z")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,12})?\Z")
 
 
 def register(kind: type[Indicator]) -> None:

@@ -167,8 +167,8 @@ def _declared(kind: type[Indicator], named: Mapping[str, str], ordered: Sequence
 
 
 def _number(text: str, indicator: str, parameter: str) -> float:
-    if not re.fullmatch(r"[+-]?\d{1,12}(\.\d{1,12})?", text):
-        raise BadInput(f"{indicator}: {parameter} is {text!r}, not a number")
+    if not re.fullmatch(r"[+-]?[0-9]{1,12}(\.[0-9]{1,12})?", text):
+        raise BadInput(f"{indicator}: {parameter} is {text[:64]!r}, not a number")
     return float(text)
 
 

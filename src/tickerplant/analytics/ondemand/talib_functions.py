@@ -19,6 +19,7 @@ import numpy as np
 
 from tickerplant.analytics.indicator.declaration import plain
 from tickerplant.analytics.ondemand.parameter_names import SERIES_TYPE, DuplicateName, match_name, series_type
+from tickerplant.core.digits import parse_float
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import Float64Array
 
@@ -176,7 +177,7 @@ def _value(name: str, key: str, text: str | None, default: float | int) -> float
     if key.endswith("matype") and text.lower() in _averages():
         return _averages()[text.lower()]
     try:
-        value = float(text)
+        value = parse_float(text)
     except ValueError:
         words = (
             f"; it must be a number or one of {', '.join(_averages())}" if key.endswith("matype") else ", not a number"

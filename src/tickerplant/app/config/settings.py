@@ -27,6 +27,7 @@ from tickerplant.app.config.groups import (
     VendorSettings,
 )
 from tickerplant.app.config.renamed import ENV_PREFIX, RENAMED, FormerName, rename_keys, rename_variables, variable
+from tickerplant.core.digits import is_digits
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.symbols import check_symbol
 
@@ -153,7 +154,7 @@ class Settings(BaseSettings):
             return ()
         for entry in value:
             name, _, days = entry.partition(":")
-            good = days == "max" or (days.isdecimal() and 1 <= int(days) <= 20_000)
+            good = days == "max" or (is_digits(days) and len(days) < 6 and 1 <= int(days) <= 20_000)
             if name not in HISTORY_INTERVALS or not good:
                 raise ValueError(
                     f"{entry!r} is not a depth of history; write interval:days or interval:max, as in 1d:365 or "

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+from tickerplant.core.digits import is_digits
+
 POLL_S: Final = 2.0
 CROWDED: Final = 0.3
 """Maximum share of the core that other processes may use before the threads move."""
@@ -95,7 +97,7 @@ class _OtherLoad:
         with contextlib.suppress(OSError):
             for line in Path("/proc/stat").read_text().splitlines():
                 name, *fields = line.split()
-                if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in used:
+                if name.startswith("cpu") and is_digits(name[3:]) and int(name[3:]) in used:
                     user, nice, system, _idle, _iowait, irq, soft = map(int, fields[:7])
                     used[int(name[3:])] = (user + nice + system + irq + soft) / ticks
         return time.monotonic(), time.process_time(), used

@@ -24,7 +24,7 @@ MESSAGE_BYTES: Final = MAX_RECORD_BYTES + (1 << 20)
 REPEAT_S: Final = 30.0
 """Minimum seconds between two log lines of the client library that differ only in their numbers."""
 _KINDS: Final = 256
-_NUMBERS: Final = re.compile(r"\d+")
+_NUMBERS: Final = re.compile(r"[0-9]+")
 
 TRANSACTION_TIMEOUT_MS: Final = 10_000
 """Maximum time for which a dead producer's open transaction blocks the readers of its partitions."""

@@ -48,6 +48,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.core.digits import is_digits
 from tickerplant.core.errors import BadInput
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.times import BoolArray
@@ -341,7 +342,7 @@ def _codes(text: str, table: Table) -> list[str]:
     codes: dict[str, None] = {}
     for word in filter(None, _SEPARATORS.split(text)):
         # Two or more digits are one number, not two codes: vendors use such numbers, and tapes have no such pairs.
-        whole = table.words or len(word) > _MAX_CODES or (len(word) > 1 and word.isdigit())
+        whole = table.words or len(word) > _MAX_CODES or (len(word) > 1 and is_digits(word))
         codes.update(dict.fromkeys((word,) if whole else word))
     return list(codes)
 

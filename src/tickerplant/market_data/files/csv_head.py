@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from tickerplant.core.column_names import by_name, find, normalise
+from tickerplant.core.digits import parse_float
 from tickerplant.core.errors import BadInput
 from tickerplant.core.time_values import DATE, INVALID, order_of, parse_times
 
@@ -27,8 +28,8 @@ _NEAR: Final = 1.25
 """Largest quotient of the ratios of adjusted closes to closes in the head of a file."""
 _DELIMITERS: Final = ",;\t|"
 _SEPARATOR: Final = re.compile(r'"?sep=(.)"?\s*')
-_VALUE: Final = re.compile(r"[-+]?[\d.,]*\d[\d.,:/T Z+-]*(?:[eE][-+]?\d+)?|true|false|", re.IGNORECASE)
-_CLOCK: Final = re.compile(r"\d{1,2}:\d\d(?::\d\d(?:\.\d+)?)?")
+_VALUE: Final = re.compile(r"[-+]?[0-9.,]*[0-9][0-9.,:/T Z+-]*(?:[eE][-+]?[0-9]+)?|true|false|", re.IGNORECASE)
+_CLOCK: Final = re.compile(r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?")
 _BOOLEAN: Final = ("true", "false", "0", "1")
 
 _KLINES: Final = (
@@ -188,7 +189,7 @@ def _is_time(values: Sequence[str]) -> bool:
 
 def _numbers(values: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
     try:
-        return np.array([float(value.replace(",", ".")) for value in values])
+        return np.array([parse_float(value.replace(",", ".")) for value in values])
     except ValueError:
         return None
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.core.digits import parse_int
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import FOREVER_US, Int64Array, micros_of
 
@@ -146,7 +147,7 @@ def _text(data: bytes) -> str:
 
 
 def _instrument(text: str) -> int:
-    number = int(text)
+    number = parse_int(text)
     if not 0 <= number < 1 << 32:
         raise ValueError(f"{text} is not an instrument id")
     return number

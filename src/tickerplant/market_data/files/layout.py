@@ -156,7 +156,7 @@ def detect_layout(
 
 
 def _check_header(header: Sequence[str], line: int | None) -> None:
-    if header and all(re.fullmatch(r"[-+]?[\d.,:/T Z-]+|[A-Z]", name) for name in header):
+    if header and all(re.fullmatch(r"[-+]?[0-9.,:/T Z-]+|[A-Z]", name) for name in header):
         raise BadInput(
             f"the first line contains numbers, such as {quoted(header[0])}, and no known order of columns; add a first "
             "line with the names of the columns, such as time,price,size",

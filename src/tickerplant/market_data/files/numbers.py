@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.core.digits import parse_float
 from tickerplant.core.errors import BadInput
 from tickerplant.core.shown import quoted
 from tickerplant.core.time_values import is_text
@@ -171,7 +172,7 @@ def _floats(texts: pa.Array) -> tuple[Float64Array, BoolArray]:
     values = np.zeros(len(texts))
     for row, text in enumerate(texts.to_pylist()):
         try:
-            values[row] = float(text) if "_" not in text else np.nan
+            values[row] = np.nan if "_" in text else parse_float(text)
         except ValueError:
             invalid[row] = True
     return values, invalid

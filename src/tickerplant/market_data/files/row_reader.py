@@ -343,7 +343,7 @@ class RowReader:
         column = self._layout.columns["interval"]
         if column == self._layout.databento.get("rtype"):
             return RECORD_TYPES.get(text, text)
-        return f"{text}m" if normalise(column) == "per" and text.isdigit() else text
+        return f"{text}m" if normalise(column) == "per" and text and not text.strip("0123456789") else text
 
     def detect_numbers(self, block: Block) -> None:
         """Decide the format of the numbers from the first block. Raises BadInput if it has two readings."""

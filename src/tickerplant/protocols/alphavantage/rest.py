@@ -248,7 +248,7 @@ def _date(us: int) -> str:
 def _month(text: str, function: str) -> tuple[int, int]:
     """Return start and exclusive end of a month (YYYY-MM) in New York, in microseconds UTC. Raises _ApiError."""
     try:
-        first = dt.datetime.strptime(text, "%Y-%m").replace(tzinfo=NEW_YORK)
+        first = dt.datetime.strptime(text if text.isascii() else "", "%Y-%m").replace(tzinfo=NEW_YORK)
     except ValueError:
         raise _invalid(function) from None
     days = calendar.monthrange(first.year, first.month)[1]

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tickerplant.core.digits import parse_int
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, WEEK_US, Float64Array, Int64Array
 from tickerplant.protocols.http_types import DAY, DOWN, PREMIUM, Refusal, Request, Response, json_response
 from tickerplant.protocols.market import CRYPTO, Bars, Market, Trades
@@ -136,7 +137,7 @@ def _number(query: Mapping[str, str], name: str) -> int | None:
     if text is None:
         return None
     try:
-        return int(text)
+        return parse_int(text)
     except ValueError:
         raise _ApiError(
             -1100, f"Illegal characters found in parameter '{name}'; legal range is '^[0-9]{{1,20}}$'."

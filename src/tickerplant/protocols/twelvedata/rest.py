@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 import numpy as np
 
+from tickerplant.core.digits import parse_int
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, WEEK_US, datetime_of, micros_of
 from tickerplant.protocols.adjustment import split_factors
 from tickerplant.protocols.http_types import DAY, DOWN, PREMIUM, Refusal, Request, Response, find_zone, json_response
@@ -278,7 +279,7 @@ def _integer(query: Mapping[str, str], name: str, default: int, low: int, high: 
     if not text:
         return default
     try:
-        value = int(text)
+        value = parse_int(text)
     except ValueError:
         value = low - 1
     if not low <= value <= high:

@@ -175,7 +175,7 @@ def _range(query: Mapping[str, str], market: Market, instrument: Instrument) -> 
         return max(_FIRST_US, int(first * SECOND_US)), int(end * SECOND_US)
     name = query.get("range", "1d").lower()
     today = datetime_of(now_us).astimezone(_zone(instrument)[1]).replace(hour=0, minute=0, second=0, microsecond=0)
-    found = re.fullmatch(r"(\d+)(d|wk|mo|y)", name)
+    found = re.fullmatch(r"([0-9]{1,9})(d|wk|mo|y)", name)
     if name == "max":
         return _FIRST_US, now_us + 1
     if name == "ytd":

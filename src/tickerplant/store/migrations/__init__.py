@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MIGRATION_S: Final = 86_400.0
 """Timeout of a migration in seconds. Some copy the rows of a table."""
-_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql\Z")
+_NAME = re.compile(r"([0-9]{4})_[a-z0-9_]+\.sql\Z")
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,7 +205,7 @@ def _by_suffix(named: Mapping[str, Any], suffix: str) -> Any:
 
 
 def _bare(name: str) -> str:
-    return re.sub(r"^\d+[a-z]?[.):]?\s*", "", name)
+    return re.sub(r"^[0-9]+[a-z]?[.):]?\s*", "", name)
 
 
 def _numbers(rows: Iterable[Mapping[str, _Cell]], suffix: str) -> Float64Array:

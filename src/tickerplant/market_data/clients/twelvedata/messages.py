@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import interval as intervals
+from tickerplant.core.digits import parse_float
 from tickerplant.core.errors import BadInput
 from tickerplant.core.schemas import DIVIDENDS, SMALL_TEXT, SPLITS, TEXT, VENDOR_BARS
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, TIMESTAMP, timestamps
@@ -359,7 +360,7 @@ def _terms(split: _Split) -> tuple[float, float] | None:
     """Return numerator and denominator from the factors, the description or the ratio; None if all are missing."""
     if split.from_factor and split.to_factor:
         return float(split.from_factor), float(split.to_factor)
-    found = re.match(r"\s*([\d.]+)\s*-?(?:for|:)-?\s*([\d.]+)", split.description or "")
+    found = re.match(r"\s*([0-9.]+)\s*-?(?:for|:)-?\s*([0-9.]+)", split.description or "")
     if found:
         return float(found[1]), float(found[2])
     ratio = _number(split.ratio)
@@ -368,7 +369,7 @@ def _terms(split: _Split) -> tuple[float, float] | None:
 
 def _number(value: float | str | None) -> float | None:
     try:
-        return None if value is None else float(value)
+        return parse_float(value) if isinstance(value, str) else value
     except ValueError:
         return None
 
