@@ -30,12 +30,13 @@ from tickerplant.app.commands import (
     version,
 )
 from tickerplant.app.commands.common import exit_code_of, notify, with_settings
+from tickerplant.app.terminal.output import echo
 from tickerplant.core.errors import TickerplantError
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"tickerplant {metadata.version('tickerplant')}")
+        echo(f"tickerplant {metadata.version('tickerplant')}")
         raise typer.Exit
 
 

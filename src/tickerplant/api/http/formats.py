@@ -17,14 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
+from tickerplant.core.csv_text import FORMULA, NUMBER
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, Int64Array, datetime_of, times_of
 
 EPOCHS: Final = {"s": SECOND_US, "ms": 1_000, "us": 1}
 TIME_STYLES: Final = ("iso", *EPOCHS)
 _QUARTER_US = 15 * MINUTE_US
-FORMULA: Final = r"^['=+\-@\t\r＝＋－＠]"
-"""Start of a text that a spreadsheet may compute, or that has the mark of an escaped text."""
-NUMBER: Final = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 
 
 def offsets_us(times_us: Int64Array, zone: dt.tzinfo) -> Int64Array:

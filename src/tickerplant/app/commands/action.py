@@ -17,6 +17,8 @@ from tickerplant.app.commands.feeding import (
     wait_until_computed,
     wait_until_stored,
 )
+from tickerplant.app.terminal.output import echo
+from tickerplant.core.digits import parse_float
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -139,12 +141,12 @@ def _write(
         return
     what = f"{row['symbol']} {row['date']}: {row['kind']} {_of(row)}"
     if not wait:
-        print(f"{what} is in the log; the plant applies the action when it reaches the record")
+        echo(f"{what} is in the log; the plant applies the action when it reaches the record")
     elif row["kind"] == "dividend":
-        print(f"{what} is in the tables")
+        echo(f"{what} is in the tables")
         _warn_if_not_applied(loaded, row)
     else:
-        print(f"{what} is in the tables")
+        echo(f"{what} is in the tables")
         exit_if_remaining(remaining)
 
 
@@ -178,6 +180,8 @@ def _date(text: str) -> int:
     from tickerplant.core.times import micros_of
 
     try:
+        if not text.isascii():
+            raise ValueError
         day = dt.datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=dt.UTC)
     except ValueError:
         raise BadInput(f"DATE {text!r} is not a date; write a date such as 2020-08-31") from None
@@ -196,7 +200,7 @@ def _ratio(text: str) -> tuple[float, float]:
 
 def _positive(text: str, what: str) -> float:
     try:
-        value = float(text)
+        value = parse_float(text)
     except ValueError:
         value = math.nan
     if not (value > 0 and math.isfinite(value)):

@@ -18,6 +18,7 @@ from tickerplant.app.commands.common import (
     time_range,
     with_settings,
 )
+from tickerplant.app.terminal.output import echo
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _show(row: Mapping[str, Any], *, json: bool) -> None:
         emit(row)
     else:
         for name, value in row.items():
-            print(f"{name:<11} {cell(value)}")
+            echo(f"{name:<11} {cell(value)}")
     if not row["in_log"]:
         notify("the rule is stored but not in the log yet; a running API appends it within 30 s")
 

@@ -14,6 +14,7 @@ import typer
 
 from tickerplant.app.commands.common import emit, notify, table, time_range
 from tickerplant.app.commands.feeding import check_services, exit_if_remaining, plant_to_feed, wait_until_computed
+from tickerplant.app.terminal.output import echo
 from tickerplant.core.errors import BadInput, ConfigError, TickerplantError
 
 if TYPE_CHECKING:
@@ -231,12 +232,12 @@ def _report(
             }
         )
         return
-    print(f"{done.bars:,} bars from {done.requests:,} requests are in the tables after {seconds:.1f} s")
+    echo(f"{done.bars:,} bars from {done.requests:,} requests are in the tables after {seconds:.1f} s")
     if not gaps:
-        print("nothing is missing")
+        echo("nothing is missing")
         return
     newest = gaps[-GAPS_SHOWN:]
-    print(f"{sum(one.bars for _, _, one in gaps):,} bars are still missing:")
+    echo(f"{sum(one.bars for _, _, one in gaps):,} bars are still missing:")
     table(
         ("symbol", "interval", "from", "to", "bars", "status", "reason", "retry at"),
         [

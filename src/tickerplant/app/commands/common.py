@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from tickerplant.app.terminal.output import console
+from tickerplant.app.terminal.output import emit as emit
+from tickerplant.app.terminal.output import notify as notify
 from tickerplant.core.errors import BadInput, ConfigError, TickerplantError
+from tickerplant.core.shown import escape
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -164,31 +166,19 @@ def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     tree[path[-1]] = value
 
 
-def notify(text: str) -> None:
-    """Print a message to stderr. It is not part of the command's output."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def emit(row: Mapping[str, Any]) -> None:
-    """Print one JSON object on one line."""
-    print(json.dumps(row, ensure_ascii=False, default=str, allow_nan=False), flush=True)
-
-
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
     """Print a table. A table that is wider than the terminal wraps; in a pipe nothing wraps."""
     from rich.table import Table
 
     grid = Table(*headings, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        grid.add_row(*("" if cell is None else str(cell) for cell in row))
+        grid.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     console_for_tables().print(grid)
 
 
 def console_for_tables() -> Console:
     """Return a console on stdout, as wide as the terminal; in a pipe it is wide enough for every row."""
-    from rich.console import Console
-
-    return Console(width=None if Console().is_terminal else _PIPE_COLUMNS, highlight=False)
+    return console(width=None if console().is_terminal else _PIPE_COLUMNS)
 
 
 def cell(value: Any) -> str:
@@ -224,12 +214,15 @@ def time_option(text: str | None, name: str) -> int | None:
 def time_range(
     start: str | None, end: str | None, names: tuple[str, str] = ("--from", "--to")
 ) -> tuple[int | None, int | None]:
-    """Return two time options in µs. Raises BadInput if the start is not before the end. `names`: the options."""
-    from tickerplant.core.times import check_range
+    """Return two time options in µs, as `clamp_range` limits them. `names`: the options.
+
+    Raises BadInput if the start is not before the end.
+    """
+    from tickerplant.core.times import check_range, clamp_range
 
     start_us, end_us = time_option(start, names[0]), time_option(end, names[1])
     check_range(start_us, end_us, f"{names[0]} {start}", f"{names[1]} {end}")
-    return start_us, end_us
+    return clamp_range(start_us, end_us)
 
 
 def stored_interval(text: str) -> str:

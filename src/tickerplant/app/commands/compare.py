@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from tickerplant.app.commands.common import END_HELP, START_HELP, emit, notify, table, time_range
+from tickerplant.app.terminal.output import echo
 from tickerplant.core.errors import UnreadableRecord
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def compare(
     elif shown:
         headings = ("time", "symbol", "interval", "source", "other", "close", "other close", "price bp", "volume %")
         table(headings, (_cells(row) for row in shown))
-        print(_summary(rows, len(shown)))
+        echo(_summary(rows, len(shown)))
     if not shown:
         notify("no two sources differ in this range")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv as csv_module
 import shutil
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from tickerplant.app.commands.common import (
     table,
     time_range,
 )
+from tickerplant.app.terminal.output import echo, write_csv
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def compute(
     if draw and len(symbols) > 1:
         raise BadInput(f"{file.name} has {len(symbols)} symbols; choose the one to draw with --symbol")
     if draw or (len(symbols) == 1 and not (csv or json) and sys.stdout.isatty()):
-        print("\n".join(charts(shown, chosen, symbols[0])))
+        echo("\n".join(charts(shown, chosen, symbols[0])))
         shown = shown.slice(max(0, shown.num_rows - SHOWN_BELOW))
     _print(shown, symbols, csv=csv, json=json)
 
@@ -135,9 +135,7 @@ def _print(shown: pa.Table, symbols: list[str], *, csv: bool, json: bool) -> Non
         for row in rows:
             emit(row)
     elif csv:
-        writer = csv_module.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows([["" if row[name] is None else row[name] for name in names] for row in rows])
+        write_csv(names, ([row[name] for name in names] for row in rows))
     else:
         table(names, ([cell(row[name]) for name in names] for row in rows))
 
@@ -160,7 +158,7 @@ def indicators(
     elif name:
         for key, value in found[0].items():
             lines = [_parameter(each) for each in value] if key == "parameters" else value
-            print(f"{key:<11} {', '.join(map(str, lines)) if isinstance(lines, list) else lines}")
+            echo(f"{key:<11} {', '.join(map(str, lines)) if isinstance(lines, list) else lines}")
     else:
         for kind, title in (("declared", "indicators of the plant"), ("talib", "functions of TA-Lib")):
             rows = [_row(one) for one in found if one["kind"] == kind]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tickerplant.app.commands.common import emit, table
+from tickerplant.app.terminal.output import echo
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
@@ -21,7 +22,7 @@ def config_(
     from tickerplant.app.config import describe
 
     if markdown:
-        print(describe.markdown(), end="")
+        echo(describe.markdown(), end="")
     elif json:
         for row in describe.rows(loaded):
             emit(row.as_dict())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from tickerplant.app.commands.common import emit, notify, table, time_range
+from tickerplant.app.terminal.output import console, echo
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _print_counts(report: CoverageReport, step: Interval) -> None:
 
     counts = {symbol: found.counts() for symbol, found in report.found.items()}
     shown = [status for status in STATUSES if any(each[status] for each in counts.values())]
-    print(
+    echo(
         f"{step} bars from {_time(report.start_us, step)} to {_time(report.end_us, step)} UTC"
     )  # not the table's title, which would wrap
     rows = []
@@ -113,25 +114,25 @@ def _print_chart(chart: CoverageChart) -> None:
     from tickerplant.app.commands.common import console_for_tables
     from tickerplant.app.terminal.coverage_chart import MARKS
 
-    console = console_for_tables()
+    terminal = console_for_tables()
     margin = max(len(line.label) for line in chart.lines) + 1
     across = max(len(line.columns) for line in chart.lines)
-    console.print()
+    terminal.print()
     for line in chart.lines:
         text = Text(line.label.ljust(margin))
         for status in line.columns:
             mark, colour = MARKS[status]
             text.append(mark, style=colour)
-        console.print(text, soft_wrap=True)
+        terminal.print(text, soft_wrap=True)
     if chart.times:
-        console.print(Text(" " * margin + _below(chart.times, across)), soft_wrap=True)
+        terminal.print(Text(" " * margin + _below(chart.times, across)), soft_wrap=True)
     legend = Text(" " * margin)
     for status in chart.legend:
         mark, colour = MARKS[status]
         legend.append(mark, style=colour).append(f" {status.replace('_', ' ')}   ")
     if chart.legend:
         legend.rstrip()
-        console.print(legend, soft_wrap=True)
+        terminal.print(legend, soft_wrap=True)
 
 
 def _below(times: Sequence[str], across: int) -> str:
@@ -153,9 +154,9 @@ def _print_gaps(report: CoverageReport, step: Interval, count: int) -> None:
         if one.status in GAPS
     ]
     newest = sorted(gaps, key=lambda gap: (gap[1].from_us, gap[0]))[-count:] if count else []
-    print()
+    echo()
     if not gaps:
-        print("no gaps")
+        echo("no gaps")
     elif newest:
         headings = ("symbol", "from", "to", "bars", "status", "reason")
         rows = [
@@ -164,7 +165,7 @@ def _print_gaps(report: CoverageReport, step: Interval, count: int) -> None:
         ]
         table(headings, rows)
     if more := len(gaps) - len(newest):
-        print(f"{more:,} gap{'s' * (more != 1)}{' more' * bool(newest)}")
+        echo(f"{more:,} gap{'s' * (more != 1)}{' more' * bool(newest)}")
 
 
 def _reason(one: StatusRange) -> str:
@@ -197,7 +198,5 @@ def _moment(us: int) -> str:
 
 
 def _width() -> int:
-    from rich.console import Console
-
-    console = Console()
-    return console.width if console.is_terminal else PIPE_WIDTH
+    terminal = console()
+    return terminal.width if terminal.is_terminal else PIPE_WIDTH

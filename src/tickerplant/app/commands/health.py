@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from tickerplant.app.commands.common import emit, table
+from tickerplant.app.terminal.output import echo
 from tickerplant.core.errors import TickerplantError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def health(
         emit(result.as_dict())
     else:
         table(["component", "state", "details"], ([part.name, part.state, part.sentence] for part in result.parts))
-        print(f"\n{result.state}")
+        echo(f"\n{result.state}")
     raise typer.Exit(0 if result.state == component.OK else 1)
 
 

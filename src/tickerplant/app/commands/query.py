@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +17,7 @@ from tickerplant.app.commands.common import (
     table,
     time_range,
 )
+from tickerplant.app.terminal.output import write_csv
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -79,9 +78,7 @@ def query(
         for row in rows:
             emit({"symbol": symbol, "interval": interval, "adjust": adjust, **row})
     elif csv:
-        writer = csv_module.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([["" if row[name] is None else row[name] for name in columns] for row in rows])
+        write_csv(columns, ([row[name] for name in columns] for row in rows))
     elif rows:
         table(columns, ([cell(row[name]) for name in columns] for row in rows), title=_title(symbol, interval, adjust))
     if not rows:

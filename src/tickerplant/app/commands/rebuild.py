@@ -17,6 +17,7 @@ from tickerplant.app.commands.feeding import (
     wait_until_computed,
     wait_until_stored,
 )
+from tickerplant.app.terminal.output import echo
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
@@ -62,7 +63,7 @@ def rebuild(
     elif json:
         emit({"symbols": names, "offsets": offsets, "waited": False})
     else:
-        print(f"requested a rebuild of {', '.join(names)}; the plant starts when it reaches the request in the log")
+        echo(f"requested a rebuild of {', '.join(names)}; the plant starts when it reaches the request in the log")
 
 
 def _report(
@@ -87,7 +88,7 @@ def _report(
     counted = [f"{n:,} × {interval}" for interval, n in made.by_interval.items()]
     counted += [f"{made.withdrawn:,} withdrawn"] if made.withdrawn else []
     if counted:
-        print(f"bars rebuilt after {seconds:.1f} s: {', '.join(counted)}")
+        echo(f"bars rebuilt after {seconds:.1f} s: {', '.join(counted)}")
     for name in nothing:
         notify(
             f"{name}: nothing to rebuild; the log has no ticks or bars of this symbol in the range, or retention has "

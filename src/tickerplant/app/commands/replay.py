@@ -17,6 +17,7 @@ from tickerplant.app.commands.feeding import (
     wait_until_computed,
     wait_until_stored,
 )
+from tickerplant.app.terminal.output import echo
 from tickerplant.core.errors import BadInput, LogUnavailable, TickerplantError
 
 if TYPE_CHECKING:
@@ -258,14 +259,14 @@ def _report(
         notify(f"{file.name}: {error}")
     what = ", ".join(f"{n:,} {name}" for n, name in ((result.ticks, "ticks"), (result.bars, "bars")) if n) or "nothing"
     if result.already:
-        print(f"{file.name} was replayed before ({what}); nothing has changed")
+        echo(f"{file.name} was replayed before ({what}); nothing has changed")
     else:
         where = "in the tables" if waited else "in the log"
-        print(f"{file.name}: {result.rows_read:,} rows read; {what} {where} after {seconds:.1f} s")
+        echo(f"{file.name}: {result.rows_read:,} rows read; {what} {where} after {seconds:.1f} s")
         conflicts = f" ({result.conflicts:,} of them conflicts)" if result.conflicts and result.ticks else ""
-        print(f"{result.dead:,} rows dead-lettered{conflicts}, {result.repeats:,} repeats dropped")
+        echo(f"{result.dead:,} rows dead-lettered{conflicts}, {result.repeats:,} repeats dropped")
     if bars:
-        print("bars closed: " + ", ".join(f"{n:,} × {name}" for name, n in bars.items()))
+        echo("bars closed: " + ", ".join(f"{n:,} × {name}" for name, n in bars.items()))
     if result.dead:
         notify("see `tickerplant tail deadletter` for the rows that could not be read")
     exit_if_remaining(published.remaining)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tickerplant.app.commands.common import notify
+from tickerplant.app.terminal.output import echo
 from tickerplant.core.errors import BadInput, ConfigError
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def sandbox(
     stop = threading.Event()
     with signals(stop), run_sandbox(loaded.settings, clock) as endpoint:
         if while_used:  # the parent process reads the addresses, and keeps standard input open while it runs
-            print(endpoint.greeting(), flush=True)
+            echo(endpoint.greeting(), flush=True)
             while not stop.is_set() and os.read(0, 1):
                 pass
             return

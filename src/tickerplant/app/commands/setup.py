@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from tickerplant.app.commands.common import emit, notify, table
+from tickerplant.app.terminal.output import echo
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
@@ -59,9 +60,9 @@ def _migrate(loaded: Loaded, *, plain: bool, json: bool) -> None:
         emit({"applied": done})
     elif done:
         for name in done:
-            print(f"applied {name}")
+            echo(f"applied {name}")
     else:
-        print("all migrations are applied")
+        echo("all migrations are applied")
 
 
 def create_topics(
@@ -83,8 +84,8 @@ def create_topics(
         emit({"made": made, "partitions": partitions, "log_id": identity.log_id, "generation": identity.generation})
     else:
         for name in made:
-            print(f"created {name}")
-        print(f"log {identity.log_id}, generation {identity.generation}: {partitions} partitions per topic")
+            echo(f"created {name}")
+        echo(f"log {identity.log_id}, generation {identity.generation}: {partitions} partitions per topic")
 
 
 def adopt(
@@ -112,9 +113,9 @@ def adopt(
     if json:
         emit({"adopted": result, "changed": changed})
     elif changed:
-        print(f"the store now follows {result}")
+        echo(f"the store now follows {result}")
     else:
-        print(f"the store already follows {result}; nothing changed")
+        echo(f"the store already follows {result}; nothing changed")
 
 
 def _require_yes() -> NoReturn:

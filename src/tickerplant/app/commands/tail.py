@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tickerplant.app.commands.common import emit, notify, time_option
+from tickerplant.app.terminal.output import echo
 from tickerplant.core.errors import BadInput
+from tickerplant.core.shown import escape_line
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
@@ -65,7 +67,7 @@ def tail(
             if limit is not None and printed >= limit:
                 return
             printed += 1
-            emit(row) if json else print(_line(row), flush=follow)
+            emit(row) if json else echo(_line(row), flush=follow)
         if not printed and not follow:
             notify(f"{topic} has no such records")
 
@@ -147,7 +149,7 @@ def _start(event_log: EventLog, topic: str, from_: str | None, limit: int | None
     if from_ == "latest" or (from_ is None and follow and limit is None):
         return LATEST
     if from_ is not None:
-        return at_time(time_option(from_, "--from") or 0)
+        return at_time(max(0, time_option(from_, "--from") or 0))
     # The last `limit` records have at least `limit` rows, unless they are marks.
     back = limit or 10
     return at_positions({tp: max(earliest, end - back) for tp, (earliest, end) in event_log.offsets(topic).items()})
@@ -223,7 +225,7 @@ def _table_rows(batch: Any) -> Iterator[dict[str, Any]]:
 def _line(row: Mapping[str, Any]) -> str:
     place = f"{row['partition']}/{row['offset']:<8}"
     rest = [
-        f"{name}={value}"
+        f"{name}={escape_line(str(value))}"
         for name, value in row.items()
         if name not in ("partition", "offset", "kind") and value is not None
     ]

@@ -121,6 +121,7 @@ def _grid(
     columns: Sequence[str], wanted: str, bars: dict[str, dict[str, Any]], values: dict[str, dict[str, Any]]
 ) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table(box=None, header_style="bold", pad_edge=False)
     for name in columns:
@@ -129,7 +130,7 @@ def _grid(
     for symbol, bar in sorted(bars.items()):
         moved = (bar["close"] or 0) - (bar["open"] or 0)
         colour = "green" if moved > 0 else "red" if moved < 0 else ""
-        last = f"[{colour}]{_number(bar['close'])}[/]" if colour else _number(bar["close"])
+        last = Text(_number(bar["close"]), style=colour)
         texts = {"symbol": symbol, "bar": f"{bar['time']:{_time_format(wanted)}}", "last": last, "state": bar["state"]}
         numbers = {**values.get(symbol, {}), **bar}
         grid.add_row(*(texts[name] if name in texts else _number(numbers.get(name)) for name in columns))

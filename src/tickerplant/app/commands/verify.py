@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from tickerplant.app.commands.common import emit, table, time_range
+from tickerplant.app.terminal.output import echo
 from tickerplant.core.errors import BadInput, TickerplantError
 
 if TYPE_CHECKING:
@@ -96,16 +97,16 @@ def _print(found: list[PartitionResult]) -> None:
     table(headings, rows)
     for one in found:
         for note in one.notes:
-            print(f"partition {one.partition}: {note}")
+            echo(f"partition {one.partition}: {note}")
     for one in found:
         if one.difference is not None:
             _print_difference(one)
     if all(one.equal for one in found):
         bars, records = sum(one.closed_bars for one in found), sum(one.records for one in found)
         if records:
-            print(f"equal: {records:,} raw records give the same {bars:,} closed bars, byte for byte")
+            echo(f"equal: {records:,} raw records give the same {bars:,} closed bars, byte for byte")
         else:
-            print("nothing to compare: aggregation has read no raw record of this range")
+            echo("nothing to compare: aggregation has read no raw record of this range")
 
 
 def _print_difference(one: PartitionResult) -> None:
@@ -113,7 +114,7 @@ def _print_difference(one: PartitionResult) -> None:
     assert difference is not None
     where = f", log offset {difference.log_offset}" if difference.log_offset is not None else ""
     place = f"partition {one.partition}, raw offset {difference.raw_offset}, {difference.topic}{where}"
-    print(f"\n{place}: {difference.sentence}")
+    echo(f"\n{place}: {difference.sentence}")
     if difference.cells:
         table(("where", "column", "on the log", "recomputed"), difference.cells)
 

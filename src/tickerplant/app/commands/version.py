@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tickerplant.app.commands.common import emit
+from tickerplant.app.terminal.output import echo
 
 
 def version(json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False) -> None:
@@ -19,6 +20,6 @@ def version(json: Annotated[bool, typer.Option("--json", help="Print a JSON obje
     if json:
         emit(versions)
     else:
-        print(f"tickerplant {versions['tickerplant']} (Python {versions['python']})")
+        echo(f"tickerplant {versions['tickerplant']} (Python {versions['python']})")
         for package in packages:
-            print(f"  {package} {versions[package]}")
+            echo(f"  {package} {versions[package]}")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sys
 from typing import Any, Final
 
 import structlog
+
+from tickerplant.core.shown import escape
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -37,6 +40,18 @@ QUIET_S: Final = 30.0
 _POOL: Final = _PoolFilter()
 
 
+_COLOUR: Final = re.compile(r"(\x1b\[[0-9;]*m)")
+
+
+class _EscapedFormatter(structlog.stdlib.ProcessorFormatter):
+    """Escapes control characters of foreign text in a line. Only colours remain."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the formatted line."""
+        parts = _COLOUR.split(super().format(record))  # colours are at odd positions
+        return "".join(part if number % 2 else escape(part) for number, part in enumerate(parts))
+
+
 def configure(level: str = "info", style: str = "auto") -> None:
     """Write all lines, including the lines of libraries, to stderr; stdout is for a command's output."""
     json_lines = style == "json" or (style == "auto" and not sys.stderr.isatty())
@@ -61,7 +76,7 @@ def configure(level: str = "info", style: str = "auto") -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        _EscapedFormatter(
             foreign_pre_chain=shared,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tail],
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tickerplant.app.terminal.output import console
+
 
 class ProgressBars:
     """Progress bars for the block, one per label.
@@ -12,18 +14,17 @@ class ProgressBars:
     """
 
     def __init__(self, labels: Sequence[str], *, quiet: bool) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        console = Console(stderr=True)
+        terminal = console(stderr=True)
         width = max(map(len, labels))
         self._progress = Progress(
             TextColumn(f"{{task.description:<{width}}}"),
             BarColumn(),
             TextColumn("{task.fields[text]}"),
             TimeElapsedColumn(),
-            console=console,
-            disable=quiet or not console.is_terminal,
+            console=terminal,
+            disable=quiet or not terminal.is_terminal,
             transient=True,
         )
         self._tasks = {label: self._progress.add_task(label, total=None, text="") for label in labels}

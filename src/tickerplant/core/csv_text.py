@@ -1,0 +1,25 @@
+"""Texts in CSV that a spreadsheet would compute as formulas. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+FORMULA: Final = r"^['=+\-@\t\r＝＋－＠]"
+"""Start of a text that a spreadsheet may compute, or that has the mark of an escaped text. For Python and Arrow."""
+NUMBER: Final = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
+"""A text that is a number; it stays as it is."""
+
+_FORMULA: Final = re.compile(FORMULA)
+_NUMBER: Final = re.compile(NUMBER)
+
+
+def without_formula(value: Any) -> Any:
+    """Return a text that a spreadsheet would compute with a leading `'`, and any other value unchanged.
+
+    >>> without_formula("=1+1"), without_formula("-1.5"), without_formula(-1.5)
+    ("'=1+1", '-1.5', -1.5)
+    """
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.match(value):
+        return f"'{value}"
+    return value
