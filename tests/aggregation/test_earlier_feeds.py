@@ -78,7 +78,7 @@ def test_a_file_of_several_sessions_and_a_file_that_continues_its_first_or_last_
 
 
 def test_files_of_adjacent_hours_give_one_complete_day_weeks_later() -> None:
-    """No minute is cut: the day has the trades of both files."""
+    # No minute is cut: the day has the trades of both files.
     raw = [*file("file:am", (0, 10.0), (3_500, 11.0)), *file("file:pm", (3_600, 12.0), (9_000, 13.0), days=20)]
     assert of_session(run(raw))["1d", 0] == (13.0, 4.0, True, "rebuild")
 

@@ -101,7 +101,7 @@ def test_a_snapshot_within_a_session_and_a_revision_after_it_change_nothing() ->
 
 
 def test_a_snapshot_keeps_the_order_of_the_calendars() -> None:
-    """Sorted, `*` would precede `B*`, and 05:00 UTC (01:00 in New York) would be in no session of BTC."""
+    # Sorted, `*` would precede `B*`, and 05:00 UTC (01:00 in New York) would be in no session of BTC.
     calendars = {"B*": "24/7", "*": "XNYS"}
     settings = {"indicators": {"1m": ["VWAP"]}, "forming_indicators": [], "calendars": calendars}
     stage = AnalyticsStage()

@@ -143,7 +143,7 @@ def test_weeks_and_hours_are_built_when_read(client: httpx.Client) -> None:
 def test_a_bar_that_is_built_when_read_is_final_when_its_end_has_passed_for_the_feed(
     log: EventLog, store: MemoryStore
 ) -> None:
-    """AAPL stops at 15:30: no bar follows in the hour to 16:00. The week has bars of Monday and Tuesday only."""
+    # AAPL stops at 15:30: no bar follows in the hour to 16:00. The week has bars of Monday and Tuesday only.
     fill(store)
     friday_close = MIDNIGHT + 4 * DAY + 20 * 3600 * 1_000_000
     clock = [T0 + 149 * MINUTE]
@@ -170,7 +170,7 @@ def test_a_bar_that_is_built_when_read_is_final_when_its_end_has_passed_for_the_
 
 
 def test_a_bar_whose_end_is_a_day_ago_is_final_although_no_feed_reports_it(log: EventLog, store: MemoryStore) -> None:
-    """The bars of AAPL are from a file that ends at 15:30 on Tuesday."""
+    # The bars of AAPL are from a file that ends at 15:30 on Tuesday.
     fill(store)
     ends = {"/v1/intraday/AAPL?interval=1h": T0 + 150 * MINUTE, "/v1/historical/AAPL?interval=1w": MIDNIGHT + 4 * DAY}
     ends["/v1/historical/AAPL?interval=1w"] += 20 * 3600 * 1_000_000  # Friday's close
@@ -182,7 +182,7 @@ def test_a_bar_whose_end_is_a_day_ago_is_final_although_no_feed_reports_it(log: 
 
 
 def test_a_week_is_final_with_the_bar_of_its_last_session(log: EventLog, store: MemoryStore) -> None:
-    """2026-04-03 is Good Friday: New York's week ends on Thursday. The week of XAU/USD ends on Friday."""
+    # 2026-04-03 is Good Friday: New York's week ends on Thursday. The week of XAU/USD ends on Friday.
     days = [{"time": MIDNIGHT + n * DAY, "interval": "1d"} for n in (21, 22, 23, 24)]
     rows = [{**day, "symbol": symbol} for symbol in ("AAPL", "XAU/USD") for day in days]
     store.tables["ohlcv"] = pa.Table.from_batches([bar_batch(rows)])

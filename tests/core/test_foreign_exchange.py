@@ -45,7 +45,7 @@ def test_the_trading_day_changes_at_17_00_new_york(time: str, date: str | None) 
 
 
 def test_every_session_is_24_hours_and_a_week_has_five() -> None:
-    """Summer time changes on Sunday mornings, between two sessions."""
+    # Summer time changes on Sunday mornings, between two sessions.
     days = np.arange(utc("2010-01-04"), utc("2030-01-07"), DAY_US)
     dates = days[[datetime_of(day).weekday() < 5 for day in days.tolist()]]
     opens, closes = FX.open_of(dates), FX.close_of(dates)

@@ -221,7 +221,7 @@ def test_settings_are_appended_only_if_they_differ_from_the_stored_ones(tmp_path
 
 
 def test_another_order_of_the_calendars_is_a_change_and_services_read_the_order_that_was_set(tmp_path: Path) -> None:
-    """Pattern `Z*` precedes `*`, although a sorted table has `*` first: ZURN has Switzerland's calendar."""
+    # Pattern `Z*` precedes `*`, although a sorted table has `*` first: ZURN has Switzerland's calendar.
     swiss_first, xetra_first = {"Z*": "XSWX", "*": "XETR"}, {"*": "XETR", "Z*": "XSWX"}
     with embedded(tmp_path) as log:
         assert ensure_settings(log, values_of(Rules(calendars=swiss_first)))

@@ -136,7 +136,7 @@ def _ticks(names: Sequence[str], at_us: int) -> pa.RecordBatch:
 
 
 async def test_one_connection_holds_a_bounded_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the writer is behind, the socket is not read once the gathered messages have `GATHER_BYTES`."""
+    # While the writer is behind, the socket is not read once the gathered messages have `GATHER_BYTES`.
     held: list[int] = []
     real = connections.Connection._on_messages
 

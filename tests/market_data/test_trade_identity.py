@@ -26,7 +26,7 @@ from tickerplant.market_data.files.replay import replay
 
 GOLDEN = Path(__file__).parent / "golden" / "cursors"
 """Cursors of commit 2def005, made by `make_cursors`. It appended 40 ticks with ids t0 to t19 of AAPL and of BRK.B, one
-a second from `OPEN_US` on, then a cancel of AAPL's t1 at second 50. The live feed's watermark is second 50."""
+a second from `OPEN_US` on. A cancel of AAPL's t1 at second 50 follows. The live feed's watermark is second 50."""
 HEAD = "time,symbol,price,size,trade_id,exchange\n"
 
 

@@ -91,7 +91,7 @@ def test_bars_without_noise_are_returned_unchanged() -> None:
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_every_auto_adjusted_bar_that_closes_at_its_high_is_replayed(tmp_path: Path, suffix: str) -> None:
-    """yfinance multiplies open, high and low by adjusted close / close, and sets the close to the adjusted close."""
+    # yfinance multiplies open, high and low by adjusted close / close, and sets the close to the adjusted close.
     random = np.random.default_rng(4)
     closes = np.round(random.uniform(20, 300, 2_000), 2)
     adjusted = random.uniform(0.2, 1, 2_000) * 100

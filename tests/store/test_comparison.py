@@ -68,7 +68,7 @@ async def check_counts(store: Store) -> None:
 
 
 async def check_unordered(store: Store) -> None:
-    """Ticks of an earlier version of the plant have no arrival: open and close are not compared."""
+    # Ticks of an earlier version of the plant have no arrival: open and close are not compared.
     part = ticks(50, step_us=0)
     await put_ticks(store, part)
     await put_bars(store, bars(five(0, part, open=101.0, close=99.0)))
@@ -81,7 +81,7 @@ async def check_unordered(store: Store) -> None:
 
 
 async def check_time(store: Store) -> None:
-    """The last ten minutes are compared later. A day whose roll-up is pending is compared after it."""
+    # The last ten minutes are compared later. A day whose roll-up is pending is compared after it.
     table = ticks(600, step_us=1_000_000)
     await put_ticks(store, arrived(table, 1))
     await put_bars(store, bars(*(five(minute, table.slice(minute * 60, 300)) for minute in (0, 5))))

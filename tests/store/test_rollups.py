@@ -95,7 +95,7 @@ async def check_order_and_flags(store: Store) -> None:
 
 
 async def check_retention(store: Store) -> None:
-    """Rows are kept for 90 days from the later of their time and their arrival."""
+    # Rows are kept for 90 days from the later of their time and their arrival.
     await put_ticks(store, ticks(10))  # ticks of 2012 that arrive now
     await run(store, "rollup_5m", "retention")
     assert len(await rows(store, "ohlcv_5m_rollup")) == 1

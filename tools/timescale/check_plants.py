@@ -2,8 +2,8 @@
 
     python tools/timescale/check_plants.py postgresql://postgres@127.0.0.1:5432/postgres [SYMBOLS]
 
-SYMBOLS (300) have bars of five sessions, all compressed. Then 300 official bars of one old minute arrive, ten years of
-5m bars of another symbol are split, and ticks in compressed chunks are cancelled, corrected and rebuilt. After each
+SYMBOLS (300) have bars of five sessions, all compressed. Then 300 official bars of one old minute arrive, and ten years
+of 5m bars of another symbol are split. Ticks in compressed chunks are cancelled, corrected and rebuilt. After each
 step, `health` must be ok. It takes some minutes. The last line is `equal`, or the script raises an error.
 """
 

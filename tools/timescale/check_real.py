@@ -91,7 +91,7 @@ async def run_by_scheduler(store: Store, condition: str) -> None:
 
 
 async def case_decompression(store: Store, _: str) -> str:
-    """300 official bars of one minute replace bars in compressed chunks: 300,000 rows are decompressed."""
+    """Replace bars in compressed chunks by 300 official bars of one minute, which decompresses 300,000 rows."""
     symbols = [f"S{number:03d}" for number in range(300)]
     async with store.session() as session:
         await session.execute(
@@ -112,7 +112,7 @@ async def case_decompression(store: Store, _: str) -> str:
 
 
 async def case_default_limit(_: Store, dsn: str) -> str:
-    """A session without the plant's setting has the limit, so the case above shows something."""
+    """Check that a session without the plant's setting has the limit; else the case above would show nothing."""
     connection = await asyncpg.connect(dsn)
     try:
         await connection.execute("SELECT count(*) FROM timescaledb_information.hypertables")
@@ -124,7 +124,7 @@ async def case_default_limit(_: Store, dsn: str) -> str:
 
 
 async def case_retention(store: Store, _: str) -> str:
-    """The scheduler drops rows by the later of their time and their arrival."""
+    """Check that the scheduler drops rows by the later of their time and their arrival."""
     now_us = time.time_ns() // 1000
     await put_ticks(store, ticks(100))
     await put_ticks(store, ticks(50, start_us=OPEN_US + 40 * DAY_US))
@@ -144,7 +144,7 @@ async def case_retention(store: Store, _: str) -> str:
 
 
 async def case_retention_waits_for_writers(store: Store, dsn: str) -> str:
-    """A chunk that receives rows while retention runs is kept."""
+    """Check that a chunk which receives rows while retention runs is kept."""
     await put_ticks(store, ticks(100))
     async with store.session() as session:
         await session.execute("UPDATE arrivals SET arrived_at = now() - INTERVAL '6 days'")
@@ -165,7 +165,7 @@ async def case_retention_waits_for_writers(store: Store, dsn: str) -> str:
 
 
 async def case_jobs(store: Store, _: str) -> str:
-    """Every job retries after a minute; no job is overdue; realtime_prices is not compressed by a policy."""
+    """Check that every job retries after a minute, none is overdue, and no policy compresses realtime_prices."""
     await maintenance.run_due(store, dt.datetime.now(dt.UTC))
     async with store.session() as session:
         slow = await session.rows(
@@ -186,7 +186,7 @@ async def case_jobs(store: Store, _: str) -> str:
 
 
 async def case_deadlocks(store: Store, dsn: str) -> str:
-    """Roll-ups, compressions and writers run at once; the plant's job succeeds in the end."""
+    """Run roll-ups, compressions and writers at once; the plant's job succeeds in the end."""
     stop, failures = asyncio.Event(), 0
 
     async def write() -> None:
@@ -231,7 +231,7 @@ async def case_deadlocks(store: Store, dsn: str) -> str:
 
 
 async def case_policy_retry(store: Store, dsn: str) -> str:
-    """A policy that does not get a lock runs again after a minute. Its failure does not degrade the plant."""
+    """Check that a policy without a lock runs again after a minute. Its failure does not degrade the plant."""
     await put_bars(store, bars({"minute": 0}))
     await maintenance.run_due(store, dt.datetime.now(dt.UTC))
     policy = "proc_name LIKE 'policy_co%' AND hypertable_name = 'intraday_ohlcv'"
@@ -257,7 +257,7 @@ async def case_policy_retry(store: Store, dsn: str) -> str:
 
 
 async def case_refusal(store: Store, dsn: str) -> str:
-    """A refused record stops its partition, the others continue, and `health` is ok when the cause is removed."""
+    """Check that a refused record stops only its partition; `health` is ok when the cause is removed."""
 
     def state(log: EmbeddedLog, applied: dict[tuple[str, int], int]) -> tuple[str, str]:
         [part] = health.persistence_health(log, lambda: applied, time.time_ns() // 1000)

@@ -3,7 +3,7 @@
 A file that begins or ends inside a session has only a part of it. Another feed may have had the rest: a file of other
 hours, or the live feed. If that feed's bars were evicted, the session is recomputed from the raw records of both. Thus
 the result does not depend on the time between two replays. If the log no longer has the other feed's records, the bars
-that need them are published incomplete, with the reason `cut`: the daily bar, and the minute and the 5m bar in which
+that need them are published incomplete, with the reason `cut`. These are the daily bar, and the 1m and 5m bars in which
 this file begins or ends.
 
 Only the first and the last session of a file are concerned. A file has all trades of the sessions between them.

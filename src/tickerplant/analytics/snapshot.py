@@ -1,4 +1,4 @@
-"""Conversion of a partition's state to bytes and back. Equal states give equal bytes, with retained data only."""
+"""Conversion of a partition's state, retained data only, to bytes and back. Equal states give equal bytes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ class _StoredMark(msgspec.Struct, array_like=True):
 class _StoredState(msgspec.Struct, array_like=True):
     clock_us: int
     rules: msgspec.Raw
-    """The rules' values as msgpack of their own: their patterns keep their order, although the state is sorted."""
+    """The rules' values, encoded separately: the encoder sorts the keys of the state, but the order of the rules'
+    patterns must remain."""
     symbols: list[str]
     intervals: list[_StoredInterval]
     alerts: _StoredAlerts | None = None

@@ -34,7 +34,7 @@ class ReadTransaction:
 
     @property
     def position(self) -> Position:
-        """The log position of the view."""
+        """Return the log position of the view."""
         assert self._position is not None
         return self._position
 

@@ -25,8 +25,8 @@ WHEN: Final = (ON_BAR, ON_UPDATE)
 PRICES: Final = ("open", "high", "low", "close", "volume")
 """Columns of a bar that may be operands."""
 MAX_BARS: Final = 500
-"""Maximum window of a percent change, in bars. The ring of its values is stored with every 32nd retained bar. A symbol
-with 1,472 retained bars (the minutes of a day and one replay) has 1,472 // 32 + 2 = 48 such states: 500 · 8 B · 48 =
+"""Maximum window of a percent change, in bars. The ring of its values is stored with every 32nd retained bar. The
+minutes of a day and one replay are 1,472 retained bars. They have 1,472 // 32 + 2 = 48 such states: 500 · 8 B · 48 =
 192 kB."""
 
 RULE_ID: Final = "^[A-Za-z0-9_-]{1,64}$"

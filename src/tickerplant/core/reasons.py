@@ -10,7 +10,8 @@ from typing import Final
 from tickerplant.core.sources import BARS, TICKS
 
 CUT: Final = "cut"
-"""Reason of a bar that is incomplete because two files cut a minute of it."""
+"""Reason of a bar that is incomplete because two files cut a minute of it, or the log lost an earlier feed's
+records."""
 OF_TICKS: Final = ("ticks", "parts", "late", "down", "auction", "cancel", "correction", "rebuild", CUT)
 """Reasons of bars that aggregation builds itself, from prints or finer bars, including their revisions.
 

@@ -58,8 +58,8 @@ TOPIC: Final = {spec.name: spec for spec in TOPICS}
 STALE_FEED_US: Final = 90 * SECOND_US
 """Log time without a record after which a live feed counts as down since its watermark.
 
-This is at least twice the time between two marks of a live feed in a partition: 1 s, or up to 45 s with a clock faster
-than the machine's.
+This is at least twice the time between two marks of a live feed in a partition. That time is 1 s, or up to 45 s with a
+clock faster than the machine's.
 """
 
 FORMING, FINAL, WITHDRAWN = "forming", "final", "withdrawn"

@@ -1,7 +1,7 @@
 """A column of times given by a user, converted to microseconds UTC block by block. Pure.
 
-`time_values` parses each value. This module applies what the values do not contain: the zone of times without one, the
-order of day and month, and whether a bar's time is an instant or the date of a session.
+`time_values` parses each value. This module applies what the values do not contain. That is the zone of times without
+one, and the order of day and month. It is also whether a bar's time is an instant or the date of a session.
 
 **Instants.** A time without offset is local to the given zone. An hour occurs twice when clocks are set back. If a
 symbol's times ascend, they are in summer time until they go back, then in winter time. If they descend, the reverse

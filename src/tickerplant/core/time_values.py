@@ -447,8 +447,8 @@ def _normalised(texts: pa.Array, order: str | None) -> pa.Array:
 def _without_am_pm(texts: pa.Array) -> tuple[pa.Array, Int64Array, BoolArray]:
     """Return the texts without AM and PM, the microseconds to add to each time, and a mask of the ambiguous texts.
 
-    A text is ambiguous if it has an hour from 1 to 12 and no AM or PM, but other texts have, and no text shows a clock
-    of 24 hours. An hour above 12 is no hour of AM and PM, so the text stays as it is.
+    A text without AM and PM is ambiguous if its hour is from 1 to 12 and other texts have AM or PM. If any text shows a
+    clock of 24 hours, none is ambiguous. An hour above 12 is no hour of AM and PM, so the text stays as it is.
     """
     shift, ambiguous = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_)
     pattern = r"^.{10} (?P<hour>0\d|1[0-2])(?::[\d:.]*)?\s?(?P<half>[APap])\.?[Mm]\.?$"

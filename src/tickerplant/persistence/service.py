@@ -17,11 +17,11 @@ Effects, in this order. Each is safe to repeat, because a repetition finds anoth
    `synchronous_commit` is off. Their records must still be in the log.
 
 Failures: an unavailable database or log ends a `_StoreSession`. After a pause the next session starts at the database's
-positions. Rows that the database refuses for good stop only their own partition: its records are applied one by one up
-to the refused one (`one_by_one`), whose offset and error are reported (`reporter`). An unexpected position means that
-another process has applied it, and the transaction is rolled back. If the partition is still assigned to this member
-(its former owner finished late), reading restarts at the database's position. After `MAX_CONFLICTS` conflicts the
-partition is no longer written.
+positions. Rows that the database refuses for good stop only their own partition. Its records are applied one by one up
+to the refused one (`one_by_one`). The offset and the error of that record are reported (`reporter`). An unexpected
+position means that another process has applied it, and the transaction is rolled back. If the partition is still
+assigned to this member (its former owner finished late), reading restarts at the database's position. After
+`MAX_CONFLICTS` conflicts the partition is no longer written.
 """
 
 from __future__ import annotations

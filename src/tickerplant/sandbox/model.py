@@ -42,8 +42,8 @@ def symbol_names(count: int) -> tuple[str, ...]:
 class MarketSettings:
     """The settings of a market. `rate`: average trades per second over all symbols while their markets are open.
 
-    `sessions`: `always` or `us`. `us`: stocks trade in New York's regular sessions, with holidays and half days;
-    currency pairs trade from Sunday 17:00 to Friday 17:00 New York; other symbols trade round the clock. `always`: all
+    `sessions`: `always` or `us`. `us`: stocks trade in New York's regular sessions, with holidays and half days.
+    Currency pairs trade from Sunday 17:00 to Friday 17:00 New York; other symbols trade round the clock. `always`: all
     symbols trade round the clock, so that a demo shows trades at any hour. The plant then needs the calendar `24/7`.
     """
 

@@ -119,7 +119,7 @@ def test_an_error_after_hours_of_silence_gives_no_size_of_the_whole_day() -> Non
 
 
 def test_volumes_that_fall_at_midnight_utc_begin_a_new_day_without_silence() -> None:
-    """A crypto exchange trades round the clock: sizes of the second day do not depend on those of the first."""
+    # A crypto exchange trades round the clock: sizes of the second day do not depend on those of the first.
     volumes, midnight = volumes_of(), 86_400
     sizes_of(volumes, (0, 0, midnight - 9))
     sizes_of(volumes, (0, 1_000, midnight - 8), (0, 1_500, midnight - 7), (0, 2_000, midnight - 1))
@@ -173,7 +173,7 @@ def test_an_auction_is_not_an_error() -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_any_single_error_in_a_session_leaves_the_total_right(seed: int) -> None:
-    """A session grows by less than its volume per tick. One volume is wrong, late or repeated."""
+    # A session grows by less than its volume per tick. One volume is wrong, late or repeated.
     rng = np.random.default_rng(seed)
     volume = 2_000 + rng.integers(0, 400, 60).cumsum().astype(float)
     at = int(rng.integers(1, 58))
@@ -193,7 +193,7 @@ def test_any_single_error_in_a_session_leaves_the_total_right(seed: int) -> None
 
 @pytest.mark.parametrize("seed", range(40))
 def test_no_sequence_of_volumes_gives_more_than_the_highest_of_them(seed: int) -> None:
-    """Errors jump between few levels, near the true volume and far from it, without hours of silence."""
+    # Errors jump between few levels, near the true volume and far from it, without hours of silence.
     rng = np.random.default_rng(seed)
     true = 1_000_000 + rng.integers(0, 500, 80).cumsum().astype(float)
     given = np.where(rng.random(80) < 0.4, rng.integers(0, 200, 80), true)

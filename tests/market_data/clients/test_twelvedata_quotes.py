@@ -89,7 +89,7 @@ def test_sent_ns_is_the_time_of_a_tick_only_if_the_decoder_is_stamped() -> None:
 
 
 def test_a_print_that_arrives_after_a_later_print_of_its_second_has_an_unknown_size() -> None:
-    """The minute would open with the second print. Its first print shows by its volume that it was earlier."""
+    # The minute would open with the second print. Its first print shows by its volume that it was earlier.
     decoder = QuoteDecoder()
     flags = []
     for message in (price("AAPL", 1_000), price("AAPL", 1_020), price("AAPL", 1_010), price("AAPL", 1_030)):

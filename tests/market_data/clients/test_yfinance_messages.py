@@ -186,7 +186,7 @@ def chart(*paid: dict[str, object]) -> bytes:
 def test_a_dividend_has_the_currency_of_the_prices_or_both(
     event: str | None, prices_in: str, amount: float, currency: str | None
 ) -> None:
-    """The chart gives a dividend's time as that of the session's open, and its own currency only if it differs."""
+    # The chart gives a dividend's time as that of the session's open, and its own currency only if it differs.
     midnight = OPEN_US + EASTERN_US - (OPEN_US + EASTERN_US) % DAY_US
     time = np.array([midnight - EASTERN_US])
     paid_in = dividend_currencies(chart({"date": OPEN_US // 1_000_000, "amount": 4.5, "currency": event}))

@@ -24,7 +24,7 @@ def compute(data: Any, indicator: str | Indicator | Sequence[str | Indicator]) -
     is ignored in column names.
 
     If there are columns `symbol` and `interval`, each series is computed separately. If there is a column `time` (or,
-    in pandas, an index of times), each series is processed in order of time; its rows may have any order. Otherwise
+    in pandas, an index of times), each series is processed in order of time. Its rows may have any order. Otherwise
     each series is processed in row order. The typical price replaces a missing column `vwap` and each missing value of
     this column. The UTC date of the time replaces a missing column `session`. A bar that lacks an input is ignored, as
     in the stream.

@@ -1,8 +1,13 @@
 """A plant: its components, opened in the right order, and the services that run on them.
 
-Steps of opening, each idempotent: 1. the folder's lock, 2. the database and its tables, 3. the log, 4. its topics, 5.
-the check that this store follows this log, 6. the rules, appended to the log if they have changed. Closing
-reverses the order.
+Steps of opening, each idempotent; closing reverses the order:
+
+1. Acquire the folder's lock.
+2. Open the database and create its tables.
+3. Open the log.
+4. Create its topics.
+5. Check that this store follows this log.
+6. Append the rules to the log if they have changed.
 """
 
 from __future__ import annotations

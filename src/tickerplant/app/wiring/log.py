@@ -84,7 +84,7 @@ def request_rebuild(log: EventLog, symbols: Sequence[str], start_us: int, end_us
 
 
 def snapshot_retentions(log: EventLog) -> list[SnapshotRetention]:
-    """Return the retention of kept snapshots of each stateful service. Run them before the log's retention."""
+    """Return one `SnapshotRetention` for each stateful service. Run each of them before the log applies retention."""
     from tickerplant.log.snapshot_retention import SnapshotRetention
 
     services = (("aggregation", RAW, STATE_AGGREGATION), ("analytics", OHLCV, STATE_ANALYTICS))
@@ -94,7 +94,7 @@ def snapshot_retentions(log: EventLog) -> list[SnapshotRetention]:
 
 
 def live_watermark_us(log: EventLog, feed: str) -> int | None:
-    """Return the watermark of a live feed. None for a feed that does not write regularly, such as a file."""
+    """Return the watermark of a live feed in µs. None for an unknown feed, or one that is not live, such as a file."""
     cursor = _cursor(log, feed)
     return cursor.watermark_us if cursor.live else None
 

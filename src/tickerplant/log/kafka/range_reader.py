@@ -20,9 +20,9 @@ def messages(
 ) -> Iterator[Message]:
     """Yield the committed, retained messages of `[start, end)`. None as `end` is the current end.
 
-    Brokers confirm a commit before they have written the markers to its partitions. This call therefore waits until
-    all messages before `at_least` can be read. Raises LogUnavailable if the brokers do not answer within the cluster's
-    `patience_s`.
+    Brokers confirm a commit before they have written the markers to its partitions. This call therefore waits until all
+    messages before `at_least` can be read. Raises LogUnavailable if this takes longer than the cluster's `patience_s`,
+    or the brokers do not answer for that time.
     """
     with translate_errors(f"reading {topic}/{partition}"):
         settings = cluster.consumer("tickerplant-stretch", **{"enable.partition.eof": True})

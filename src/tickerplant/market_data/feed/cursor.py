@@ -131,12 +131,12 @@ class RecentIds:
 
     @property
     def ids(self) -> bytes:
-        """The keys since the last full segment."""
+        """Return the keys since the last full segment."""
         return self._filling[0].tobytes()
 
     @property
     def values(self) -> bytes:
-        """The digests since the last full segment."""
+        """Return the digests since the last full segment."""
         return self._filling[1].tobytes()
 
     def add(self, ticks: Identities) -> AddedIds:

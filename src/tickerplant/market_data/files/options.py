@@ -33,7 +33,7 @@ class ReadOptions:
 
     @property
     def encoded(self) -> dict[str, Any]:
-        """The options for the hash: the fields of the first version, and later fields only if they are set."""
+        """Return the options for the hash: the fields of the first version, and later fields only if they are set."""
         later = {"columns": self.columns, "decimal": self.decimal}
         return {
             "symbol": self.symbol,

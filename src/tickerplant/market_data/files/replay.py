@@ -112,8 +112,8 @@ class ReplaySummary:
     `already`: an earlier replay has completed this file, and nothing was appended; `ends` are then the topic's last
     records. `stopped`: the replay was stopped; the same call resumes it. `rows_read` and `seconds` count this run, and
     the other counts all runs of this feed. `conflicts`: dead rows with the identity of an earlier trade, but another
-    price or size; and rows with the bar of an earlier row, but other values. `unknown_conditions`: number of rows with
-    each unknown code; they count as ordinary trades.
+    price or size. Rows with the bar of an earlier row, but other values, count too. `unknown_conditions`: number of
+    rows with each unknown code; they count as ordinary trades.
     """
 
     feed: str

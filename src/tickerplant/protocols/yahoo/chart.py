@@ -1,8 +1,8 @@
 """Yahoo's chart API, with the cookie and the crumb that its clients fetch first. Pure.
 
 Prices are float32 and always adjusted for splits. Bars of a day and longer have an `adjclose`, adjusted for dividends
-too. The row of the current day is the day so far. Its stamp is the present time, or the session's close after it. A
-forming intraday bar is followed by a row with the last price.
+too. The row of the current day is the day so far. Its stamp is the present time, or the session's close once the
+session is over. A forming intraday bar is followed by a row with the last price.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def _check_lookback(interval: str, start_us: int, end_us: int, now_us: int) -> N
 
 
 def _long_bars(market: Market, instrument: Instrument, interval: str, start_us: int, end_us: int) -> Bars:
-    """Return daily, weekly or monthly bars. A day is included if its session starts in the range."""
+    """Return bars of a day, week, month or three months. A day is included if its session starts in the range."""
     symbol = instrument.symbol
     if interval.endswith("mo"):
         return market.month_bars(symbol, start_us, end_us, 3 if interval == "3mo" else 1, FOR_SPLITS)

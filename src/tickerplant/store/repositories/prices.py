@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 RELATION: Final = "realtime_prices"
 DENSE_TICKS: Final = 100
 """Minimum ticks of a symbol in a transaction for which COPY writes compressed rows. With one or two ticks per symbol, a
-compressed row takes three times the disk of plain rows, and the newest tick of all symbols 30 times as long."""
+compressed row takes three times the disk of plain rows. The newest tick of all symbols takes 30 times as long."""
 ARRIVAL: Final = pa.schema(
     [pa.field("version", pa.int64(), nullable=False), pa.field("row", pa.int32(), nullable=False)]
 )

@@ -132,7 +132,7 @@ class QuoteDecoder:
 
     Symbols are written as subscribed: the vendor answers `RY:TSX` with symbol RY and exchange TSX. `stamped`: use
     `sent_ns`, which the sandbox may send, as the time. `wanted_only`: messages of symbols that were not added are
-    dropped and counted, and the first message of each of `_SAMPLES` such symbols is a dead row.
+    dropped and counted. The first message of each of `_SAMPLES` such symbols is a dead row.
     """
 
     def __init__(self, *, source: str = SOURCE, stamped: bool = False, wanted_only: bool = False) -> None:

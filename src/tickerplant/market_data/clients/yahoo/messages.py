@@ -212,7 +212,7 @@ def read_columns(columns: Columns, request: BarsRequest, now_us: int, splits: Sp
 
     Rows without a price, rows off the grid (the live last row) and bars that are forming by the vendor's clock are
     dropped. Raises NotEntitled if several rows have prices and none is on the grid. Exchanges that open at half past
-    the hour have 1 h bars that start at half past.
+    the hour have 1h bars that start at half past.
     """
     symbol, interval, start_us, end_us = request.symbols[0], request.interval, request.start_us, request.end_us
     daily = interval == "1d"
