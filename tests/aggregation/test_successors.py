@@ -11,7 +11,8 @@ TEN = at("2026-01-05T10:00")
 def backfilled() -> tuple[AggregationStage, list[bytes]]:
     """Return a new stage and a log of a live feed and a backfill.
 
-    The live feed starts at 10:02:30. The backfill covers both symbols from 09:55 to 10:02 and ends.
+    The live feed starts at 10:02:30. The backfill claims coverage from midnight, has bars of both symbols from 09:55 to
+    10:02, and ends.
     """
     minutes = [
         (TEN + n * MINUTE, name, "1m", 10.0 + n, 12.0 + n, 9.0 + n, 11.0 + n, 5.0)

@@ -140,7 +140,9 @@ def decode_snapshot(data: bytes) -> PartitionState:
             _restore_intervals(alerts.watch, stored.alerts.intervals)
             alerts.stale = {Series(*series) for series in stored.alerts.stale}
     except (msgspec.MsgspecError, TickerplantError, ValueError, KeyError) as error:
-        raise SnapshotRefused(f"not a snapshot of analytics: {type(error).__name__}: {error}") from error
+        raise SnapshotRefused(
+            f"not a snapshot of analytics: {type(error).__name__}: {error}; run the version that wrote it"
+        ) from error
     queue = RecomputeQueue()
     for one in stored.marks:
         queue.marks[Series(one.interval, one.symbol)] = RecomputeMark(one.start_us, one.position, set(one.feeds))

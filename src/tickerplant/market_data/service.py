@@ -358,7 +358,7 @@ class MarketData:
             await self._call(lambda: trouble_reports.report(self._log, key, flood, now_s, permanent=False))
 
     async def _on_live_gap(self, writer: FeedWriter, start_us: int, end_us: int) -> None:
-        """Append that a live connection missed the ticks of a range."""
+        """Append a `down` and a `start` record: a live connection missed the ticks of a range."""
         seconds = (end_us - start_us) / SECOND_US
         log.warning("ticks were missed on a live connection", feed=self.config.feed, seconds=seconds)
         self.counts.losses += 1

@@ -1,4 +1,4 @@
-"""Finds the record that the database refuses: the records of one partition, each in its own transaction."""
+"""Finds the record that the database refuses. Applies the records of one partition, each in its own transaction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIRM_AFTER_S: Final = (0.2, 1.0)
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Return whether the database refuses these rows, and would refuse them again."""
+    """Return True if the error means that the database refuses the rows, and would refuse them again."""
     other = (StoreUnavailable, PositionConflict, StoreMismatch, MigrationError)
     return isinstance(error, REFUSALS) and not isinstance(error, other)
 

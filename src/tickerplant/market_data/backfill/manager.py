@@ -10,13 +10,17 @@ A round does, in this order:
 
 1. append a barrier, and wait for the store,
 2. scan the last minutes, the gaps of streams, the users' orders, and some of the history,
-3. send requests, the most valuable first, until none is possible, a stream reports a gap, or the round is long enough.
-   The scheduler debits and stores each request before it is sent. The last bars of an answer, its splits and its
-   verdicts are one transaction,
-4. end the feed's round, so that the indicators of older bars are recomputed once.
+3. close the orders that are filled,
+4. send requests, the most valuable first, until none is possible or the round is long enough. A gap of a stream, a new
+   order, and the end of the requests for orders also end this step. The scheduler debits and stores each request before
+   it is sent. The last bars of an answer, its splits, dividends, dead letters and verdicts are one transaction,
+5. append the reasons why gaps cannot be requested,
+6. request the splits and dividends of some symbols that are due,
+7. end the feed's round, so that the indicators of older bars are recomputed once.
 
-After a round without requests, the manager waits for up to a minute of its clock. Requests for recent gaps are less
-frequent if credits are few. A page of one bar costs as much as a page of thousands.
+After a round without requests, the manager waits for up to a minute of its clock, but at least a second of the
+machine's. Requests for recent gaps are less frequent if credits are few. A page of one bar costs as much as a page of
+thousands.
 """
 
 from __future__ import annotations
@@ -62,7 +66,7 @@ GRACE_US: Final = 90 * SECOND_US
 """Time from the end of an interval until its bar counts as missing: allowed lateness plus the delays of store and
 vendor."""
 _GRACE_REAL_S: Final = 3.0
-"""The same time by the machine's clock, for a manager whose clock is faster."""
+"""Minimum of that time in seconds of the machine's clock, for a manager whose clock is faster."""
 _HOLD_BYTES: Final = 1 << 40  # the publisher chooses the content of each transaction
 _RETRY_S: Final = 1.0
 _RETRY_MAX_S: Final = 30.0
@@ -277,7 +281,7 @@ class BackfillManager:
         try:
             return await self._scheduler.bars(choice, bars, request.purpose)
         except VendorError as error:
-            log.info("vendor refused a request", vendor=choice.name, request=self.progress.request, reason=str(error))
+            log.info("a vendor sent no bars", vendor=choice.name, request=self.progress.request, reason=str(error))
             if isinstance(error, NoData):
                 return BarsAnswer(dict.fromkeys(bars.symbols, error))
             self.progress.failed += 1

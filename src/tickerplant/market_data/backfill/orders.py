@@ -25,7 +25,7 @@ _TRIES: Final = 20
 
 
 def place_order(log: EventLog, order: Order) -> None:
-    """Append an order for the backfill that runs on this log.
+    """Store an order for the backfill that runs on this log. Only the newest MAX_ORDERS orders remain stored.
 
     Blocks. Raises LogError if other writers fence every try.
     """
@@ -43,12 +43,14 @@ def place_order(log: EventLog, order: Order) -> None:
 
 
 def read_orders(log: EventLog) -> list[Order]:
-    """Return the stored orders, oldest first, finished or not. Raises LogError if they cannot be decoded."""
+    """Return the newest MAX_ORDERS orders, oldest first, finished or not. Raises LogError if they cannot be decoded."""
     stored = log.get_state(STATE_FEEDS, 0, ORDERS_KEY)
     try:
         return [] if stored is None else msgspec.json.decode(stored, type=list[Order])
     except msgspec.MsgspecError as error:
-        raise LogError(f"the orders of the backfill cannot be decoded: {error}") from error
+        raise LogError(
+            f"the orders of the backfill cannot be decoded: {error}; run the version that wrote them"
+        ) from error
 
 
 class OpenOrders:

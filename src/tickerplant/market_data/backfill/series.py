@@ -129,7 +129,7 @@ class Series:
                 self._add(*(np.array([us], np.int64) for us in (start, end, again_us)))
 
     def ready(self, now_us: int, start_us: int, end_us: int) -> list[tuple[int, int]]:
-        """Return the runs that may be requested now and start in `[start_us, end_us)`, oldest first.
+        """Return the parts of runs in `[start_us, end_us)` that may be requested now, oldest first.
 
         Each begins at a missing start, and ends at the end of a missing bar.
         """

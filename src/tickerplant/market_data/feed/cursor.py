@@ -77,10 +77,13 @@ def decode(data: bytes | None, feed: str) -> Cursor:
     try:
         cursor = msgspec.msgpack.decode(data, type=Cursor)
     except msgspec.MsgspecError as error:
-        raise SnapshotRefused(f"the cursor of feed {feed} cannot be read: {error}") from error
+        raise SnapshotRefused(
+            f"the cursor of feed {feed} cannot be read: {error}; run the version that wrote it"
+        ) from error
     if cursor.format != FORMAT:
         raise SnapshotRefused(
-            f"the cursor of feed {feed} has format {cursor.format}; this version reads format {FORMAT}"
+            f"the cursor of feed {feed} has format {cursor.format}; this version reads format {FORMAT}: run the "
+            "version that wrote it"
         )
     if cursor.former_until_us is None:
         # A live feed's ids may restart every day. The watermark of a file sorted by symbol is far behind its ticks.

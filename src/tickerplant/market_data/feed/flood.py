@@ -60,7 +60,7 @@ def _cut(row: DeadRow) -> DeadRow:
 
 @dataclass(slots=True)
 class FloodGuard:
-    """Detects that most messages of a connection are unusable, and says how long to pause then."""
+    """Detects that most messages of a connection are unusable, and returns the pause that must follow."""
 
     _began_s: float | None = None
     _unusable: int = 0

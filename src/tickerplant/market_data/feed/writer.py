@@ -39,7 +39,7 @@ from tickerplant.market_data.feed.validation import (
 )
 
 MARK_EVERY_US: Final = 250 * MILLISECOND_US
-"""Shortest time between two marks: four a second. Each mark triggers the publication of every forming bar."""
+"""Shortest time between two marks of all partitions. Each mark triggers the publication of every forming bar."""
 _KINDS: Final = int(TickFlag.CANCEL | TickFlag.CORRECTION)
 
 
@@ -64,9 +64,9 @@ class FeedWriter:
     """Writes one feed into every partition of `market.prices.raw`. Belongs to one thread at a time.
 
     Two writers of one feed fence each other: the next commit of the older one raises Fenced. `hold_bytes` lets several
-    batches share a transaction: records are committed when that many bytes are pending, or at `commit`. 0 commits at
-    every call. Pending records are in memory, bounded by `hold_bytes` and one batch. `clock` returns microseconds UTC.
-    A fast clock needs a longer `mark_every_us`, or marks become more frequent.
+    batches share a transaction: `append_ticks` and `append_bars` commit if that many bytes are pending, always if it is
+    0. The other methods commit as they declare. Pending records are in memory, bounded by `hold_bytes` and one batch.
+    `clock` returns microseconds UTC. A fast clock needs a longer `mark_every_us`, or marks become more frequent.
     """
 
     def __init__(
@@ -126,11 +126,12 @@ class FeedWriter:
         firm: bool = False,
         new_round: bool = False,
     ) -> None:
-        """Append that the feed is up, with the symbols that it should deliver; commit, unless `new_round`.
+        """Append a `start` record to every partition: the feed is up, and should deliver these symbols.
 
         A live feed whose cursor is still open was killed: a `down` since its watermark is appended first, and `gap`
-        becomes True. The feed of a file that is still open continues without a record. A call while the feed is up
-        replaces the expected symbols. `start_us`, `gap`, `live`, `whole` and `firm` are fields of `records.Start`.
+        becomes True. The feed of a file that is still open continues without a record if its symbols are the same. A
+        call while the feed is up replaces the expected symbols. `start_us`, `gap`, `live`, `whole` and `firm` are
+        fields of `records.Start`. The records are committed, unless `new_round`.
 
         `new_round` begins a round with its own watermark, after the end of a round that was left open. The start of the
         round is part of the next commit, so that a whole round may be one transaction. A backfill has rounds; a file
@@ -182,16 +183,16 @@ class FeedWriter:
         return True
 
     def down(self, since_us: int | None = None, reason: str = "") -> None:
-        """Append that the feed has delivered nothing since `since_us` (default: its watermark), and commit.
+        """Append a `down` record to every partition, and commit. A feed that is not up stays unchanged.
 
-        A feed that is not up stays unchanged.
+        The feed has delivered nothing since `since_us`; None: since its watermark.
         """
         if self._cursor.state == feed_cursor.OPEN:
             self._append_down(self._watermark() if since_us is None else since_us, reason)
             self.commit()
 
     def end(self, resume_token: bytes | None = None, *, whole: bool = False) -> None:
-        """Append that the feed is complete, and commit. The feed cannot start again, except with a new round."""
+        """Append an `end` record to every partition, and commit: the feed is complete. Only a new round can follow."""
         if self._cursor.state == feed_cursor.ENDED:
             return
         watermark_us = self._watermark() if self.feed.startswith(records.FILE_FEED) else None
@@ -220,11 +221,12 @@ class FeedWriter:
     ) -> int:
         """Append ticks (`schemas.TICKS` or `schemas.TICKS_OF_EXCHANGES`) and return how many were accepted.
 
-        Two ticks with a trade id are the same tick if symbol, trade id, time, kind and exchange are equal. A repeat
-        with the same price and size is dropped and counted. A repeat with another price or size is a conflict: it
-        becomes a dead letter, as invalid rows do. `watermark_us`: a time before which no later batch contains a tick in
-        order. The commit of these ticks also stores `resume_token`. `locate` returns the place of a row of the batch in
-        its file, which begins the reason of a conflict.
+        Two ticks with a trade id are the same tick if symbol, trade id, time, kind and exchange are equal. Two
+        corrections must also have equal price and size. A repeat with the same price and size is dropped and counted. A
+        repeat with another price or size is a conflict: it becomes a dead letter, as invalid rows do. `watermark_us`:
+        ticks of later batches are at or after this time, unless they are out of order. The commit of these ticks also
+        stores `resume_token`. `locate` returns the place in the file of a row of the batch; the reason of a conflict
+        begins with it.
         """
         batch, codes, numbers = self._valid(_TICKS, batch)
         if batch["trade_id"].null_count < batch.num_rows:

@@ -53,7 +53,7 @@ class FileLayout:
     which --strict refuses. `zone`: the zone in the name of the time's column. `databento`: the names of Databento's
     columns by their normalised names; {} for other files. `assets`: volumes by the name of their asset, while none of
     them is chosen. `symbol`: the symbol above the header, or None. `is_new`: the first version of the program read
-    other columns of such a file. `has_commas`: a comma separates the columns of the file, or it is not a text.
+    other columns of such a file. `has_commas`: the delimiter of the file is a comma, or it is not a text.
     """
 
     kind: str

@@ -25,7 +25,7 @@ DECIMALS: Final = (POINT, COMMA)
 _SIGNS: Final = r"^[-+]?[$€£¥]?"
 _SCALE: Final = r"[KMBTkmbt]?$"
 _SPACE: Final = r"\s\x{A0}\x{2009}\x{202F}"
-"""Spaces between thousands: the plain one, and those that do not break a line."""
+"""Spaces between thousands: plain, no-break (U+00A0), thin (U+2009) and narrow no-break (U+202F) spaces."""
 _SHOWS_COMMA: Final = (
     _SIGNS
     + r"(\d*,(\d{1,2}|\d{4,})|\d{4,},\d{3}|\d{1,3}([.'’"
@@ -50,7 +50,7 @@ class NumberFormat:
     """The format of a file's numbers. `decimal`: `point` or `comma`, from the options or from the first block.
 
     `is_given`: the option has an effect. `choice`: a note about a format that follows from the values, or None.
-    `has_commas`: a comma separates the columns, so numbers without quotes have no decimal comma.
+    `has_commas`: the delimiter is a comma, so numbers without quotes have no decimal comma.
     """
 
     def __init__(self, decimal: str | None = None, *, has_commas: bool = True) -> None:

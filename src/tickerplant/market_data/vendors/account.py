@@ -311,5 +311,7 @@ def _read(stored: bytes, kind: type[T], format_: int, what: str) -> T:
         if version == format_:
             return msgspec.msgpack.decode(stored, type=kind)
     except msgspec.MsgspecError as error:
-        raise SnapshotRefused(f"{what} cannot be read: {error}") from error
-    raise SnapshotRefused(f"{what} has format {version}; this version reads format {format_}")
+        raise SnapshotRefused(f"{what} cannot be read: {error}; run the version that wrote it") from error
+    raise SnapshotRefused(
+        f"{what} has format {version}; this version reads format {format_}: run the version that wrote it"
+    )

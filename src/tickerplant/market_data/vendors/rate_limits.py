@@ -356,7 +356,12 @@ def _decoded(stored: bytes | None) -> _State:
     try:
         state = msgspec.msgpack.decode(stored, type=_State)
     except msgspec.MsgspecError as error:
-        raise SnapshotRefused(f"a vendor's rate limits cannot be read: {error}") from error
+        raise SnapshotRefused(
+            f"a vendor's rate limits cannot be read: {error}; run the version that wrote them"
+        ) from error
     if state.format != FORMAT:
-        raise SnapshotRefused(f"a vendor's rate limits have format {state.format}; this version reads format {FORMAT}")
+        raise SnapshotRefused(
+            f"a vendor's rate limits have format {state.format}; this version reads format {FORMAT}: run the version "
+            "that wrote them"
+        )
     return state
