@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class TickerplantError(Exception):
     """Base of all errors that Tickerplant raises deliberately.
@@ -14,13 +16,19 @@ class ConfigError(TickerplantError):
     """A setting is missing, contradicts another one, or is invalid."""
 
 
+MAX_MESSAGE_CHARS: Final = 2_000
+"""Maximum characters of a message about input, which may quote the input."""
+
+
 class BadInput(TickerplantError):
-    """Input from a user (a file, a parameter) is invalid.
+    """Input from a user (a file, a parameter) is invalid. A longer message than `MAX_MESSAGE_CHARS` is cut.
 
     `line` is the 1-based line of a text file (the header is line 1), or None for other input.
     """
 
     def __init__(self, message: str, *, line: int | None = None) -> None:
+        if len(message) > MAX_MESSAGE_CHARS:
+            message = f"{message[:MAX_MESSAGE_CHARS]}… ({len(message):,} characters)"
         super().__init__(message if line is None else f"line {line}: {message}")
         self.line = line
 

@@ -28,7 +28,7 @@ from tickerplant.market_data.files.bar_checks import BarChecks
 from tickerplant.market_data.files.block import with_advice
 from tickerplant.market_data.files.file_layout import layout_of
 from tickerplant.market_data.files.layout import BARS, FileLayout
-from tickerplant.market_data.files.open_file import DataFile, open_file
+from tickerplant.market_data.files.open_file import DataFile, open_file, read_errors
 from tickerplant.market_data.files.options import INTERVALS, ReadOptions
 from tickerplant.market_data.files.row_reader import RowReader
 from tickerplant.market_data.files.written_times import written_clock
@@ -144,7 +144,8 @@ class BarFolder:
         for path in sorted(files):
             requested = [symbol for symbol, run in runs.items() if files[path] in run[0]]
             try:
-                table = self._read(files[path], requested, interval, start_us, end_us)
+                with read_errors(path):
+                    table = self._read(files[path], requested, interval, start_us, end_us)
             except (BadInput, OSError) as error:
                 self._set_error(files[path], str(error))
                 failed.append(files[path])
@@ -173,20 +174,24 @@ class BarFolder:
     def _index(self, indexed: IndexedFile) -> None:
         """Read a whole file, and index its spans."""
         try:
-            file = open_file(indexed.path)
-            layout = self._layout(indexed, file)
-            if layout.kind != BARS:
-                raise BadInput(
-                    f"it has {layout.kind}; only files of bars are read here. Import ticks with `tickerplant replay`"
-                )
-            indexed.options = options_of(indexed.path.name, layout, self._options)
-            if indexed.options.interval is None and "interval" not in layout.columns:
-                indexed.options = replace(
-                    indexed.options, interval=_interval_of(*written_clock(file, layout, indexed.options))
-                )
-            self._scan(indexed, file, layout)
+            with read_errors(indexed.path):
+                self._index_file(indexed)
         except (BadInput, OSError) as error:
             self._set_error(indexed, str(error))
+
+    def _index_file(self, indexed: IndexedFile) -> None:
+        file = open_file(indexed.path)
+        layout = self._layout(indexed, file)
+        if layout.kind != BARS:
+            raise BadInput(
+                f"it has {layout.kind}; only files of bars are read here. Import ticks with `tickerplant replay`"
+            )
+        indexed.options = options_of(indexed.path.name, layout, self._options)
+        if indexed.options.interval is None and "interval" not in layout.columns:
+            indexed.options = replace(
+                indexed.options, interval=_interval_of(*written_clock(file, layout, indexed.options))
+            )
+        self._scan(indexed, file, layout)
 
     def _scan(self, indexed: IndexedFile, file: DataFile, layout: FileLayout) -> None:
         reader, checker = (RowReader.of(file, layout, indexed.options) for _ in range(2))

@@ -27,6 +27,8 @@ from tickerplant.market_data.files.csv_head import HEAD_LINES, read_head
 
 BLOCK_BYTES: Final = 1 << 20
 _MAX_LINE_BYTES: Final = 1 << 20
+MAX_COLUMNS: Final = 4_096
+"""Maximum columns of a file of rows."""
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _BINARY: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _OTHER_FORMAT: Final = re.compile(rb"(\xef\xbb\xbf)?\s*(\{\s*[\"}]|\[\s*[\[{\]]|<(!|\?xml|html|table))", re.IGNORECASE)
@@ -57,6 +59,8 @@ class CsvFile:
         number, line = next(((at, line) for at, line in enumerate(lines, 1) if line.strip()), (1, ""))
         if "\r" in line:
             raise BadInput(f"the lines of {path.name} end in CR only; save the file with LF or CRLF", line=number)
+        if max(line.count(delimiter) for line in lines for delimiter in ",;\t|") >= MAX_COLUMNS:
+            raise BadInput(f"{path.name} has a line with more than {MAX_COLUMNS:,} values; at most that many are read")
         self.head = read_head(lines, path.name)
         self.delimiter, self.header, self.header_number = self.head.delimiter, self.head.header, self.head.line
 

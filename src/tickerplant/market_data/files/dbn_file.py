@@ -25,6 +25,10 @@ from tickerplant.market_data.files.dbn_metadata import MAGIC, Symbology, read_me
 
 BLOCK_ROWS: Final = 65_536
 """Maximum number of records in one block: 3 MB of trades."""
+EXPANSION: Final = 1_000
+FEW_BYTES: Final = 16 << 20
+"""Maximum bytes after decompression: `EXPANSION` for each byte of the file, or `FEW_BYTES`. Records have a ratio of 3
+to 20."""
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 UNDEFINED_PRICE: Final = (1 << 63) - 1
@@ -76,7 +80,7 @@ class DbnFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._open() as stream:
-            self.metadata = read_metadata(_reader(stream, path.name), path.name)
+            self.metadata = read_metadata(self._reader(stream), path.name, _most_bytes(path))
         schema = self.metadata.schema
         layout = _LAYOUTS.get(schema or "")
         if layout is None:
@@ -107,8 +111,8 @@ class DbnFile:
         """Yield the blocks from the start of the file. Raises BadInput when the rest of the file cannot be read."""
         width, number, only = self._dtype.itemsize, 1, None
         with self._open() as stream:
-            read = _reader(stream, self.path.name)
-            read_metadata(read, self.path.name)
+            read = self._reader(stream)
+            read_metadata(read, self.path.name, _most_bytes(self.path))
             while True:
                 try:
                     data = read(BLOCK_ROWS * width)
@@ -128,6 +132,9 @@ class DbnFile:
 
     def _open(self) -> contextlib.AbstractContextManager[pa.NativeFile]:
         return open_dbn(self.path)
+
+    def _reader(self, stream: pa.NativeFile) -> Callable[[int], bytes]:
+        return _reader(stream, self.path.name, _most_bytes(self.path))
 
     def _check(self, records: npt.NDArray[Any], number: int) -> None:
         """Raise BadInput for a record of another type, and for bars of several venues of one instrument."""
@@ -215,10 +222,20 @@ def open_dbn(path: Path) -> Iterator[pa.NativeFile]:
         raise BadInput(f"{path.name} cannot be read: {error}") from error
 
 
-def _reader(stream: pa.NativeFile, name: str) -> Callable[[int], bytes]:
-    """Return a function that reads n bytes, fewer at the end of the file. The function raises BadInput."""
+def _most_bytes(path: Path) -> int:
+    """Return the maximum bytes after decompression that are plausible for a file."""
+    return max(FEW_BYTES, EXPANSION * path.stat().st_size)
+
+
+def _reader(stream: pa.NativeFile, name: str, most: int) -> Callable[[int], bytes]:
+    """Return a function that reads n bytes, fewer at the end of the file. The function raises BadInput.
+
+    It also raises BadInput after `most` bytes in all.
+    """
+    total = 0
 
     def read(size: int) -> bytes:
+        nonlocal total
         try:
             pieces, have = [], 0
             while have < size and (piece := stream.read(size - have)):
@@ -226,6 +243,9 @@ def _reader(stream: pa.NativeFile, name: str) -> Callable[[int], bytes]:
                 have += len(piece)
         except (OSError, pa.ArrowException) as error:
             raise BadInput(f"{name} is damaged: {error}") from error
+        total += have
+        if total > most:
+            raise BadInput(f"{name} is damaged: it decompresses to more than {EXPANSION:,} times its size")
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     return read

@@ -54,10 +54,11 @@ class Metadata:
     names: tuple[InstrumentName, ...]
 
 
-def read_metadata(read: Callable[[int], bytes], name: str) -> Metadata:
+def read_metadata(read: Callable[[int], bytes], name: str, most: int = _MAX_METADATA_BYTES) -> Metadata:
     """Read and return the metadata of a file, up to the first record.
 
-    `read(n)` returns the next n bytes, fewer at the end. Raises BadInput with the file's `name`.
+    `read(n)` returns the next n bytes, fewer at the end. `most`: maximum bytes of the metadata, from the size of the
+    file. Raises BadInput with the file's `name`.
     """
     head = read(8)
     if head[:3] != MAGIC:
@@ -67,7 +68,7 @@ def read_metadata(read: Callable[[int], bytes], name: str) -> Metadata:
     version, size = head[3], struct.unpack_from("<I", head, 4)[0]
     if version not in VERSIONS:
         raise BadInput(f"{name} has DBN version {version}; supported are {VERSIONS[0]} to {VERSIONS[-1]}")
-    if size > _MAX_METADATA_BYTES:
+    if size > min(most, _MAX_METADATA_BYTES):
         raise BadInput(f"{name} is not a valid DBN file: {size:,} bytes of metadata")
     data = read(size)
     if len(data) < size:

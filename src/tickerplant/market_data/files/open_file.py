@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
+
+import pyarrow as pa
 
 from tickerplant.core.errors import BadInput
 from tickerplant.market_data.files.csv_file import CsvFile
@@ -16,11 +21,31 @@ from tickerplant.market_data.files.parquet_file import ParquetFile
 DataFile: TypeAlias = CsvFile | ParquetFile | DbnFile
 
 
+_UNREADABLE: Final = (
+    pa.ArrowException, csv.Error, ValueError, OverflowError, MemoryError, RecursionError, EOFError, zlib.error,
+    struct.error,
+)  # fmt: skip
+"""Errors of libraries for a file of unknown form."""
+
+
 @contextlib.contextmanager
-def errors_of(path: Path) -> Iterator[None]:
-    """Add the file's name to each BadInput of the block whose message does not contain it."""
+def read_errors(path: Path) -> Iterator[None]:
+    """Convert each error of a library in the block to BadInput: one short line with the name of the file."""
     try:
         yield
+    except MemoryError as error:
+        raise BadInput(f"{path.name} needs more memory than this process may use; split the file") from error
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"{path.name} cannot be read: {reason}") from error
+
+
+@contextlib.contextmanager
+def errors_of(path: Path) -> Iterator[None]:
+    """Add the file's name to each BadInput of the block whose message does not contain it; see also `read_errors`."""
+    try:
+        with read_errors(path):
+            yield
     except BadInput as error:
         if path.name in str(error):
             raise
@@ -31,6 +56,11 @@ def errors_of(path: Path) -> Iterator[None]:
 
 def open_file(path: Path) -> DataFile:
     """Open a CSV, Parquet or DBN file. Raises BadInput if it cannot be read."""
+    with read_errors(path):
+        return _opened(path)
+
+
+def _opened(path: Path) -> DataFile:
     try:
         with path.open("rb") as stream:
             start = stream.read(4)
