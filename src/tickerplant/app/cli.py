@@ -98,6 +98,7 @@ def main() -> None:
 
     An error that a user can correct prints one line, without a traceback.
     """
+    os.umask(0o077)  # the data folder and its files belong to the user alone
     try:
         app()
     except TickerplantError as error:

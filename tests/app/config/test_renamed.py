@@ -158,6 +158,21 @@ def test_a_child_process_gets_present_names_and_no_crash_point(monkeypatch: pyte
     assert child == {"TICKERPLANT_SANDBOX__FAULT_SEED": "4"}
 
 
+def test_a_child_process_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = (
+        "API__KEY", "VENDORS__TWELVE_DATA_KEY", "VENDORS__KEYS__ACME", "KAFKA", "LOG", "STORE", "ALERTS__WEBHOOK_HOURS",
+        "VENDORS", "KAFKA__SASL_PASSWORD", "VENDORS__RESERVE",
+    )  # fmt: skip
+    for name in secrets:
+        monkeypatch.setenv(f"TICKERPLANT_{name}", "postgresql://u:hush-hush@127.0.0.1/x")
+    monkeypatch.setenv("TICKERPLANT_LOG_LEVEL", "debug")
+    monkeypatch.setenv("TICKERPLANT_SYMBOLS", "AAPL")
+    child = {name: value for name, value in child_environment().items() if name.startswith("TICKERPLANT_")}
+    assert child == {"TICKERPLANT_LOG_LEVEL": "debug", "TICKERPLANT_SYMBOLS": "AAPL"}
+    monkeypatch.setenv("TICKERPLANT_STORE", "embedded:")
+    assert child_environment()["TICKERPLANT_STORE"] == "embedded:"
+
+
 def test_records_keep_the_stored_names_of_rules() -> None:
     rules = Rules(allowed_lateness_us=1, source_priority_wait_us=2, revision_window_sessions=3)
     stored = {"lateness_us": 1, "source_wait_us": 2, "memory_sessions": 3}

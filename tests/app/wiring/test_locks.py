@@ -52,3 +52,17 @@ def test_a_folder_that_cannot_be_created_is_a_configuration_error(tmp_path: Path
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be used"):
         FolderLock(tmp_path / "file" / "data", "plant.lock").acquire()
+
+
+@pytest.mark.parametrize("name", ["plant.lock", "store.lock", "service-api-0.lock"])
+def test_a_symbolic_link_in_place_of_a_lock_is_refused_and_not_followed(tmp_path: Path, name: str) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / name).symlink_to(precious)
+    with pytest.raises(ConfigError, match=rf"{name} is a symbolic link; remove it"):
+        FolderLock(folder, name).acquire_or_raise()
+    with pytest.raises(ConfigError, match="symbolic link"):
+        FolderLock(folder, name).is_held()
+    assert precious.read_text() == "mine"

@@ -38,10 +38,21 @@ HISTORY_INTERVALS = ("1m", "5m", "1d")
 
 
 def child_environment() -> dict[str, str]:
-    """Return the environment for a child process: settings under their present names, without `testing.crash_at`."""
-    own = {name.upper() for name in (variable("testing.crash_at"), variable("fault"))}
+    """Return the environment for a child process: settings under their present names, and no secret.
+
+    The children run the embedded store or the sandbox. They need no setting of the API, of vendors, of webhooks, of
+    Kafka or of another database, and not `testing.crash_at`.
+    """
     names = {variable(former): variable(present) for former, present in RENAMED.items()}
-    return {names.get(name, name): value for name, value in os.environ.items() if name.upper() not in own}
+    named = {names.get(name, name): value for name, value in os.environ.items()}
+    return {name: value for name, value in named.items() if not _is_private(name.upper(), value)}
+
+
+def _is_private(name: str, value: str) -> bool:
+    groups = tuple(f"{ENV_PREFIX}{group}__" for group in ("API", "VENDORS", "ALERTS", "KAFKA"))
+    single = {variable(dotted) for dotted in ("testing.crash_at", "fault", "kafka", "log", "api", "vendors", "alerts")}
+    other_store = name == variable("store") and not value.startswith("embedded")
+    return name.startswith(groups) or name in single or other_store
 
 
 def default_folder() -> Path:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -240,6 +241,7 @@ def _retry_store(work: Callable[[], None], patience_s: float) -> None:
 def folder_alone(settings: Settings) -> Iterator[None]:
     """Hold the data folder exclusively for the block. Raises FolderHeld, which names the holder."""
     lock = FolderLock(settings.data, "plant.lock")
+    warn_if_readable(settings.data)
     if not lock.acquire(wait_s=0.3):
         for path in sorted(settings.data.glob("service-*.lock")):
             FolderLock(settings.data, path.name).acquire_or_raise().release()  # its error names the running service
@@ -253,9 +255,21 @@ def folder_alone(settings: Settings) -> Iterator[None]:
 def folder_shared(settings: Settings, service: str) -> Iterator[None]:
     """Hold the data folder for the block as one member of one service, beside others. Raises FolderHeld."""
     member = FolderLock(settings.data, f"service-{service}-{settings.instance}.lock")
+    warn_if_readable(settings.data)
     with FolderLock(settings.data, "plant.lock").acquire_or_raise(shared=True), member.acquire_or_raise():
         member.write_holder()
         yield
+
+
+def warn_if_readable(folder: Path) -> None:
+    """Log a warning if other users can list or change an existing data folder. The mode is the user's choice."""
+    with contextlib.suppress(OSError):
+        mode = folder.stat().st_mode & 0o777
+        if mode & 0o066:
+            log.warning(
+                "other users of this machine can read the data folder", folder=str(folder), mode=f"{mode:04o}",
+                action=f"chmod 700 {folder}, or leave it if they should",
+            )  # fmt: skip
 
 
 def folder_is_held(settings: Settings) -> bool:

@@ -13,6 +13,7 @@ Each file contains its holder as JSON; `store.lock` also contains the address wi
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -106,9 +107,12 @@ class FolderLock:
 
 def _open(path: Path) -> int:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A link could name a file of the user, which `write_holder` would overwrite.
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ConfigError(f"{path} is a symbolic link; remove it, for it may belong to another user") from None
         raise ConfigError(
             f"the data folder {path.parent} cannot be used: {error.strerror}; choose another folder with --data"
         ) from None

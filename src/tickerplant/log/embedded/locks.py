@@ -63,7 +63,7 @@ class WriterLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._threads = FairLock()
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._held_fd = -1
         self._synced_fd = -1
 
@@ -98,7 +98,7 @@ class WriterLock:
         continues to wait, and releases the lock as soon as it acquires it.
         """
         served, guard, abandoned = threading.Event(), threading.Lock(), [False]
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
         def wait() -> None:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -153,7 +153,7 @@ def return_writer_lock(path: Path) -> None:
 
 def try_lock(path: Path) -> int | None:
     """Return a descriptor that holds an exclusive lock on `path`; None while another descriptor holds it."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -41,10 +41,13 @@ class EmbeddedLog:
         self.path = Path(path).absolute()
         self._folder = self.path.with_name(self.path.name + ".d")
         try:
-            self._folder.joinpath("members").mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._folder.joinpath("members").mkdir(mode=0o700, exist_ok=True)
+            _create_private(self.path)
+            self._writers = locks.share_writer_lock(self._folder / "writer.lock")
         except OSError as error:
             raise ConfigError(f"the event log cannot be created at {self.path}: {error}") from error
-        self._writers = locks.share_writer_lock(self._folder / "writer.lock")
         try:
             with file.translate_errors(self.path):
                 self._connection = file.connect(self.path, patience_s)
@@ -271,6 +274,15 @@ class EmbeddedLog:
     def __exit__(self, *exc: object) -> None:
         """Close the log."""
         self.close()
+
+
+def _create_private(path: Path) -> None:
+    """Create the file with mode 0600 if it does not exist; SQLite's -wal and -shm get the same mode.
+
+    An existing file is not opened: closing it would release SQLite's locks of this process.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _sync_folder(folder: Path) -> None:

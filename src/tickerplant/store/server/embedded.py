@@ -157,8 +157,8 @@ class EmbeddedPostgres:
 
     def _lock_folder(self) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise StoreError(
                 f"{self.folder} cannot be used ({error.strerror}); choose another folder with --data"
@@ -197,7 +197,8 @@ class EmbeddedPostgres:
                 raise StoreError(
                     f"PostgreSQL must not run as root, and user {self._uid} cannot reach {self.folder} or "
                     f"{_binary('')}; "
-                    "run as another user, or move the data (--data) and the environment out of /root"
+                    "run as another user, or move the data (--data) and the environment out of /root, and let the user "
+                    "enter the folders (chmod 711)"
                 )
 
     def _set_owner(self, path: Path) -> None:
@@ -365,8 +366,8 @@ def _binary(name: str) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """Return an environment without the settings of other PostgreSQL installations."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LD_"))}
+    """Return the environment of the server's programs. It contains no keys and no settings of other PostgreSQLs."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "TZDIR") if name in os.environ}
     return {**kept, "LC_ALL": "C", "TZ": "UTC"}
 
 
