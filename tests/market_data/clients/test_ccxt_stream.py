@@ -249,7 +249,7 @@ async def test_a_trade_without_a_price_is_a_dead_letter(vendor: BinanceVendor) -
         vendor.trades["BTCUSDT"][0]["p"] = None
         await made.ids(3)
         dead = [row for event in made.ticks for row in event.dead]
-        assert dead[0].reason == "the trade 2 has no price"
+        assert dead[0].reason == "a trade of BTC/USDT cannot be used: it has no price"
 
 
 async def test_golden_trades_are_parsed(vendor: BinanceVendor) -> None:

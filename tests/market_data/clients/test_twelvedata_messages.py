@@ -111,7 +111,7 @@ def test_an_unreadable_symbol_does_not_affect_the_others() -> None:
 
 
 def test_symbols_are_matched_in_every_spelling_of_the_vendor() -> None:
-    body = golden("series_batch").replace(b'"AAPL":', b'"RY":', 1)
+    body = golden("series_batch").replace(b'"AAPL"', b'"RY"')
     found = parse(body, "ry:TSX", "nikk").found
     assert found["ry:TSX"].num_rows == 1  # type: ignore[union-attr]
     assert isinstance(found["nikk"], errors.UnknownSymbol)

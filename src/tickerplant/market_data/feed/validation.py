@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tickerplant.core import interval as intervals
 from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, BoolArray, Int64Array, iso, times_of
@@ -26,6 +27,15 @@ ROUNDING_NOISE: Final = 1e-9
 """Largest relative distance between prices that counts as noise of float64 arithmetic. A price that a vendor has
 multiplied by a factor of adjustment differs by about 1e-16 per operation; the finest tick sizes are above 1e-9."""
 
+MAX_PRICE: Final = 1e15
+"""Maximum size of a price. Adjusted prices of shares with many reverse splits reach 1e12; an index reached 1e13."""
+MIN_PRICE: Final = 1e-18
+"""Minimum size of a price other than 0: one wei. Ratios of two prices, and their squares, stay finite."""
+MAX_SIZE: Final = 1e20
+"""Maximum size of a trade and volume of a bar. Daily volumes of small coins reach 1e17."""
+MAX_TRADE_ID_BYTES: Final = 256
+"""Maximum bytes of a trade id. Ids of exchanges have at most 64."""
+
 Reasons = dict[int, str]
 """Reason why a row is invalid, by row index."""
 
@@ -37,7 +47,13 @@ def check_ticks(batch: pa.RecordBatch, latest_us: int = FOREVER_US) -> Reasons:
     size = batch["size"].to_numpy(zero_copy_only=False)
     reasons: Reasons = {}
     _note(reasons, ~np.isfinite(price), "the price {} is not a finite number", price)
+    _note(reasons, ~_is_price(price), f"the price {{}} is not 0 or of {MIN_PRICE:g} to {MAX_PRICE:g}", price)
     _note(reasons, ~(np.isfinite(size) & (size >= 0)), "the size {} is negative or not a finite number", size)
+    _note(reasons, ~(size <= MAX_SIZE), f"the size {{}} is above {MAX_SIZE:g}", size)
+    ids = batch["trade_id"]
+    if ids.null_count < len(ids):
+        long = pc.fill_null(pc.greater(pc.binary_length(ids), MAX_TRADE_ID_BYTES), False)
+        _note(reasons, long.to_numpy(zero_copy_only=False), f"the trade id has more than {MAX_TRADE_ID_BYTES} bytes")
     _note_times(reasons, time, EARLIEST_TICK_US, latest_us)
     return reasons
 
@@ -53,6 +69,7 @@ def check_bars(batch: pa.RecordBatch, latest_us: int = FOREVER_US) -> Reasons:
         finite = np.isfinite(o) & np.isfinite(h) & np.isfinite(low) & np.isfinite(c)
         for values in (o, h, low, c):
             _note(reasons, ~np.isfinite(values), "the price {} is not a finite number", values)
+            _note(reasons, ~_is_price(values), f"the price {{}} is not 0 or of {MIN_PRICE:g} to {MAX_PRICE:g}", values)
         noise = ROUNDING_NOISE * np.maximum(np.maximum(np.abs(o), np.abs(c)), np.maximum(np.abs(h), np.abs(low)))
         crossed = low > h + noise
         _note(reasons, finite & crossed, "low {} is above high {}", low, h)
@@ -61,6 +78,7 @@ def check_bars(batch: pa.RecordBatch, latest_us: int = FOREVER_US) -> Reasons:
             _note(reasons, finite & ~crossed & outside, name + " {} is outside low to high, {} to {}", values, low, h)
         wrong = ~(np.isfinite(volume) & (volume >= 0))
         _note(reasons, wrong, "the volume {} is negative or not a finite number", volume)
+        _note(reasons, ~(volume <= MAX_SIZE), f"the volume {{}} is above {MAX_SIZE:g}", volume)
     _note_times(reasons, time, EARLIEST_BAR_US, latest_us)
     column = batch["interval"]
     codes = column.indices.to_numpy(zero_copy_only=False)
@@ -121,6 +139,13 @@ def distinct_bars(bars: pa.RecordBatch) -> tuple[pa.RecordBatch, str | None]:
     order = np.argsort(times, kind="stable")
     last = np.append(times[order][1:] != times[order][:-1], True)
     return bars.take(pa.array(order[last])), conflict_note(bars)
+
+
+def _is_price(values: npt.NDArray[np.float64]) -> BoolArray:
+    """Return a mask of the values that a price may have: 0, or a size of `MIN_PRICE` to `MAX_PRICE`."""
+    size = np.abs(values)
+    result: BoolArray = (size <= MAX_PRICE) & ((size >= MIN_PRICE) | (size == 0))
+    return result
 
 
 def is_plausible(time: Int64Array, earliest_us: int) -> BoolArray:

@@ -62,6 +62,15 @@ def parse_count(text: str) -> int | None:
     return int(text) if _COUNT.fullmatch(text.strip()) else None
 
 
+def is_same_symbol(asked: str, answered: str) -> bool:
+    """Return whether an answer names the requested symbol. A vendor may use another case, separator or no exchange."""
+    return _letters(asked) == _letters(answered)
+
+
+def _letters(symbol: str) -> str:
+    return "".join(filter(str.isalnum, symbol.partition(":")[0])).upper()
+
+
 def bounded_wait_s(seconds: object) -> float:
     """Return the seconds of an error as a finite number, 0 to `MAX_WAIT_S`. Anything that is no number becomes 0.
 

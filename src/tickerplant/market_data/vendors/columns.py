@@ -12,7 +12,11 @@ import pyarrow as pa
 from tickerplant.core import interval as intervals
 from tickerplant.core.schemas import DIVIDENDS, SMALL_TEXT, SPLITS, TEXT, VENDOR_BARS
 from tickerplant.core.times import BoolArray, Float64Array, Int64Array, timestamps
+from tickerplant.market_data.feed.validation import MAX_PRICE
+from tickerplant.market_data.vendors.errors import Malformed
 
+MAX_RATIO: Final = 1e6
+"""Maximum ratio of a split, in either direction. The largest known are 1 for 100,000."""
 _MOST_SHARES: Final = 1_000
 """Maximum denominator of a split: terms are small (20 for 1, 3 for 2, 1 for 100). Otherwise the ratio is kept."""
 
@@ -55,6 +59,8 @@ def no_bars(symbol: str, interval: str, source: str) -> pa.RecordBatch:
 
 def splits_batch(symbol: str, time: Int64Array, ratios: Float64Array, source: str, *, error: float) -> pa.RecordBatch:
     """Return splits (`schemas.SPLITS`), oldest first; `ratios`: new shares per old share, exact to `error`."""
+    for ratio in ratios.tolist():
+        check_terms(ratio, 1.0)
     order = np.argsort(time, kind="stable")
     terms = [terms_of(ratio, error) for ratio in ratios[order].tolist()]
     return pa.RecordBatch.from_arrays(
@@ -73,6 +79,7 @@ def dividends_batch(
     symbol: str, time: Int64Array, amounts: Float64Array, currency: str | Sequence[str], source: str
 ) -> pa.RecordBatch:
     """Return dividends (`schemas.DIVIDENDS`), oldest first; `currency`: of all or of each, "" if unknown."""
+    check_amounts(amounts)
     order = np.argsort(time, kind="stable")
     names = [currency] * len(order) if isinstance(currency, str) else [currency[at] for at in order.tolist()]
     return pa.RecordBatch.from_arrays(
@@ -85,6 +92,19 @@ def dividends_batch(
         ],
         schema=DIVIDENDS,
     )
+
+
+def check_terms(numerator: float, denominator: float) -> None:
+    """Raise Malformed for the terms of a split that cannot be right."""
+    if not (numerator > 0 and denominator > 0 and 1 / MAX_RATIO <= numerator / denominator <= MAX_RATIO):
+        raise Malformed(f"a split of {numerator:g} for {denominator:g} is not plausible")
+
+
+def check_amounts(amounts: Float64Array) -> None:
+    """Raise Malformed for an amount of a dividend that cannot be right."""
+    wrong = ~(np.abs(amounts) <= MAX_PRICE)
+    if wrong.any():
+        raise Malformed(f"a dividend of {amounts[wrong][0]:g} is not plausible")
 
 
 def terms_of(ratio: float, error: float) -> tuple[float, float]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import interval as intervals
+from tickerplant.core.digits import parse_float
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import (
     DAY_US,
@@ -30,6 +31,7 @@ from tickerplant.core.times import (
     micros_of,
     times_of,
 )
+from tickerplant.market_data.vendors.bounds import SHOWN_CHARS, is_same_symbol, shortened
 from tickerplant.market_data.vendors.columns import bars_batch, dividends_batch, on_the_grid, splits_batch
 from tickerplant.market_data.vendors.errors import (
     BadKey,
@@ -170,6 +172,7 @@ def parse_series(
     if not rows:
         raise NoData(f"no {interval} bars of {symbol}")
     meta = _decode(_meta, whole["Meta Data"]) if "Meta Data" in whole else {}
+    _check_symbol(symbol, _by_suffix(meta, "Symbol"))
     zone = _by_suffix(meta, "Time Zone") or ZONE_NAME
     try:
         time = _times(list(rows), None if interval == "1d" else zone)
@@ -218,7 +221,17 @@ def _numbers(rows: Iterable[Mapping[str, _Cell]], suffix: str) -> Float64Array:
             name = next((name for name in row if _bare(name) == suffix), name)
             cell = row.get(name)
         found.append(np.nan if cell is None or cell == "" else cell)
-    return np.array([float(cell) for cell in found if cell is not None], np.float64)
+    return np.array([_float(cell) for cell in found if cell is not None], np.float64)
+
+
+def _float(cell: str | float) -> float:
+    return parse_float(cell) if isinstance(cell, str) else cell
+
+
+def _check_symbol(asked: str, answered: object) -> None:
+    """Raise Malformed if the answer names another symbol than the requested one."""
+    if isinstance(answered, str) and not is_same_symbol(asked, answered):
+        raise Malformed(f"the answer is for {shortened(answered, SHOWN_CHARS)!r} instead of {asked}")
 
 
 # Splits and dividends ------------------------------------------------------------------------------------------------
@@ -226,20 +239,22 @@ def _numbers(rows: Iterable[Mapping[str, _Cell]], suffix: str) -> Float64Array:
 
 def parse_splits(body: bytes, symbol: str, start_us: int, end_us: int, now_us: int, source: str) -> pa.RecordBatch:
     """Return the splits of `[start_us, end_us)` (`schemas.SPLITS`). Raises VendorError."""
-    time, ratios, _ = _read_actions(body, "effective_date", "split_factor", now_us)
+    time, ratios, _ = _read_actions(body, symbol, "effective_date", "split_factor", now_us)
     keep = (time >= start_us) & (time < end_us) & (ratios > 0) & np.isfinite(ratios)
     return splits_batch(symbol, time[keep], ratios[keep], source, error=_SPLIT_ERROR)
 
 
 def parse_dividends(body: bytes, symbol: str, start_us: int, end_us: int, now_us: int, source: str) -> pa.RecordBatch:
     """Return the dividends of `[start_us, end_us)` (`schemas.DIVIDENDS`). Raises VendorError."""
-    time, amounts, currencies = _read_actions(body, "ex_dividend_date", "amount", now_us)
+    time, amounts, currencies = _read_actions(body, symbol, "ex_dividend_date", "amount", now_us)
     keep = (time >= start_us) & (time < end_us) & (amounts > 0) & np.isfinite(amounts)
     kept = [currencies[row] for row in np.flatnonzero(keep).tolist()]
     return dividends_batch(symbol, time[keep], amounts[keep], kept, source)
 
 
-def _read_actions(body: bytes, date: str, number: str, now_us: int) -> tuple[Int64Array, Float64Array, list[str]]:
+def _read_actions(
+    body: bytes, symbol: str, date: str, number: str, now_us: int
+) -> tuple[Int64Array, Float64Array, list[str]]:
     """Return dates, numbers and the currency of each row ("" if it has none).
 
     Rows with a missing date or number are dropped.
@@ -248,13 +263,15 @@ def _read_actions(body: bytes, date: str, number: str, now_us: int) -> tuple[Int
     raise_error(whole, now_us)
     if "data" not in whole:
         raise Malformed(f"no data among {', '.join(whole)[:_MESSAGE_CHARS]}")
+    if "symbol" in whole:
+        _check_symbol(symbol, _decode(_any, whole["symbol"]))
     rows = _decode(_actions, whole["data"])
     complete = [row for row in rows if not {row.get(date), row.get(number)} & {None, "", "None", "none", "-"}]
     given = (row.get("currency") for row in complete)
     currencies = [text.strip() if isinstance(text, str) else "" for text in given]
     try:
         time = _times([str(row[date]) for row in complete], None)
-        numbers = np.array([float(cell) for row in complete if (cell := row[number]) is not None], np.float64)
+        numbers = np.array([_float(cell) for row in complete if (cell := row[number]) is not None], np.float64)
     except (pa.ArrowInvalid, ValueError, OverflowError) as error:
         raise Malformed(f"corporate actions cannot be read: {str(error)[:_MESSAGE_CHARS]}") from error
     return time, numbers, currencies

@@ -20,7 +20,8 @@ from tickerplant.core.times import MILLISECOND_US, SECOND_US
 from tickerplant.market_data.clients.ccxt.exchange import Exchange
 from tickerplant.market_data.clients.ccxt.trades import FULL_PAGE, OVERLAP_MS, SymbolTrades, Trade, ticks_of
 from tickerplant.market_data.feed.dead_letters import DeadRow
-from tickerplant.market_data.vendors.bounds import bounded_wait_s
+from tickerplant.market_data.feed.validation import LATEST_US
+from tickerplant.market_data.vendors.bounds import SHOWN_CHARS, bounded_wait_s, shortened
 from tickerplant.market_data.vendors.errors import (
     BadKey,
     BadRequest,
@@ -48,6 +49,7 @@ _ROWS_A_BATCH: Final = 20_000
 _PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 60.0
 _REJECTED_FOR_S: Final = 4 * 3_600.0
+_LATEST_MS: Final = LATEST_US // MILLISECOND_US
 
 
 class TradesStream:
@@ -142,13 +144,21 @@ class TradesStream:
         return page
 
     def _trade(self, symbol: str, one: Any) -> Trade | None:
-        name, time_ms, price, size = one.get("id"), one.get("timestamp"), one.get("price"), one.get("amount")
-        if not name or not isinstance(time_ms, int):
+        """Return a trade, None for one without id or time. A trade without a price or with an odd value is dead."""
+        try:
+            name, time_ms, price, size = one.get("id"), one.get("timestamp"), one.get("price"), one.get("amount")
+            if not name or not isinstance(time_ms, int):
+                return None
+            if not 0 <= time_ms < _LATEST_MS:
+                raise ValueError(f"the time {shortened(repr(time_ms), SHOWN_CHARS)} ms is not plausible")
+            if price is None:
+                raise ValueError("it has no price")
+            return Trade(symbol, str(name), time_ms, float(price), float(size or 0.0))
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+            info = one.get("info") if isinstance(one, dict) else one
+            reason = f"a trade of {symbol} cannot be used: {shortened(str(error))}"
+            self._dead.append(DeadRow(reason, shortened(str(info)).encode()))
             return None
-        if price is None:
-            self._dead.append(DeadRow(f"the trade {name} has no price", str(one.get("info"))[:500].encode()))
-            return None
-        return Trade(symbol, str(name), time_ms, float(price), float(size or 0.0))
 
     async def _add(
         self, out: asyncio.Queue[StreamEvent], symbol: SymbolTrades, page: list[Trade], began_us: int

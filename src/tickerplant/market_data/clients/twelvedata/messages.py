@@ -18,7 +18,8 @@ from tickerplant.core.digits import parse_float
 from tickerplant.core.errors import BadInput
 from tickerplant.core.schemas import DIVIDENDS, SMALL_TEXT, SPLITS, TEXT, VENDOR_BARS
 from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, TIMESTAMP, timestamps
-from tickerplant.market_data.vendors.bounds import SHOWN_CHARS, parse_count, shortened
+from tickerplant.market_data.vendors.bounds import SHOWN_CHARS, is_same_symbol, parse_count, shortened
+from tickerplant.market_data.vendors.columns import check_amounts, check_terms
 from tickerplant.market_data.vendors.errors import (
     BadKey,
     BadRequest,
@@ -118,6 +119,7 @@ class _Value(msgspec.Struct, gc=False):
 
 
 class _Meta(msgspec.Struct):
+    symbol: str | None = None
     currency: str | None = None
 
 
@@ -229,6 +231,9 @@ def _one_series(symbol: str, answer: Any, asked: Asked, now_us: int, series: Ser
     body = answer if isinstance(answer, _Body) else _body.decode(answer)
     if body.status == "error" or body.code is not None:
         return error_of(body.code or 400, body.message, now_us)
+    other = _other_symbol(symbol, body.meta)
+    if other is not None:
+        return other
     if body.values is None:
         return Malformed(f"the answer for {symbol} has no values")
     if not body.values:
@@ -237,6 +242,13 @@ def _one_series(symbol: str, answer: Any, asked: Asked, now_us: int, series: Ser
     if len(body.values) >= asked.page and bars.num_rows:
         series.full_since_us[symbol] = int(bars["time"][0].value)
     return bars
+
+
+def _other_symbol(symbol: str, meta: _Meta | None) -> Malformed | None:
+    """Return the error of an answer for another symbol than the requested one; None if it is for that one."""
+    if meta is None or meta.symbol is None or is_same_symbol(symbol, meta.symbol):
+        return None
+    return Malformed(f"the answer is for {shortened(meta.symbol, SHOWN_CHARS)!r} instead of {symbol}")
 
 
 def _bars(symbol: str, asked: Asked, values: list[_Value], now_us: int) -> pa.RecordBatch:
@@ -282,6 +294,10 @@ def vendor_interval(interval: str) -> str:
 # Splits and dividends ------------------------------------------------------------------------------------------------
 
 
+_TERMS: Final = re.compile(r"\s*([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*-?(?:for|:)-?\s*([0-9]{1,12}(?:\.[0-9]{1,12})?)")
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
 class _Split(msgspec.Struct):
     date: str
     description: str | None = None
@@ -310,7 +326,7 @@ def parse_splits(body: bytes, symbol: str, start_us: int, end_us: int, source: s
     A 4-for-1 split has ratio 0.25, from_factor 4, to_factor 1.
     """
     rows = []
-    for split in _read_actions(body).splits:
+    for split in _read_actions(body, symbol).splits:
         terms = _terms(split)
         if terms is not None:
             rows.append((_day(split.date), *terms))
@@ -332,10 +348,11 @@ def parse_dividends(body: bytes, symbol: str, start_us: int, end_us: int, source
 
     The request must have had `adjust=false`: amounts as paid.
     """
-    found = _read_actions(body)
+    found = _read_actions(body, symbol)
     amounts = ((one.ex_date, _number(one.amount)) for one in found.dividends)
     rows = sorted((_day(date), amount) for date, amount in amounts if amount is not None and 0 < amount < math.inf)
     rows = [row for row in rows if start_us <= row[0] < end_us]
+    check_amounts(np.array([row[1] for row in rows], np.float64))
     currency = found.meta.currency if found.meta is not None else None
     return pa.RecordBatch.from_arrays(
         [
@@ -349,22 +366,34 @@ def parse_dividends(body: bytes, symbol: str, start_us: int, end_us: int, source
     )
 
 
-def _read_actions(body: bytes) -> _Actions:
+def _read_actions(body: bytes, symbol: str) -> _Actions:
     try:
-        return _actions.decode(body)
+        actions = _actions.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"the corporate actions cannot be read: {error}") from error
+    other = _other_symbol(symbol, actions.meta)
+    if other is not None:
+        raise other
+    return actions
 
 
 def _terms(split: _Split) -> tuple[float, float] | None:
-    """Return numerator and denominator from the factors, the description or the ratio; None if all are missing."""
+    """Return numerator and denominator from the factors, the description or the ratio; None if all are missing.
+
+    Raises Malformed for terms that are not plausible.
+    """
+    found = _TERMS.match(split.description or "")
     if split.from_factor and split.to_factor:
-        return float(split.from_factor), float(split.to_factor)
-    found = re.match(r"\s*([0-9.]+)\s*-?(?:for|:)-?\s*([0-9.]+)", split.description or "")
-    if found:
-        return float(found[1]), float(found[2])
-    ratio = _number(split.ratio)
-    return None if not ratio else (1.0 / ratio, 1.0) if ratio < 1 else (1.0, ratio)
+        terms = float(split.from_factor), float(split.to_factor)
+    elif found:
+        terms = float(found[1]), float(found[2])
+    else:
+        ratio = _number(split.ratio)
+        if not ratio:
+            return None
+        terms = (1.0 / ratio, 1.0) if ratio < 1 else (1.0, ratio)
+    check_terms(*terms)
+    return terms
 
 
 def _number(value: float | str | None) -> float | None:
@@ -376,6 +405,8 @@ def _number(value: float | str | None) -> float | None:
 
 def _day(text: str) -> int:
     try:
+        if not _DATE.match(text):  # NumPy also reads "now" and years of any length
+            raise ValueError
         return int(np.datetime64(text[:10], "us").astype(np.int64))
     except ValueError as error:
         raise Malformed(f"{text[:40]!r} is not a date") from error

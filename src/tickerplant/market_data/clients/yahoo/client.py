@@ -41,7 +41,7 @@ from tickerplant.market_data.clients.yahoo.messages import (
     read_columns,
     yahoo_symbol,
 )
-from tickerplant.market_data.vendors.bounds import retry_after
+from tickerplant.market_data.vendors.bounds import SHOWN_CHARS, is_same_symbol, retry_after, shortened
 from tickerplant.market_data.vendors.columns import no_bars
 from tickerplant.market_data.vendors.errors import (
     BadRequest,
@@ -267,7 +267,11 @@ class _Yfinance:
             if not hasattr(ticker, "_data") or not hasattr(getattr(ticker, "_quote", None), "_data"):
                 raise Malformed("this version of yfinance has no known attribute for its connection")
             ticker._data = ticker._quote._data = self._data
-            return columns_of(ticker.history(**options), ticker.history_metadata, self.session.paid_in)
+            frame, meta = ticker.history(**options), ticker.history_metadata
+            answered = meta.get("symbol")
+            if isinstance(answered, str) and not is_same_symbol(name, answered):
+                raise Malformed(f"the answer is for {shortened(answered, SHOWN_CHARS)!r} instead of {name}")
+            return columns_of(frame, meta, self.session.paid_in)
         except VendorError:
             raise
         except Exception as error:  # a library may raise any error for an answer of unknown form
