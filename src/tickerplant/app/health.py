@@ -245,12 +245,12 @@ def indicator_health(counts: Any) -> Iterable[ComponentHealth]:
 
 
 def persistence_health(event_log: EventLog, positions: Positions, now_us: int) -> Iterable[ComponentHealth]:
-    """Yield what persistence cannot write: refused records (failed) and repeating errors (degraded).
+    """Yield what persistence cannot write: refused records or a full disk (failed) and repeating errors (degraded).
 
     A refusal counts until the store's position is after its offset. `positions` returns the store's positions; it is
     called only if the log contains a refusal.
     """
-    from tickerplant.persistence.status import read_outages, read_refusals
+    from tickerplant.persistence.status import DISK_FULL, read_outages, read_refusals
 
     refusals = read_refusals(event_log)
     if refusals:
@@ -265,7 +265,8 @@ def persistence_health(event_log: EventLog, positions: Positions, now_us: int) -
         f"{member} has failed {one.failures} times since {_when(int(one.since_s * SECOND_US))}: {one.error}"
         for member, one in outages.items()
     ]
-    state = FAILED if refusals else DEGRADED if outages else OK
+    full = any(DISK_FULL in one.error for one in outages.values())
+    state = FAILED if refusals or full else DEGRADED if outages else OK
     details = {
         "refused": [asdict(one) for one in refusals],
         "errors": [

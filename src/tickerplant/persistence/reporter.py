@@ -72,17 +72,18 @@ class StatusReporter:
         self._counts.restarts += 1
         self._counts.error_since_s = self._outage.since_s
         self._changed()
-        if self._outage.repeats:
+        if self._outage.repeats or status.DISK_FULL in str(error):
             await self._report_outage()
 
     async def recover(self) -> None:
         """Record that the session works. Does nothing without an outage."""
+        full = status.DISK_FULL in self._outage.error
         failures = self._outage.end()
         if failures:
             log.info("persistence writes again", failures=failures)
             self._counts.error_since_s = 0.0
             self._changed()
-        if failures > 1:
+        if failures > 1 or full:
             await self._report_outage()
 
     async def refuse(self, source: TopicPartition, offset: int, error: str) -> None:

@@ -22,6 +22,8 @@ OUTAGE_PREFIX: Final = "persistence:outage:"
 STALE_S: Final = 60.0
 """Age in seconds after which an outage report is ignored. A member renews its report at each attempt, every 5 s. An
 older report is of a process that has ended."""
+DISK_FULL: Final = "(SQLSTATE 53100)"
+"""Text of each error of a database whose disk is full."""
 REMEDY: Final = "remove the cause in the database, then restart persistence"
 
 

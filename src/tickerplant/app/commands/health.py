@@ -55,10 +55,12 @@ def _check_log(settings: Settings) -> Iterator[ComponentHealth]:
     """Yield the health of the log, then of the store. The store is not compared with a log that does not answer."""
     from tickerplant.app import health
     from tickerplant.app.component import FAILED, ComponentHealth, check
+    from tickerplant.app.disk import disk_health
     from tickerplant.app.runtime import plant
     from tickerplant.app.wiring import open_readonly
 
     held = plant.folder_is_held(settings)
+    yield from check("disk", lambda: disk_health(settings.data))
     try:
         with open_readonly.log_of(settings, patience_s=LOG_S) as event_log:
             yield from check("plant", lambda: health.plant_health(event_log, held=held))

@@ -25,6 +25,7 @@ import structlog
 from tickerplant.app import health
 from tickerplant.app.component import ComponentHealth, check
 from tickerplant.app.config.settings import Settings
+from tickerplant.app.disk import disk_health
 from tickerplant.app.metrics import PlantCollector, ServiceCounts, registry_of
 from tickerplant.app.runtime import services
 from tickerplant.app.runtime.supervisor import Service, Supervisor
@@ -175,6 +176,7 @@ class Plant:
         checks: Sequence[tuple[str, Callable[[], Iterable[ComponentHealth]]]] = (
             ("services", lambda: health.service_health(self.supervisor.statuses())),
             ("indicators", lambda: health.indicator_health(self.counts.of("analytics"))),
+            ("disk", lambda: disk_health(self.settings.data)),
             ("log", lambda: health.log_health(self.event_log)),
             ("plant", lambda: health.plant_health(self.event_log, held=True)),
             ("feeds", lambda: health.feed_health(self.event_log, time.time_ns() // 1_000)),

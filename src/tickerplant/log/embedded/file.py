@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ PAGE_BYTES: Final = 16_384
 
 A commit of two small records writes at least three pages; with 64 KB it takes three times as long as with 4 KB."""
 
+_FULL_BYTES: Final = 1 << 20
 _CACHE_KB = 2_048
 _MMAP_BYTES = 0
 _WAL_LIMIT_BYTES = 128 << 20  # size to which SQLite truncates the -wal after a large snapshot
@@ -71,11 +73,20 @@ def translate_errors(path: Path) -> Iterator[None]:
             raise LogUnavailable(f"the event log {path} is locked by another program: {error}") from error
         if code == sqlite3.SQLITE_FULL:
             raise LogUnavailable(f"no space left for the event log {path}; free some: {error}") from error
+        if code == sqlite3.SQLITE_IOERR and _is_full(path):  # some writes of SQLite do not report the cause
+            raise LogUnavailable(f"no space left for the event log {path}; free some: {error}") from error
         if code == sqlite3.SQLITE_NOTADB:
             raise LogError(f"{path} is not an event log, not even an SQLite file; nothing was changed") from error
         if code == sqlite3.SQLITE_CORRUPT:
             raise LogError(f"the event log {path} is damaged ({error}); restore a backup or start a new log") from error
         raise LogError(f"the event log {path} failed: {error}") from error
+
+
+def _is_full(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        found = os.statvfs(path.parent)
+        return found.f_bavail * found.f_frsize < _FULL_BYTES
+    return False
 
 
 def connect(path: Path, patience_s: float) -> sqlite3.Connection:
