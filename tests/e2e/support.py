@@ -61,6 +61,7 @@ class CommandResult:
 
 def run_command(plant: Plant, *arguments: str | Path, timeout_s: float = 120) -> CommandResult:
     """Run a command in a process to its end and return its result. Fail if it prints a traceback."""
+    plant.create_store(*map(str, arguments))
     done = subprocess.run(
         plant.command(*map(str, arguments)), env=plant.environment(),
         capture_output=True, text=True, errors="replace", timeout=PATIENCE.seconds(timeout_s), check=False,

@@ -25,6 +25,7 @@ ANY_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.]*(?:Z|[+-]\d\d:?\d\d)?
 
 def invoke(plant: Plant, *arguments: str | Path) -> CommandResult:
     """Run a command in this process to its end; return exit code, stdout and stderr."""
+    plant.create_store(*map(str, arguments))
     root, saved = logging.getLogger(), structlog.get_config()
     handlers, level = root.handlers[:], root.level
     out, err = io.StringIO(), io.StringIO()

@@ -8,14 +8,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import asyncpg
 
+from tests.support import forkserver
+from tests.support.clusters import copy_cluster
 from tests.support.waiting import PATIENCE
 from tickerplant.app.config.settings import load
 from tickerplant.app.wiring.database import database
@@ -41,6 +44,18 @@ ROUNDED = {
 """Columns that may differ in the last digits, because float sums depend on the batches of ticks."""
 
 
+CREATES_STORE = {
+    ("backfill",),
+    ("init-db",),
+    ("replay",),
+    ("up",),
+    ("run", "api"),
+    ("run", "persistence"),
+    ("run", "store"),
+}
+"""Commands that create the embedded store if there is none."""
+
+
 @dataclass
 class Plant:
     """A data folder and environment, and the commands that use them."""
@@ -51,35 +66,51 @@ class Plant:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "tickerplant.app", *arguments, "--data", str(self.data)]
 
+    def create_store(self, *arguments: str) -> None:
+        """Copy a cluster into the data folder if this command would create one."""
+        if {arguments[:1], arguments[:2]} & CREATES_STORE and "TICKERPLANT_STORE" not in self.env:
+            copy_cluster(self.data / "postgres")
+
     def environment(self, **more: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT_")}
         return {**kept, "TICKERPLANT_LOG_FORMAT": "json", **self.env, **more}
 
     def run(self, *arguments: str, timeout_s: float = 120, check: bool = True, **env: str) -> str:
         """Run one command to its end and return its output."""
-        done = subprocess.run(
-            self.command(*arguments),
-            env=self.environment(**env),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE.seconds(timeout_s),
-            check=False,
-        )
-        if check and done.returncode:
-            raise AssertionError(f"{arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-        return done.stdout
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            process = self._begin(arguments, self.environment(**env), out, err)
+            try:
+                code = process.wait(PATIENCE.seconds(timeout_s))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+            out.seek(0)
+            err.seek(0)
+            output, errors = out.read(), err.read()
+        if check and code:
+            raise AssertionError(f"{arguments} ended with {code}\n{output}\n{errors}")
+        return output
 
     def start(self, *arguments: str, output: Path, **env: str) -> subprocess.Popen[bytes]:
         """Start a long-running command; its output is appended to a file."""
         with open(output, "ab") as sink:
-            return subprocess.Popen(
-                self.command(*arguments),
-                env=self.environment(**env),
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=sink,
-                start_new_session=True,
-            )
+            return self._begin(arguments, self.environment(**env), sink, sink)
+
+    def _begin(
+        self, arguments: tuple[str, ...], env: Mapping[str, str], out: IO[Any], err: IO[Any]
+    ) -> subprocess.Popen[bytes]:
+        self.create_store(*arguments)
+        if forkserver.can_fork(env):
+            return forkserver.fork([*arguments, "--data", str(self.data)], env, stdout=out, stderr=err)
+        return subprocess.Popen(
+            self.command(*arguments),
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
 
     def tables(self) -> dict[str, list[tuple[Any, ...]]]:
         """Return every row of the tables of `EXACT`, in key order; start the store if it is down."""
@@ -92,6 +123,8 @@ class Plant:
         flags: dict[str, Any] = {"data": self.data}
         if "TICKERPLANT_STORE" in self.env:
             flags["store"] = self.env["TICKERPLANT_STORE"]
+        else:
+            copy_cluster(self.data / "postgres")
         with database(load(flags).settings) as dsn:
             yield dsn
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from tests.support.clusters import copy_cluster
 from tickerplant.store import Store
 from tickerplant.store.migrations import migrate
 from tickerplant.store.server.embedded import DATABASE, EmbeddedPostgres
@@ -59,7 +60,8 @@ class Postgres:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    folder: Path = tmp_path_factory.mktemp("postgres")
+    folder: Path = tmp_path_factory.mktemp("server") / "postgres"
+    copy_cluster(folder)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with EmbeddedPostgres(folder, {"listen_addresses": "127.0.0.1", "port": str(port)}) as server:
