@@ -7,6 +7,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,14 @@ STORED_TEXTS = {
 """Texts with a banned word that must not change, because logs and stores contain them."""
 
 
+@lru_cache(maxsize=1)
+def _nodes(tree: ast.Module) -> list[ast.AST]:
+    return list(ast.walk(tree))
+
+
 def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str, bool]]:
     """Yield line and text of each docstring, and True if it belongs to a function."""
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
             if text:
@@ -73,9 +79,9 @@ def _comment_blocks(text: str) -> Iterator[tuple[int, str]]:
 
 def _texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Yield line and text of each string constant with a space that is not a docstring: errors, help, log lines."""
-    bodies = [node.body for node in ast.walk(tree) if isinstance(getattr(node, "body", None), list)]
+    bodies = [node.body for node in _nodes(tree) if isinstance(getattr(node, "body", None), list)]
     docstrings = {id(each.value) for body in bodies for each in body if isinstance(each, ast.Expr)}
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str) or id(node) in docstrings:
             continue
         if " " in node.value and node.value not in STORED_TEXTS:
@@ -108,7 +114,8 @@ def _faults(path: Path) -> Iterator[str]:
             for word in _banned(prose):
                 yield f"{path.relative_to(ROOT)}:{line}: the word {word!r}"
         return
-    for line, docstring, of_function in _docstrings(ast.parse(text)):
+    tree = ast.parse(text)
+    for line, docstring, of_function in _docstrings(tree):
         where = f"{path.relative_to(ROOT)}:{line}"
         first = re.match(r"[A-Za-z]+", docstring)
         if of_function and first and first[0].lower() in NO_FIRST_WORD:
@@ -117,7 +124,7 @@ def _faults(path: Path) -> Iterator[str]:
             yield f"{where}: a question as docstring"
         for word in _banned(docstring):
             yield f"{where}: the word {word!r}"
-    of_source = _texts(ast.parse(text)) if path.is_relative_to(ROOT / "src") else ()
+    of_source = _texts(tree) if path.is_relative_to(ROOT / "src") else ()
     for line, prose in (*_comment_blocks(text), *of_source):
         for word in _banned(prose):
             yield f"{path.relative_to(ROOT)}:{line}: the word {word!r}"

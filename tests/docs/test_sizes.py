@@ -67,6 +67,7 @@ Imports = dict[str, dict[str, int]]
 """The imported modules of each module, each with the first line that imports it."""
 
 
+@cache
 def _imports(source: Path) -> Imports:
     """Return all imports between the modules of a folder, those in functions and under TYPE_CHECKING included.
 
