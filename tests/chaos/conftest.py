@@ -7,7 +7,10 @@ import os
 import pytest
 
 _THOROUGH = int(os.environ.get("CHAOS_KILLS", "0")) >= 25
-_MINUTES = ("test_each_service_is_killed_at_each_named_point[kafka]",)
+_MINUTES = (
+    "test_each_service_is_killed_at_each_named_point[kafka]",
+    "test_processes_that_ask_during_a_long_outage_survive_it",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -44,6 +44,8 @@ SESSION_S = 6.5 * 3600
 THOROUGH = KILLS >= 25
 REPLAY_S = 150.0 if THOROUGH else 60.0
 """Duration of an undisturbed replay. The pace must outlast the kills; afterwards the replay continues unpaced."""
+SHORT_SESSION = {"TICKERPLANT_KAFKA__SESSION_TIMEOUT_MS": "3000"}
+"""Settings with which the broker notices a killed member after 3 s."""
 STATEFUL = ("aggregation", "analytics")
 SERVICES = (*STATEFUL, "persistence")
 
@@ -244,6 +246,7 @@ def parts(request: pytest.FixtureRequest, tmp_path: Path) -> Parts:
         broker: KafkaBroker = request.getfixturevalue("kafka_broker")
         prefix = re.sub(r"\W+", "-", request.node.name).strip("-")
         env["TICKERPLANT_LOG"] = f"kafka://{broker.bootstrap}?prefix={prefix}."
+        env |= SHORT_SESSION
     return Parts(Plant(tmp_path / "data", env), tmp_path, on_kafka)
 
 
@@ -367,6 +370,7 @@ def test_the_broker_is_killed_while_the_plant_works(
 ) -> None:
     """Check that plant and feed resume by themselves."""
     env = {"TICKERPLANT_LOG": f"kafka://{kafka_broker.bootstrap}?prefix=broker.", "TICKERPLANT_PARTITIONS": "2"}
+    env |= SHORT_SESSION
     parts = Parts(Plant(tmp_path / "data", env), tmp_path, on_kafka=True)
     kills = 2 if THOROUGH else 1
     with explained(parts):

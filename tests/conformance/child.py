@@ -69,7 +69,7 @@ def maker(log: EventLog) -> None:
 
 
 def poller(log: EventLog, group: str) -> None:
-    """Request a group's positions repeatedly with a short timeout.
+    """Request a group's positions and members repeatedly with a short timeout, as `health` does.
 
     Print each changed answer, or `away` if the log is unavailable.
     """
@@ -78,6 +78,7 @@ def poller(log: EventLog, group: str) -> None:
     last = ""
     while True:
         try:
+            impatient.members(group)
             answer = " ".join(f"{tp.partition}:{position}" for tp, position in impatient.committed(group).items())
         except LogUnavailable:
             answer = "away"
@@ -99,7 +100,7 @@ def main() -> None:
     if role == "holder":
         holder(*arguments)  # type: ignore[call-arg]
     else:
-        log = open_log(url, config={"session.timeout.ms": "6000"} if url.startswith("kafka") else None)
+        log = open_log(url, config={"session.timeout.ms": "3000"} if url.startswith("kafka") else None)
         {"member": member, "stuck": stuck, "copier": copier, "maker": maker, "poller": poller}[role](log, *arguments)
 
 

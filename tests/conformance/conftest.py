@@ -47,7 +47,7 @@ class Bench:
             log: EventLog = EmbeddedLog(self.path, patience_s=patience_s)
         else:
             log = KafkaLog(
-                self.broker.bootstrap, topic_prefix=self.prefix, patience_s=patience_s, session_timeout_s=6.0
+                self.broker.bootstrap, topic_prefix=self.prefix, patience_s=patience_s, session_timeout_s=3.0
             )
         self._stack.callback(log.close)
         return log

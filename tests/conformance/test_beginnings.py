@@ -11,8 +11,9 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from tests.conformance.conftest import PARTITIONS, SPECS, Bench, line, read, values, write
 from tests.support.waiting import PATIENCE
 from tickerplant.core.errors import UnknownTopic
-from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION
+from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION, TopicSpec
 from tickerplant.log.kafka import log as kafka_log
+from tickerplant.log.kafka.topic_settings import new_topic
 from tickerplant.log.port import EventLog, Identity
 
 MAKERS = 4
@@ -55,7 +56,9 @@ def test_concurrent_creators_get_one_log_after_a_creator_died(kafka: Bench, monk
     logs = [kafka.open() for _ in range(MAKERS)]
     assert kafka.broker is not None
     admin = AdminClient({"bootstrap.servers": kafka.broker.bootstrap})
-    own = NewTopic(kafka.prefix + kafka_log.OWN_TOPIC, num_partitions=1, config={"cleanup.policy": "compact"})
+    own = NewTopic(
+        kafka.prefix + kafka_log.OWN_TOPIC, num_partitions=1, config=new_topic(TopicSpec(kafka_log.OWN_TOPIC, None), 1)
+    )
     for future in admin.create_topics([own]).values():
         future.result(PATIENCE.seconds(30))
 

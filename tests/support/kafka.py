@@ -25,8 +25,14 @@ QUICK = ("-XX:TieredStopAtLevel=1",)
 class KafkaBroker(broker.KafkaBroker):
     """A broker for short runs, with a start timeout that scales with the machine."""
 
-    def __init__(self, data_dir: Path | str, *, settings: Mapping[str, str] | None = None) -> None:
-        super().__init__(data_dir, java_options=QUICK, settings=settings)
+    def __init__(
+        self,
+        data_dir: Path | str,
+        *,
+        settings: Mapping[str, str] | None = None,
+        listeners: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(data_dir, java_options=QUICK, settings=settings, listeners=listeners)
 
     def start(self, timeout_s: float | None = None) -> str:
         """Start the broker; `timeout_s` scales with the machine."""

@@ -40,7 +40,6 @@ SETTINGS = {
     "node.id": "1",
     "inter.broker.listener.name": "PLAINTEXT",
     "controller.listener.names": "CONTROLLER",
-    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "num.partitions": "1",
     "default.replication.factor": "1",
     "min.insync.replicas": "1",
@@ -52,6 +51,7 @@ SETTINGS = {
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",  # 6 s by default; tests that kill a member wait for the end of its session
     # A killed broker can restart only after its former session has ended: 9 s by default.
     "broker.session.timeout.ms": "1500",
     "broker.heartbeat.interval.ms": "300",
@@ -155,14 +155,19 @@ class KafkaBroker:
         heap_mb: int = 512,
         detached: bool = False,
         java_options: Sequence[str] = (),
+        listeners: Mapping[str, str] | None = None,
     ) -> None:
-        """Configure a broker without starting it. `port` 0 chooses a free port; `settings` override the defaults."""
+        """Configure a broker without starting it. `port` 0 chooses a free port; `settings` override the defaults.
+
+        `listeners` are additional ones for clients: the security protocol by name.
+        """
         self.data_dir = Path(data_dir).resolve()
         self._wanted_port = port
         self._settings = dict(settings or {})
         self._heap_mb = heap_mb
         self._detached = detached
         self._java_options = java_options
+        self._listeners = dict(listeners or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
 
@@ -175,6 +180,10 @@ class KafkaBroker:
     def bootstrap(self) -> str:
         """Return the value for a client's `bootstrap.servers`."""
         return f"127.0.0.1:{self.port}"
+
+    def address(self, listener: str) -> str:
+        """Return the value for `bootstrap.servers` of a client that uses an additional listener."""
+        return f"127.0.0.1:{self._identity()[listener]}"
 
     @property
     def pid(self) -> int | None:
@@ -264,14 +273,19 @@ class KafkaBroker:
         else:
             kept = {"cluster": _cluster_id(), "controller": free_port()}
         kept["port"] = self._wanted_port or free_port()
+        kept |= {name: free_port() for name in self._listeners}
         self.data_dir.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(kept))
         return kept
 
     def _write_settings(self, identity: Mapping[str, str | int]) -> None:
+        clients = [f"PLAINTEXT://127.0.0.1:{identity['port']}"]
+        clients += [f"{name}://127.0.0.1:{identity[name]}" for name in self._listeners]
+        protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"} | self._listeners
         own = {
-            "listeners": f"PLAINTEXT://127.0.0.1:{identity['port']},CONTROLLER://127.0.0.1:{identity['controller']}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{identity['port']}",
+            "listeners": ",".join([*clients, f"CONTROLLER://127.0.0.1:{identity['controller']}"]),
+            "advertised.listeners": ",".join(clients),
+            "listener.security.protocol.map": ",".join(f"{name}:{kind}" for name, kind in protocols.items()),
             "controller.quorum.voters": f"1@127.0.0.1:{identity['controller']}",
             "log.dirs": str(self.data_dir / "topics"),
         }

@@ -69,8 +69,8 @@ def _embedded(path: Path, patience_s: float) -> EventLog:
 def _kafka(bootstrap: str, options: Mapping[str, str], config: Mapping[str, str], patience_s: float) -> EventLog:
     from tickerplant.log.kafka import KafkaLog
 
-    replication = options.get("replication", "1")
-    if not is_digits(replication) or not int(replication):
+    replication = options.get("replication")
+    if replication is not None and not (is_digits(replication) and int(replication)):
         raise ConfigError(f"replication={replication} in the event log's address is not a replica count; use 1 or 3")
     for broker in bootstrap.split(","):
         host, _, port = broker.rpartition(":")
@@ -80,6 +80,6 @@ def _kafka(bootstrap: str, options: Mapping[str, str], config: Mapping[str, str]
         bootstrap,
         config=config,
         topic_prefix=options.get("prefix", ""),
-        replication_factor=int(replication),
+        replication_factor=None if replication is None else int(replication),
         patience_s=patience_s,
     )

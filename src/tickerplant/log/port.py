@@ -114,11 +114,7 @@ class Reader(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave the group. A second call does nothing.
-
-        Other members get the partitions at once. On Kafka, the partitions of a named member stay unassigned for the
-        session timeout.
-        """
+        """Leave the group. A second call does nothing. Other members get the partitions at once."""
         ...
 
     def __enter__(self) -> Reader: ...
@@ -195,8 +191,7 @@ class EventLog(Protocol):
         """Return a reader of these topics.
 
         A reader without `group` owns all partitions, commits nothing and holds back no retention.
-        `member` is a name that stays the same after a restart, so that the member gets its partitions back without a
-        wait. Two live members must have different names.
+        `member` is a name that stays the same after a restart. Two live members must have different names.
         """
         ...
 
@@ -247,7 +242,17 @@ class EventLog(Protocol):
         ...
 
     def members(self, group: str) -> int:
-        """Return the count of live members of a group. A dead member may count for a few more seconds."""
+        """Return the count of live members of a group. A dead member may count for a few more seconds.
+
+        On Kafka, 1 means one or more.
+        """
+        ...
+
+    def outage(self) -> str:
+        """Return why the log is unavailable, as far as known without a request; "" if nothing is known.
+
+        Never waits. The text states for how long.
+        """
         ...
 
     def make_durable(self) -> None:

@@ -78,7 +78,8 @@ class Settings(BaseSettings):
     )
     log: str = Field(
         default=EMBEDDED,
-        description="The event log: `embedded:` (a file in the data folder), `sqlite:///path` or `kafka://host:port`.",
+        description="The event log: `embedded:` (a file in the data folder), `sqlite:///path` or "
+        "`kafka://host:port[,host:port][?prefix=NAME&replication=N]` ([description](kafka.md)).",
     )
     store: SecretStr = Field(
         default=SecretStr(EMBEDDED),

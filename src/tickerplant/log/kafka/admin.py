@@ -1,13 +1,26 @@
-"""Administrative requests to the brokers: topics, offsets, groups."""
+"""Administrative requests to the brokers: topics, offsets, groups.
+
+No request here is one that librdkafka sends to a group's coordinator. In librdkafka 2.16 such a request (describe a
+group, list or delete its offsets) aborts the process if it was pending when the brokers went away
+(https://github.com/confluentinc/librdkafka/issues/4605).
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupState,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+)
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
@@ -15,27 +28,30 @@ from confluent_kafka.cimpl import NewTopic
 from tickerplant.core.errors import LogError, LogUnavailable, UnknownTopic
 from tickerplant.core.schemas import TopicSpec
 from tickerplant.log.kafka.connection import (
-    MESSAGE_BYTES,
+    STALE_LEADER,
     Cluster,
     checked,
     error_of,
-    result,
     translate,
     translate_errors,
 )
+from tickerplant.log.kafka.topic_settings import new_topic
+
+T = TypeVar("T")
 
 _EARLIEST: Any = OffsetSpec._earliest
 _LATEST: Any = OffsetSpec._latest
 
-_NO_GROUP = (KafkaError.GROUP_ID_NOT_FOUND, KafkaError.INVALID_GROUP_ID)
+_WITHOUT_MEMBERS: Final = (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD, ConsumerGroupState.UNKNOWN)
 
-_KEYED: Mapping[str, str] = {
-    "cleanup.policy": "compact",
-    "segment.bytes": str(128 << 20),  # only closed segments are compacted
-    "segment.ms": str(3_600_000),
-    "min.cleanable.dirty.ratio": "0.3",
-    "delete.retention.ms": str(86_400_000),
-}
+_WITHOUT_LEADER: Final = STALE_LEADER | {KafkaError._NOENT}
+"""Errors of a request to partition leaders that new metadata removes. `_NOENT`: the brokers name no leader yet."""
+
+_SLICE_S: Final = 0.1
+"""Seconds between two looks at the connection's errors while a request waits."""
+_FIRST_METADATA_S: Final = 1.0
+"""Timeout of the first try of a metadata request. Each further try has twice the time of the previous one."""
+_STALE_LEADER_PAUSE_S: Final = 0.05
 
 
 class Admin:
@@ -52,8 +68,7 @@ class Admin:
         """Return the count of partitions; cached after the first request. Raises UnknownTopic."""
         with self._guard:
             if topic not in self._partitions:
-                with translate_errors(f"describing {topic}"):
-                    found = self._client.list_topics(topic, timeout=self._cluster.patience_s).topics[topic]
+                found = self._metadata(f"describing {topic}", topic).topics[topic]
                 if found.error is not None:
                     if found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                         raise UnknownTopic(f"the brokers have no topic {topic}; `tickerplant create-topics` creates it")
@@ -78,31 +93,39 @@ class Admin:
             if topic not in self._keyed:
                 resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
                 (future,) = self._client.describe_configs([resource]).values()
-                config: Any = result(future, f"describing {topic}", self._cluster.patience_s)
+                config: Any = self._result(future, f"describing {topic}")
                 self._keyed[topic] = "compact" in config["cleanup.policy"].value
             return self._keyed[topic]
 
+    def brokers(self) -> int:
+        """Return the count of brokers of the cluster."""
+        return len(self._metadata("listing the brokers").brokers)
+
+    def settings(self, topics: Iterable[str]) -> dict[str, tuple[dict[str, str], int]]:
+        """Return the settings of existing topics, the brokers' defaults included, and the count of their replicas."""
+        doing = "describing the topics"
+        resources = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
+        if not resources:
+            return {}
+        known = self._metadata(doing).topics
+        found: dict[str, tuple[dict[str, str], int]] = {}
+        for resource, future in self._client.describe_configs(resources).items():
+            config: Any = self._result(future, doing)
+            partitions = known[resource.name].partitions.values()
+            replicas = min((len(partition.replicas) for partition in partitions), default=1)
+            found[resource.name] = ({name: entry.value or "" for name, entry in config.items()}, replicas)
+        return found
+
     def create(self, topic: str, partitions: int, spec: TopicSpec, replication_factor: int) -> bool:
         """Create a topic; return False if it exists. Raises LogError if it has another count of partitions."""
-        config = {
-            "message.timestamp.type": "LogAppendTime",
-            "max.message.bytes": str(MESSAGE_BYTES),
-            "min.insync.replicas": "2" if replication_factor > 2 else "1",
-        }
-        if spec.retention_us is None:
-            config |= _KEYED
-        else:
-            # Segments are deleted whole. They are much shorter than the retention, but at least ten minutes long.
-            retention_ms = max(1, spec.retention_us // 1000)
-            config |= {"cleanup.policy": "delete", "retention.ms": str(retention_ms)}
-            config |= {"segment.ms": str(max(retention_ms // 10, 600_000))}
+        config = new_topic(spec, replication_factor)
         new = NewTopic(topic, num_partitions=partitions, replication_factor=replication_factor, config=config)
         (future,) = self._client.create_topics([new]).values()
         try:
-            future.result(self._cluster.patience_s)
-        except KafkaException as exception:
-            if error_of(exception).code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise translate(error_of(exception), f"creating {topic}") from exception
+            self._result(future, f"creating {topic}")
+        except LogError as error:
+            if _code_of(error) != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
             existing = self.partitions_soon(topic)
             if existing != partitions:
                 raise LogError(
@@ -110,17 +133,12 @@ class Admin:
                     f"the number is fixed when a topic is created: use {existing}"
                 ) from None
             return False
-        except TimeoutError as error:
-            raise LogUnavailable(f"creating {topic}: no answer from the brokers") from error
         return True
 
     def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         """Return the brokers' ids of topics. A deleted and recreated topic has a new id. Raises UnknownTopic."""
         futures = self._client.describe_topics(TopicCollection(list(topics)))
-        return {
-            topic: str(result(future, f"describing {topic}", self._cluster.patience_s).topic_id)
-            for topic, future in futures.items()
-        }
+        return {topic: str(self._result(future, f"describing {topic}").topic_id) for topic, future in futures.items()}
 
     def offsets(
         self, topics: Iterable[str], *, read_uncommitted: bool = False
@@ -135,15 +153,26 @@ class Admin:
     def _list(
         self, parts: list[KafkaPartition], spec: Any, isolation: IsolationLevel = IsolationLevel.READ_COMMITTED
     ) -> dict[tuple[str, int], int]:
-        futures = self._client.list_offsets(
-            dict.fromkeys(parts, spec),
-            isolation_level=isolation,
-            request_timeout=self._cluster.patience_s,
-        )
-        return {
-            (part.topic, part.partition): result(future, "fetching offsets", self._cluster.patience_s).offset
-            for part, future in futures.items()
-        }
+        """Return an offset of each partition. Refreshes the client's metadata if a partition's leader has changed.
+
+        librdkafka sends the leader epoch of its cached metadata, which it refreshes by itself only every five minutes.
+        """
+        deadline = time.monotonic() + self._cluster.patience_s
+        while True:
+            futures = self._client.list_offsets(
+                dict.fromkeys(parts, spec), isolation_level=isolation, request_timeout=self._cluster.patience_s
+            )
+            try:
+                return {
+                    (part.topic, part.partition): self._result(future, "fetching offsets").offset
+                    for part, future in futures.items()
+                }
+            except LogError as error:
+                if _code_of(error) not in _WITHOUT_LEADER or time.monotonic() > deadline:
+                    raise
+            time.sleep(_STALE_LEADER_PAUSE_S)
+            for topic in {part.topic for part in parts}:
+                self._metadata("refreshing the leaders", topic)
 
     def committed(self, group: str, topics: Iterable[str]) -> dict[tuple[str, int], int]:
         """Return a group's committed positions in these topics. Waits until no open transaction can change them.
@@ -165,27 +194,83 @@ class Admin:
 
     def topics(self, prefix: str) -> list[str]:
         """Return the names of all topics with this prefix, sorted, without the brokers' internal topics."""
-        with translate_errors("listing the topics"):
-            found = self._client.list_topics(timeout=self._cluster.patience_s).topics
+        found = self._metadata("listing the topics").topics
         return sorted(name for name in found if name.startswith(prefix) and not name.startswith("__"))
 
-    def groups(self) -> list[str]:
-        """Return the names of all groups. Each broker lists its own groups; raises LogUnavailable unless all answer."""
+    def groups(self) -> dict[str, bool]:
+        """Return for each group whether it has members.
+
+        Each broker lists its own groups. Raises LogUnavailable unless all brokers answer. A dead member counts until
+        its session expires.
+        """
         doing = "listing the groups"
         listing = self._client.list_consumer_groups(request_timeout=self._cluster.patience_s)
-        found: Any = result(listing, doing, self._cluster.patience_s)
-        for error in found.errors:
-            raise translate(error, doing)
-        return [group.group_id for group in found.valid]
+        found: Any = self._result(listing, doing, is_answer=False)
+        for error in found.errors:  # of single brokers
+            raise self._explained(translate(error, doing))
+        self._cluster.errors.clear()
+        return {group.group_id: group.state not in _WITHOUT_MEMBERS for group in found.valid}
 
-    def members(self, group: str) -> int:
-        """Return the count of members of a group; 0 for an unknown group."""
-        doing, patience_s = f"describing the group {group}", self._cluster.patience_s
-        (future,) = self._client.describe_consumer_groups([group], request_timeout=patience_s).values()
-        try:
-            found: Any = result(future, doing, patience_s)
-        except LogError as error:
-            if isinstance(error.__cause__, KafkaException) and error_of(error.__cause__).code() in _NO_GROUP:
-                return 0
-            raise
-        return len(found.members)
+    def outage(self) -> str:
+        """Return why the brokers cannot be reached, as far as known without a request; "" if nothing is known."""
+        self._client.poll(0)
+        return self._cluster.errors.outage()
+
+    def _result(self, future: Future[T], doing: str, *, is_answer: bool = True) -> T:
+        """Return the result of an administrative request. `is_answer`: a result proves that the brokers answer.
+
+        Raises the LogError of the request. Raises LogError at once if the brokers refuse the client's TLS or SASL
+        settings. Raises LogUnavailable without an answer within `patience_s` and a margin for the request's own
+        timeout.
+        """
+        patience_s = self._cluster.patience_s
+        deadline = time.monotonic() + patience_s + min(5.0, patience_s / 4)
+        while True:
+            try:
+                with translate_errors(doing):
+                    found = future.result(_SLICE_S)
+            except TimeoutError:
+                self._check_refusal(doing)
+                if time.monotonic() > deadline:
+                    raise self._explained(LogUnavailable(f"{doing}: no answer")) from None
+            except LogUnavailable as error:
+                raise self._explained(error) from error.__cause__
+            else:
+                if is_answer:
+                    self._cluster.errors.clear()
+                return found
+
+    def _metadata(self, doing: str, topic: str | None = None) -> Any:
+        """Return the brokers' metadata of a topic, or of all topics. Raises as `_result`."""
+        deadline, timeout_s = time.monotonic() + self._cluster.patience_s, _FIRST_METADATA_S
+        ask: Callable[..., Any] = self._client.list_topics
+        while True:
+            left_s = max(0.1, deadline - time.monotonic())
+            try:
+                with translate_errors(doing):
+                    found = ask(topic, timeout=min(timeout_s, left_s)) if topic else ask(timeout=min(timeout_s, left_s))
+            except LogUnavailable as error:
+                self._check_refusal(doing)
+                if time.monotonic() > deadline:
+                    raise self._explained(error) from error.__cause__
+                time.sleep(_SLICE_S / 2)
+                timeout_s *= 2
+            else:
+                self._cluster.errors.clear()
+                return found
+
+    def _check_refusal(self, doing: str) -> None:
+        self._client.poll(0)
+        refusal = self._cluster.errors.refusal()
+        if refusal:
+            raise LogError(f"{doing}: the brokers at {self._cluster.bootstrap} refuse the connection: {refusal}")
+
+    def _explained(self, error: LogError) -> LogError:
+        """Return the error with the reason of the clients' connection errors, if there is one."""
+        reason = self.outage()
+        return type(error)(f"{error}: {reason}") if reason else error
+
+
+def _code_of(error: LogError) -> int | None:
+    """Return the code of the Kafka error that caused a LogError; None if another error caused it."""
+    return error_of(error.__cause__).code() if isinstance(error.__cause__, KafkaException) else None

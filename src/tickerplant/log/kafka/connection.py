@@ -7,16 +7,14 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final
 
 from confluent_kafka import KafkaError, KafkaException
 
 from tickerplant.core.errors import ConfigError, Fenced, LogError, LogUnavailable, RecordTooLarge, UnknownTopic
+from tickerplant.log.kafka.client_errors import ConnectionErrors
 from tickerplant.log.port import MAX_RECORD_BYTES
-
-T = TypeVar("T")
 
 MESSAGE_BYTES: Final = MAX_RECORD_BYTES + (1 << 20)
 """Maximum bytes of a message of topics and clients: the largest record with its key and framing."""
@@ -25,6 +23,7 @@ REPEAT_S: Final = 30.0
 """Minimum seconds between two log lines of the client library that differ only in their numbers."""
 _KINDS: Final = 256
 _NUMBERS: Final = re.compile(r"[0-9]+")
+_CLOSED_WHILE_IDLE: Final = re.compile(r"Disconnected.*in state UP")
 
 TRANSACTION_TIMEOUT_MS: Final = 10_000
 """Maximum time for which a dead producer's open transaction blocks the readers of its partitions."""
@@ -36,7 +35,7 @@ _CLIENT: Final[Mapping[str, Any]] = {
     "reconnect.backoff.max.ms": 1_000,  # default 10 s, which would prolong each outage by as much
     "message.max.bytes": MESSAGE_BYTES,
     "receive.message.max.bytes": 256 << 20,
-    "log.connection.close": False,
+    "log.connection.close": True,  # otherwise `error_cb` does not receive them; `ClientLogFilter` drops the lines
 }
 
 _PRODUCER: Final[Mapping[str, Any]] = {
@@ -62,7 +61,7 @@ _CONSUMER: Final[Mapping[str, Any]] = {
     "fetch.queue.backoff.ms": 5,  # default: 1 s without fetching after each full queue.
     "partition.assignment.strategy": "range",  # one partition number of all topics goes to one member
     "max.poll.interval.ms": 600_000,
-    "heartbeat.interval.ms": 2_000,
+    "heartbeat.interval.ms": 500,  # by their next heartbeat, members learn that another has left or joined
     "allow.auto.create.topics": False,
 }
 
@@ -76,13 +75,16 @@ class ClientLogFilter:
 
     _logged_s: ClassVar[dict[str, float]] = {}
 
-    def __init__(self) -> None:
-        self._logger = logging.getLogger("tickerplant.log.kafka")
+    def __init__(self, errors: ConnectionErrors | None = None) -> None:
+        self._logger, self._errors = logging.getLogger("tickerplant.log.kafka"), errors or ConnectionErrors()
 
     def log(self, level: int, text: str, *arguments: Any) -> None:
         """Log a line unless a similar one was logged recently."""
         with contextlib.suppress(Exception):
             line = text % arguments if arguments else text
+            self._errors.note_line(line)
+            if _CLOSED_WHILE_IDLE.search(line):
+                return
             kind, now_s = _NUMBERS.sub("#", line), time.monotonic()
             if now_s - self._logged_s.get(kind, -REPEAT_S) < REPEAT_S:
                 return
@@ -99,12 +101,15 @@ class Cluster:
     bootstrap: str
     config: Mapping[str, str] = field(default_factory=dict)
     patience_s: float = 30.0
-    session_timeout_s: float = 10.0
+    session_timeout_s: float = 6.0
+    prefix: str = ""
+    """Prefix of the groups of this log's consumers that join no group, so that one access rule covers them."""
+    errors: ConnectionErrors = field(default_factory=ConnectionErrors, compare=False)
 
     def client(self, kind: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         """Return the settings of one client. The user's settings override those of its kind, but not the fixed ones."""
-        fixed = {"bootstrap.servers": self.bootstrap, "logger": ClientLogFilter()}
-        return {**_CLIENT, **kind, **self.config, **more, **fixed}
+        fixed = {"bootstrap.servers": self.bootstrap, "logger": ClientLogFilter(self.errors)}
+        return {**_CLIENT, "error_cb": self.errors.note, **kind, **self.config, **more, **fixed}
 
     def producer(self, **more: Any) -> dict[str, Any]:
         """Return the settings of a producer."""
@@ -117,6 +122,12 @@ class Cluster:
         return self.client(kind, **{**kept, "group.id": group, **more})
 
 
+STALE_LEADER: Final = {
+    KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+}  # fmt: skip
+"""Errors of a client whose metadata is older than the newest change of a partition's leader. A refresh removes them."""
+
 _FENCED = {
     KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID,
     KafkaError.FENCED_INSTANCE_ID, KafkaError.REBALANCE_IN_PROGRESS, KafkaError.STALE_MEMBER_EPOCH,
@@ -128,7 +139,8 @@ _PERMANENT = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
     KafkaError._INVALID_ARG, KafkaError._STATE, KafkaError._FATAL, KafkaError.UNSUPPORTED_VERSION,
 }  # fmt: skip
-_UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+_UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART}
+"""The broker's answer. librdkafka's own code for an unknown topic or partition only means that its metadata is old."""
 _TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
 
 
@@ -160,19 +172,6 @@ def translate_errors(doing: str) -> Iterator[None]:
         yield
     except KafkaException as exception:
         raise translate(error_of(exception), doing) from exception
-
-
-def result(future: Future[T], doing: str, patience_s: float) -> T:
-    """Return the result of an administrative request.
-
-    Raises the LogError of the request, and LogUnavailable without an answer within `patience_s` and a margin for the
-    request's own timeout.
-    """
-    try:
-        with translate_errors(doing):
-            return future.result(patience_s + min(5.0, patience_s / 4))
-    except TimeoutError as error:
-        raise LogUnavailable(f"{doing}: no answer") from error
 
 
 def checked(make: Any, settings: dict[str, Any]) -> Any:

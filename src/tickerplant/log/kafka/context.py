@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -85,6 +85,11 @@ class LogContext:
     def note_chunks(self, chunks: Mapping[tuple[TopicPartition, str], int]) -> None:
         """Store the counts of chunks of committed values."""
         self._chunks.update(chunks)
+
+    def forget_chunks(self, keys: Iterable[tuple[TopicPartition, str]]) -> None:
+        """Forget the counts of chunks of values that may or may not be committed."""
+        for key in keys:
+            self._chunks.pop(key, None)
 
     def note_written(self, ends: Mapping[TopicPartition, int]) -> None:
         """Store the end offsets of this process's commits in state partitions, so that it reads its own writes."""

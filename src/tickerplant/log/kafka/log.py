@@ -13,9 +13,9 @@ import structlog
 from confluent_kafka import Consumer, KafkaError
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from tickerplant.core.errors import LogUnavailable, UnknownTopic
+from tickerplant.core.errors import ConfigError, LogUnavailable, UnknownTopic
 from tickerplant.core.schemas import TopicSpec
-from tickerplant.log.kafka import range_reader
+from tickerplant.log.kafka import range_reader, topic_settings
 from tickerplant.log.kafka.connection import Cluster, checked, translate_errors
 from tickerplant.log.kafka.context import OWN_TOPIC, LogContext
 from tickerplant.log.kafka.reader import KafkaReader
@@ -41,8 +41,9 @@ class KafkaLog:
 
     `config` configures every client of librdkafka (TLS, SASL). All topics, groups and writers' names begin with
     `topic_prefix`. A call that waits for brokers longer than `patience_s` raises LogUnavailable. The brokers notice a
-    dead member after `session_timeout_s`. Brokers of replicated topics must fetch messages of 33 MB from each other.
-    The brokers may exceed their setting `replica.fetch.max.bytes` for a single larger message.
+    dead member after `session_timeout_s`. New topics have `replication_factor` replicas; None: as many as the cluster
+    has brokers, at most three. Brokers of replicated topics must fetch messages of 33 MB from each other. They may
+    exceed their setting `replica.fetch.max.bytes` for a single larger message.
     """
 
     def __init__(
@@ -51,11 +52,11 @@ class KafkaLog:
         *,
         config: Mapping[str, str] | None = None,
         topic_prefix: str = "",
-        replication_factor: int = 1,
+        replication_factor: int | None = None,
         patience_s: float = 30.0,
-        session_timeout_s: float = 10.0,
+        session_timeout_s: float = 6.0,
     ) -> None:
-        cluster = Cluster(bootstrap, dict(config or {}), patience_s, session_timeout_s)
+        cluster = Cluster(bootstrap, dict(config or {}), patience_s, session_timeout_s, topic_prefix)
         self._context = LogContext(cluster, topic_prefix)
         self._replication_factor = replication_factor
         self._closed = False
@@ -89,18 +90,20 @@ class KafkaLog:
         return Identity(str(uuid.uuid5(uuid.UUID(record.seed), text)), record.generation)
 
     def create_topics(self, specs: Iterable[TopicSpec], partitions: int, *, generation: int = 1) -> list[str]:
-        """Create the missing topics and return their names. The retention of existing topics does not change."""
-        specs = list(specs)
-        created = [
-            spec.name
-            for spec in specs
-            if self._context.admin.create(self._context.named(spec.name), partitions, spec, self._replication_factor)
-        ]
-        own = self._context.admin.create(
-            self._context.named(OWN_TOPIC), 1, TopicSpec(OWN_TOPIC, None), self._replication_factor
-        )
+        """Create the missing topics and return their names. The settings of existing topics do not change.
+
+        Raises ConfigError if the settings of an existing topic break the log's laws, and logs a warning if they shorten
+        what users can read; both contain the command that corrects them.
+        """
+        specs, own_spec = list(specs), TopicSpec(OWN_TOPIC, None)
+        admin, named = self._context.admin, self._context.named
+        replicas = self._replication_factor or min(topic_settings.MAX_REPLICAS, admin.brokers())
+        created = [spec.name for spec in specs if admin.create(named(spec.name), partitions, spec, replicas)]
+        own = admin.create(named(OWN_TOPIC), 1, own_spec, replicas)
         for name in (*(spec.name for spec in specs), OWN_TOPIC):
-            self._context.admin.partitions_soon(self._context.named(name))
+            admin.partitions_soon(named(name))
+        existing = [spec for spec in specs if spec.name not in created]
+        self._check_topics(existing if own else [*existing, own_spec])
         # If processes start together, the one that created the log's own topic writes the identity.
         if self._context.get_state(OWN_TOPIC, 0, "identity") is None and (own or not self._wait_for_identity()):
             topics = sorted(spec.name for spec in specs if not spec.keyed)
@@ -109,6 +112,19 @@ class KafkaLog:
             record = _Identity(str(uuid.uuid5(uuid.NAMESPACE_OID, own_id)), generation, topics)
             self._context.put_own("identity", msgspec.json.encode(record))
         return created
+
+    def _check_topics(self, specs: Sequence[TopicSpec]) -> None:
+        found = self._context.admin.settings([self._context.named(spec.name) for spec in specs])
+        bootstrap, refused = self.cluster.bootstrap, list[str]()
+        for spec in specs:
+            topic = self._context.named(spec.name)
+            findings = topic_settings.check(topic, spec, *found[topic])
+            if findings.refused:
+                refused.append(findings.text(findings.refused, bootstrap))
+            if findings.warned:
+                _log.warning(findings.text(findings.warned, bootstrap))
+        if refused:
+            raise ConfigError("settings of topics would lose records or stop the plant: " + "; ".join(refused))
 
     def _wait_for_identity(self) -> bool:
         """Wait until the process that created the own topic has written the identity; False if it apparently died."""
@@ -134,8 +150,8 @@ class KafkaLog:
     ) -> KafkaReader:
         """Return a reader of these topics. A reader with a group joins it during its first polls.
 
-        `member` is the group's static member id. A member that restarts within the session timeout gets its partitions
-        back at once. The partitions of a member that leaves stay unassigned for the session timeout.
+        `member` is the client's id in the brokers' tools. It is not a static member id: a static member never leaves
+        before its session expires, so that its partitions would stay unassigned for 10 s after an orderly stop.
         """
         return KafkaReader(self._context, topics, group, member, start, listener)
 
@@ -192,7 +208,7 @@ class KafkaLog:
         counts = dict.fromkeys(starts, 0)
         open_ = set(starts)
         deadline = time.monotonic() + self.cluster.patience_s
-        consumer = checked(Consumer, self.cluster.consumer("tickerplant-lag", **small))
+        consumer = checked(Consumer, self.cluster.consumer(self._context.named("tickerplant-lag"), **small))
         try:
             with translate_errors("counting unread records"):
                 consumer.assign([KafkaPartition(self._context.named(t), p, at) for (t, p), at in starts.items()])
@@ -224,8 +240,16 @@ class KafkaLog:
         return sorted(self._context.unnamed(group) for group in candidates if self._has_positions(group))
 
     def members(self, group: str) -> int:
-        """Return the count of live members of a group. A killed member counts until its session expires."""
-        return self._context.admin.members(self._context.named(group))
+        """Return 1 if a group has live members, else 0. A killed member counts until its session expires.
+
+        The brokers' list of groups has their states, but no count. A count would need a request to the group's
+        coordinator: see `admin`.
+        """
+        return int(self._context.admin.groups().get(self._context.named(group), False))
+
+    def outage(self) -> str:
+        """Return why the brokers cannot be reached, or refuse the client's settings; "" if nothing is known."""
+        return self._context.admin.outage()
 
     def _has_positions(self, group: str) -> bool:
         return bool(self._context.admin.committed(group, self._context.admin.topics(self._context.prefix)))

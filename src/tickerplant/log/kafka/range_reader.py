@@ -9,7 +9,7 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from tickerplant.core.errors import LogUnavailable
-from tickerplant.log.kafka.connection import Cluster, checked, error_of, translate, translate_errors
+from tickerplant.log.kafka.connection import STALE_LEADER, Cluster, checked, error_of, translate, translate_errors
 
 _MARKER_POLL_S = 0.002
 """Poll interval in seconds for transaction markers, which mostly arrive within a few milliseconds."""
@@ -25,7 +25,7 @@ def messages(
     or the brokers do not answer for that time.
     """
     with translate_errors(f"reading {topic}/{partition}"):
-        settings = cluster.consumer("tickerplant-stretch", **{"enable.partition.eof": True})
+        settings = cluster.consumer(cluster.prefix + "tickerplant-stretch", **{"enable.partition.eof": True})
         settings |= {"auto.offset.reset": "earliest"}  # retention or compaction may remove the beginning at any time
         consumer = checked(Consumer, settings)
         try:
@@ -38,8 +38,8 @@ def messages(
             consumer.close()
 
 
-_NO_LEADER: Final = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
-"""Errors of a restarted broker that does not lead its partitions yet. librdkafka does not retry them."""
+_TEMPORARY: Final = STALE_LEADER | {KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+"""Errors of a client whose metadata is old, or of a restarted broker. librdkafka does not retry them."""
 
 
 def _bounds(cluster: Cluster, consumer: Any, source: TopicPartition, at_least: int) -> tuple[int, int]:
@@ -50,7 +50,7 @@ def _bounds(cluster: Cluster, consumer: Any, source: TopicPartition, at_least: i
             if high >= at_least:
                 return low, high
         except KafkaException as exception:
-            if error_of(exception).code() not in _NO_LEADER or time.monotonic() > deadline:
+            if error_of(exception).code() not in _TEMPORARY or time.monotonic() > deadline:
                 raise
         if time.monotonic() > deadline:
             raise LogUnavailable(f"{source.topic}/{source.partition}: committed records cannot be read yet")

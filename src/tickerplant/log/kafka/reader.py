@@ -50,9 +50,9 @@ class KafkaReader:
         self._error: BaseException | None = None
         self._unavailable_since_s: float | None = None
         more: dict[str, Any] = {"error_cb": self._on_error}
-        if member is not None:
-            more["group.instance.id"] = member
-        name = context.named(group) if group is not None else f"tickerplant-alone-{uuid.uuid4().hex}"
+        if member is not None and "client.id" not in context.cluster.config:
+            more["client.id"] = f"tickerplant-{member}"  # names the member in the brokers' tools
+        name = context.named(group) if group is not None else context.named(f"tickerplant-alone-{uuid.uuid4().hex}")
         self._consumer = checked(Consumer, context.cluster.consumer(name, **more))
         self._is_assigned = False
         if group is not None:
@@ -106,6 +106,7 @@ class KafkaReader:
             if message is not None:
                 self._unavailable_since_s = None
                 if message.error() is None:
+                    self._context.cluster.errors.clear()
                     return message
                 self._handle_error(message)
                 if self._lost:
@@ -142,6 +143,7 @@ class KafkaReader:
             )
 
     def _on_error(self, error: KafkaError) -> None:
+        self._context.cluster.errors.note(error)
         if error.code() == KafkaError._ALL_BROKERS_DOWN and self._unavailable_since_s is None:
             self._unavailable_since_s = time.monotonic()
 
@@ -280,7 +282,7 @@ class KafkaReader:
         self._woken.set()
 
     def close(self) -> None:
-        """Leave the group. A named member's partitions stay unassigned for the session timeout."""
+        """Leave the group. The other members get the partitions within about a second."""
         if self._closed:
             return
         self._closed = True

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -20,6 +20,9 @@ from tickerplant.log.kafka.reader import KafkaReader
 from tickerplant.log.port import MAX_RECORD_BYTES, Payload, Reader, TopicPartition
 
 _log = structlog.get_logger(__name__)
+
+SUSPECT_S: Final = 5.0
+"""Seconds of one commit above which its request may have been sent twice."""
 
 
 class _ProducerFailed(LogError):
@@ -80,6 +83,10 @@ class KafkaWriter:
     the same in both cases. Each writer therefore claims its name, with a record in the log's own topic, before its
     producer starts. If a fenced writer's claim is still the newest, its transaction only timed out, and it may start
     again.
+
+    A request to end a transaction may reach a frozen broker late, inside the next transaction of the same producer
+    epoch, which it then ends (KIP-890). librdkafka cannot prevent this. A writer therefore replaces its producer, which
+    increments the epoch, after every transaction whose requests may have been lost or sent twice.
     """
 
     def __init__(self, context: LogContext, name: str) -> None:
@@ -90,10 +97,12 @@ class KafkaWriter:
         self._closed = False
         self._is_fenced = False
         self._is_undecided = False
+        self._is_troubled = False
         self._last: Mapping[TopicPartition, int] = {}
         self._start_producer()
 
     def _start_producer(self) -> None:
+        """Start a producer. The brokers complete or abort the name's former transaction before this call returns."""
         cluster = self._context.cluster
         producer = checked(
             Producer,
@@ -102,12 +111,24 @@ class KafkaWriter:
                     "transactional.id": self._context.named(self._name),
                     "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
                     "message.timeout.ms": TRANSACTION_TIMEOUT_MS,
+                    "error_cb": self._on_error,
                 }
             ),
         )
         with translate_errors(f"starting the writer {self._name}"):
             producer.init_transactions(cluster.patience_s)
         self._producer = producer
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._is_troubled = True
+        self._context.cluster.errors.note(error)
+
+    def _replace_producer(self) -> None:
+        """Start a new producer in place of a dropped one. Raises Fenced if a newer writer has the name."""
+        self._is_fenced = not self._context.is_claimed_by(self._name, self._claim)
+        if self._is_fenced:
+            raise self._fenced_error()
+        self._start_producer()
 
     def check(self, topic: str, partition: int, *, keyed: bool) -> TopicPartition:
         """Return the topic partition. Raises UnknownTopic, or LogError if `keyed` does not fit the topic."""
@@ -156,9 +177,15 @@ class KafkaWriter:
         if self._is_fenced:
             raise self._fenced_error()
         if self._producer is None:
-            self._start_producer()
+            self._replace_producer()
         if self._is_undecided:
-            self._finish_commit()
+            self._is_undecided = False
+            raise LogUnavailable(
+                f"the outcome of the previous transaction of {self._name} was unknown and is decided now: "
+                "resume from the last commit"
+            )
+        self._producer.poll(0)
+        self._is_troubled = False
         with translate_errors("beginning a transaction"):
             self._producer.begin_transaction()
         self._open = True
@@ -171,6 +198,7 @@ class KafkaWriter:
                 raise self._cause_of(failure) from failure
             except BaseException:
                 self._abort()
+                self._drop_troubled_producer()
                 raise
             self._commit(transaction)
         finally:
@@ -183,6 +211,7 @@ class KafkaWriter:
         3. commit at the broker.
         """
         patience_s = self._context.cluster.patience_s
+        began = time.monotonic()
         try:
             self._flush(transaction)  # Step 1
             if transaction.failed is not None:
@@ -198,9 +227,11 @@ class KafkaWriter:
             self._is_undecided = False
         except Fenced:
             self._abort()
+            self._drop_troubled_producer()
             raise
         except KafkaException as exception:
-            raise self._failed(error_of(exception)) from exception
+            raise self._failed(transaction, error_of(exception)) from exception
+        self._drop_troubled_producer(time.monotonic() - began)
         self._last = transaction.last
         self._context.note_chunks(transaction.chunks)
         self._context.note_written({source: last + 1 for source, last in transaction.last_states.items()})
@@ -246,20 +277,27 @@ class KafkaWriter:
         if failed:
             raise failed[0]
 
-    def _failed(self, error: KafkaError) -> LogError:
-        """Prepare the producer for a new transaction, if possible; return the error to raise."""
+    def _failed(self, transaction: KafkaTransaction, error: KafkaError) -> LogError:
+        """Drop the producer of a failed transaction; return the error to raise.
+
+        If the brokers may have committed the transaction, the next `transaction` decides it, and raises LogUnavailable
+        even if it succeeds: the caller must then read the last commit.
+        """
         translated = translate(error, f"committing as the writer {self._name}")
-        if error.fatal():
+        if self._is_undecided and error.txn_requires_abort():
             self._is_undecided = False
+        if self._is_undecided:
+            self._context.forget_chunks(transaction.chunks)
+        if error.fatal():
             self._drop_producer()
             if isinstance(translated, Fenced):
                 return self._fenced_or_timed_out(translated)
             return LogUnavailable(f"{translated}; the next transaction uses a new producer")
-        if error.txn_requires_abort() or not self._is_undecided:
-            self._is_undecided = False
+        if not self._is_undecided:
             self._abort()
-            if self._is_fenced:  # the delivery report may contain only the purge; the abort returned the cause
-                return self._fenced_error()
+        self._drop_producer()
+        if self._is_fenced:  # the delivery report may contain only the purge; the abort returned the cause
+            return self._fenced_error()
         return translated
 
     def _cause_of(self, failure: _ProducerFailed) -> LogError:
@@ -281,18 +319,6 @@ class KafkaWriter:
     def _fenced_error(self) -> Fenced:
         return Fenced(f"a newer writer has the name {self._name}; stop this one")
 
-    def _finish_commit(self) -> None:
-        """Finish the commit whose outcome is unknown.
-
-        Raises LogUnavailable even if the commit succeeds: the caller must resume from the last commit.
-        """
-        try:
-            self._producer.commit_transaction(self._context.cluster.patience_s)
-        except KafkaException as exception:
-            raise self._failed(error_of(exception)) from exception
-        self._is_undecided = False
-        raise LogUnavailable("the previous transaction did commit: resume from the last commit")
-
     def _abort(self) -> None:
         try:
             self._producer.purge(in_queue=True, in_flight=False)
@@ -305,6 +331,13 @@ class KafkaWriter:
             if error.fatal() and isinstance(translate(error, "aborting"), Fenced):
                 with contextlib.suppress(LogUnavailable):
                     self._is_fenced = not self._context.is_claimed_by(self._name, self._claim)
+
+    def _drop_troubled_producer(self, took_s: float = 0.0) -> None:
+        """Drop the producer if one of the transaction's requests may have been sent twice: see the class."""
+        if self._producer is not None:
+            self._producer.poll(0)  # calls `_on_error`
+            if self._is_troubled or took_s > SUSPECT_S:
+                self._drop_producer()
 
     def _drop_producer(self) -> None:
         producer, self._producer = self._producer, None

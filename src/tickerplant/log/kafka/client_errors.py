@@ -1,0 +1,70 @@
+"""The errors that a log's Kafka clients report about their connections.
+
+librdkafka knows within a second why it cannot connect, but passes the reason to a callback, not to the call that waits.
+`ConnectionErrors` stores the newest reason of all clients of a log. Calls that wait, and `health`, read it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Final
+
+from confluent_kafka import KafkaError
+
+GRACE_S: Final = 1.0
+"""Seconds for which a refusal must last without a success. A broker that stops may break a handshake once."""
+
+_REFUSED: Final = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL}
+_WRONG_PROTOCOL: Final = re.compile(r"security\.protocol|PLAINTEXT broker listener")
+_CLOSED: Final = re.compile(r"Disconnected.*in state (APIVERSION_QUERY|AUTH_)")
+"""A log line of the client: a broker closes the connection instead of answering the client's first request."""
+_NOISE: Final = re.compile(r"^(?:[\w+]+://)?\S+: |\s*\(after \d+ms in state \w+.*\)$|\s*\(\d+ identical error.*\)$")
+
+
+class ConnectionErrors:
+    """The newest connection error of a log's clients. Thread-safe: each method assigns or reads single references."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._away: tuple[float, str] | None = None
+        self._refused: tuple[float, str] | None = None
+        self._last = ""
+        self._has_connected = False
+
+    def note_line(self, line: str) -> None:
+        """Store the reason in a log line of a client, if the line has one that no callback receives."""
+        if self._refused is None and not self._has_connected and _CLOSED.search(line):
+            text = "they close the connection before its first answer; is security.protocol right for this port?"
+            self._refused = (self._clock(), text)
+
+    def note(self, error: KafkaError) -> None:
+        """Store an error that a client's callback received."""
+        text = _NOISE.sub("", _NOISE.sub("", error.str()))
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            if self._away is None:
+                self._away = (self._clock(), text)
+        elif error.code() in _REFUSED or _WRONG_PROTOCOL.search(error.str()):
+            since_s = self._clock() if self._refused is None else self._refused[0]
+            self._refused = (since_s, text)
+        elif error.code() in (KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._TIMED_OUT):
+            self._last = text
+
+    def clear(self) -> None:
+        """Forget all errors: a request has succeeded."""
+        self._has_connected = True
+        self._away, self._refused, self._last = None, None, ""
+
+    def refusal(self) -> str:
+        """Return why the brokers refuse the clients' TLS or SASL settings; "" if none has lasted for `GRACE_S`."""
+        refused = self._refused
+        return refused[1] if refused is not None and self._clock() - refused[0] >= GRACE_S else ""
+
+    def outage(self) -> str:
+        """Return why no broker can be reached, and for how long; "" if no such error has occurred since a success."""
+        refused, away = self._refused, self._away
+        if refused is None and away is None:
+            return ""
+        since_s, text = refused or (away[0] if away else 0.0, self._last or (away[1] if away else ""))
+        return f"{text} (for {self._clock() - since_s:.0f} s)"
