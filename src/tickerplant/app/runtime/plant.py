@@ -13,6 +13,7 @@ Steps of opening, each idempotent; closing reverses the order:
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from tickerplant.app import health
-from tickerplant.app.component import ComponentHealth, check
+from tickerplant.app.bounded_checks import BoundedChecks
+from tickerplant.app.component import ComponentHealth
 from tickerplant.app.config.settings import Settings
 from tickerplant.app.disk import disk_health
 from tickerplant.app.metrics import PlantCollector, ServiceCounts, registry_of
@@ -32,10 +34,10 @@ from tickerplant.app.runtime.supervisor import Service, Supervisor
 from tickerplant.app.runtime.trouble_reporter import TroubleReporter
 from tickerplant.app.wiring import store as store_wiring
 from tickerplant.app.wiring.alert_rules import webhook_counts
-from tickerplant.app.wiring.database import database
+from tickerplant.app.wiring.database import database, running_dsn
 from tickerplant.app.wiring.locks import FolderLock
 from tickerplant.app.wiring.log import open_log, snapshot_retentions
-from tickerplant.app.wiring.log_binding import create_first_topics
+from tickerplant.app.wiring.log_binding import create_first_topics, create_followed_topics
 from tickerplant.core.errors import StoreUnavailable
 from tickerplant.core.outage import Outage
 from tickerplant.core.schemas import RAW
@@ -171,8 +173,11 @@ class Plant:
         )
 
     def health(self) -> health.Health:
-        """Check all components. Blocks until the store and the log answer, for seconds if they are unavailable."""
-        found: list[ComponentHealth] = []
+        """Return the newest known health of all components. Waits for new answers for at most a second."""
+        return health.Health(self._checks.run())
+
+    @functools.cached_property
+    def _checks(self) -> BoundedChecks:
         checks: Sequence[tuple[str, Callable[[], Iterable[ComponentHealth]]]] = (
             ("services", lambda: health.service_health(self.supervisor.statuses())),
             ("indicators", lambda: health.indicator_health(self.counts.of("analytics"))),
@@ -192,16 +197,14 @@ class Plant:
             ("webhooks", lambda: health.webhook_health(webhook_counts(self.dsn))),
             ("left out of bars", lambda: health.left_out_health(store_wiring.left_out(self.dsn))),
         )
-        for name, components in checks:
-            found += check(name, components)
-        return health.Health(found)
+        return BoundedChecks(checks, evidence={"log": self.event_log.outage})
 
 
 @contextlib.contextmanager
 def opened(
     settings: Settings, *, lasting: bool = False, store: bool = True, wanted: bool = False, log_later: bool = False
 ) -> Iterator[Plant]:
-    """Open the plant for the block, steps 2 to 5; if `store` is false, open only the log.
+    """Open the plant for the block, steps 2 to 5; if `store` is false, the store need not answer.
 
     `lasting`: for a long-running service, which waits up to `PATIENCE_S` for the store. `wanted`: if `store`
     is false, the plant also has the address of the store, which need not answer. `log_later`: the log need not
@@ -209,7 +212,8 @@ def opened(
     """
     if not store:
         address = database(settings, lasting=True) if wanted else contextlib.nullcontext("")
-        with address as dsn, open_log(settings) as event_log:
+        with address as dsn, open_log(settings, make_topics=False) as event_log:
+            create_followed_topics(dsn or running_dsn(settings), event_log, settings.partitions)
             yield Plant(settings, event_log, dsn)
         return
     with database(settings, lasting=lasting) as dsn, open_log(settings, make_topics=False) as event_log:

@@ -59,6 +59,14 @@ def database(
             yield dsn
 
 
+def running_dsn(settings: Settings) -> str:
+    """Return the address of the store if it is another server, or if the embedded server runs; else ""."""
+    if not settings.embedded_store:
+        return settings.store.get_secret_value()
+    lock = FolderLock(settings.data, "store.lock")
+    return str(lock.holder().get("dsn", "")) if lock.is_held(exclusively=True) else ""
+
+
 @contextlib.contextmanager
 def own(settings: Settings, lock: FolderLock) -> Iterator[str]:
     """Run the server for the block under `lock`, which this process holds. The server restarts itself after a crash."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import structlog
 
 from tickerplant.app.wiring.log import create_topics, is_created
 from tickerplant.app.wiring.store import check_log, with_store
-from tickerplant.core.errors import StoreMismatch
+from tickerplant.core.errors import MigrationError, StoreMismatch, StoreUnavailable
 from tickerplant.core.schemas import TOPICS
 
 if TYPE_CHECKING:
     from tickerplant.log.port import EventLog
+
+PATIENCE_S: Final = 5.0
+"""Maximum seconds that a service waits for a store that it does not need."""
+
+_log = structlog.get_logger(__name__)
 
 
 def create_first_topics(dsn: str, log: EventLog, partitions: int) -> None:
@@ -24,6 +31,25 @@ def create_first_topics(dsn: str, log: EventLog, partitions: int) -> None:
             f"the store follows log {former.log_id} (generation {former.generation}), and this log is new: bring the "
             "former log back or, if it is lost, start a new generation with `tickerplant adopt --yes`"
         )
+    create_topics(log, partitions)
+
+
+def create_followed_topics(dsn: str, log: EventLog, partitions: int) -> None:
+    """Create the missing topics, for a service that can work without the store. `dsn` may be "": no store.
+
+    Raises StoreMismatch if the store answers and follows another log. Logs a warning if it does not answer.
+    """
+    if dsn:
+        try:
+            former = with_store(dsn, lambda store: store.bound_to(), PATIENCE_S)
+            if former is not None:
+                create_first_topics(dsn, log, partitions)
+                check_log(dsn, log)
+                return
+        except StoreUnavailable as error:
+            _log.warning("the store does not answer; not checked whether it follows this log", error=str(error))
+        except MigrationError:
+            _log.debug("the database has no tables of the plant, so it follows no log")
     create_topics(log, partitions)
 
 

@@ -20,7 +20,9 @@ _REFUSED: Final = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FA
 _WRONG_PROTOCOL: Final = re.compile(r"security\.protocol|PLAINTEXT broker listener")
 _CLOSED: Final = re.compile(r"Disconnected.*in state (APIVERSION_QUERY|AUTH_)")
 """A log line of the client: a broker closes the connection instead of answering the client's first request."""
-_NOISE: Final = re.compile(r"^(?:[\w+]+://)?\S+: |\s*\(after \d+ms in state \w+.*\)$|\s*\(\d+ identical error.*\)$")
+_NOISE: Final = re.compile(
+    r"^(?:[\w+]+://)?\S+: |\s*\(after [0-9]+ms in state \w+.*\)$|\s*\([0-9]+ identical error.*\)$"
+)
 
 
 class ConnectionErrors:
