@@ -23,6 +23,7 @@ from tickerplant.app.commands import (
     replay,
     run,
     setup,
+    skip_lost,
     tail,
     top,
     vendors,
@@ -86,6 +87,7 @@ for panel, name, function in (
     (SET_UP_PANEL, "migrate", setup.migrate),
     (SET_UP_PANEL, "create-topics", setup.create_topics),
     (SET_UP_PANEL, "adopt", setup.adopt),
+    (SET_UP_PANEL, "skip-lost", skip_lost.skip_lost),
 ):
     app.command(name, rich_help_panel=panel)(with_settings(function))
 app.add_typer(action.app, name="action", rich_help_panel=RUN_PANEL)

@@ -12,6 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from tickerplant.app import retention_loss
 from tickerplant.app.component import DEGRADED, FAILED, OK, ComponentHealth
 from tickerplant.app.wiring.log import conflicts, live_watermark_us
 from tickerplant.core.errors import TickerplantError, UnknownTopic, UnreadableRecord
@@ -33,6 +36,8 @@ GROUPS: Final = {
 """The consumer groups that must keep up, and the topics that they read."""
 
 START_HINT: Final = "start it with `tickerplant up`"
+
+UP_TO_DATE: Final = "has read everything"
 
 LAG_DEGRADED: Final = 5_000
 """Maximum lag of a healthy group, in records. A plant at 100 k ticks/s writes about 400 records/s, so this is a lag of
@@ -85,15 +90,26 @@ def log_health(event_log: EventLog) -> Iterable[ComponentHealth]:
         {"log_id": identity.log_id, "generation": identity.generation, "partitions": partitions},
     )
     known = set(event_log.groups())
+    skips: dict[str, list[retention_loss.Skip]] = {}
+    for skip in retention_loss.read_skips(event_log):
+        skips.setdefault(skip.group, []).append(skip)
     for group, topics in GROUPS.items():
         if group not in known and not held[RAW]:
             yield ComponentHealth(f"lag {group}", OK, "nothing to read yet", {"lag": 0})
             continue
         lag = sum(event_log.lag(group, topics).values())
-        state = DEGRADED if lag > LAG_DEGRADED else OK
-        yield ComponentHealth(
-            f"lag {group}", state, f"{lag} records behind" if lag else "has read everything", {"lag": lag}
-        )
+        losses = retention_loss.find(event_log, event_log.committed(group), topics)
+        details: dict[str, Any] = {"lag": lag}
+        state, sentence = DEGRADED if lag > LAG_DEGRADED else OK, f"{lag} records behind" if lag else UP_TO_DATE
+        if losses:
+            details["lost"] = [{**asdict(loss), "offsets": loss.offsets} for loss in losses]
+            remedy = f"stop {group} and move on with `tickerplant skip-lost {group} --yes`"
+            state, sentence = FAILED, f"retention has dropped unread records: {'; '.join(map(str, losses))}; {remedy}"
+        if group in skips:
+            details["skipped"] = [msgspec.to_builtins(skip) for skip in skips[group]]
+            offsets = sum(loss.offsets for skip in skips[group] for loss in skip.losses)
+            sentence += f"; {offsets} lost offsets were skipped, most recently {_when(skips[group][-1].at_us)}"
+        yield ComponentHealth(f"lag {group}", state, sentence, details)
 
 
 def plant_health(event_log: EventLog, *, held: bool) -> Iterable[ComponentHealth]:

@@ -40,6 +40,11 @@ GROUP_LAG: Final = MetricSpec(
     "Growing in all partitions: the reader is too slow or stopped. In one: the reader is blocked there, or a symbol "
     "is too busy.", ("group", "topic", "partition"),
 )  # fmt: skip
+GROUP_LOST: Final = MetricSpec(
+    "tickerplant_group_lost_offsets", "gauge", "Offsets that retention dropped before the group read them.",
+    "Above 0: the service cannot go on. `tickerplant health` has the partition; stop the service, then "
+    "`tickerplant skip-lost` moves it on. Set a longer retention of the topic.", ("group", "topic", "partition"),
+)  # fmt: skip
 LOG_END: Final = MetricSpec(
     "tickerplant_log_records", "counter", "Records ever appended to the partition.",
     "Not growing on market.prices.raw in session: no feed writes.", ("topic", "partition"),
@@ -64,7 +69,9 @@ LOG_AGE: Final = MetricSpec(
     "tickerplant_log_metrics_age_seconds", "gauge", "Age of the metrics that were read from the log.",
     "Above 10: the log does not answer, and its metrics are absent. Read the log's error in `tickerplant health`.",
 )  # fmt: skip
-CATALOGUE: Final = (SERVICE_UP, SERVICE_RESTARTS, GROUP_LAG, LOG_END, LOG_AGE, SERVICE_COUNT, SERVICE_ERROR, REFUSED)
+CATALOGUE: Final = (
+    SERVICE_UP, SERVICE_RESTARTS, GROUP_LAG, GROUP_LOST, LOG_END, LOG_AGE, SERVICE_COUNT, SERVICE_ERROR, REFUSED,
+)  # fmt: skip
 TOPIC_NAMES: Final = tuple(spec.name for spec in TOPICS if not spec.keyed)
 
 LOG_WAIT_S: Final = 1.0
@@ -160,14 +167,18 @@ class LogMetricsReader:
             self._ended.set()
 
     def _read_log(self) -> Iterator[Metric]:
-        lag, end = _family(GROUP_LAG), _family(LOG_END)
+        lag, lost, end = _family(GROUP_LAG), _family(GROUP_LOST), _family(LOG_END)
+        firsts: dict[TopicPartition, int] = {}
+        for topic in TOPIC_NAMES:
+            for tp, (first, last) in _or_nothing(partial(self._log.offsets, topic)).items():
+                firsts[tp] = first
+                end.add_metric([tp.topic, str(tp.partition)], last)
         for group, topics in health.GROUPS.items():
             for tp, records in _or_nothing(partial(self._log.lag, group, topics)).items():
                 lag.add_metric([group, tp.topic, str(tp.partition)], records)
-        for topic in TOPIC_NAMES:
-            for tp, (_, last) in _or_nothing(partial(self._log.offsets, topic)).items():
-                end.add_metric([tp.topic, str(tp.partition)], last)
-        yield from (lag, end)
+            for tp, position in _or_nothing(partial(self._log.committed, group)).items():
+                lost.add_metric([group, tp.topic, str(tp.partition)], max(0, firsts.get(tp, 0) - position))
+        yield from (lag, lost, end)
 
 
 def _family(spec: MetricSpec) -> CounterMetricFamily | GaugeMetricFamily:

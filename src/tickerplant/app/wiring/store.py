@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -17,7 +17,7 @@ from tickerplant.app.wiring.rows import plain
 from tickerplant.core.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from tickerplant.log.port import EventLog
+    from tickerplant.log.port import EventLog, Identity
     from tickerplant.store import Store
     from tickerplant.store.migrations import MigrationStatus
 
@@ -135,6 +135,24 @@ def positions(dsn: str, patience_s: float | None = None) -> dict[tuple[str, int]
             return await session.positions()
 
     return with_store(dsn, read, patience_s)
+
+
+def skip_positions(dsn: str, identity: Identity, starts: Sequence[tuple[str, int, int]]) -> None:
+    """Move the store's positions forward to these (topic, partition, offset), in one transaction."""
+    from tickerplant.store.repositories.positions import Advance, Log, advance_all, all_positions
+
+    async def advance(store: Store) -> None:
+        async with store.session() as session, session.transaction():
+            await session.script("SET LOCAL synchronous_commit = on")
+            known = await all_positions(session)
+            steps = [
+                Advance(topic, partition, known[topic, partition].position, first, 0, first)
+                for topic, partition, first in starts
+                if (topic, partition) in known and known[topic, partition].position < first
+            ]
+            await advance_all(session, Log(identity.log_id, identity.generation), steps)
+
+    with_store(dsn, advance)
 
 
 def store_health(dsn: str, log: EventLog | None, patience_s: float | None = None) -> Iterable[ComponentHealth]:
