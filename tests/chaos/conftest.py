@@ -11,10 +11,12 @@ _MINUTES = (
     "test_each_service_is_killed_at_each_named_point[kafka]",
     "test_processes_that_ask_during_a_long_outage_survive_it",
 )
+_FILES = ("test_exhaustion.py",)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect tests that take minutes."""
     if not _THOROUGH:
-        config.hook.pytest_deselected(items=[item for item in items if item.name in _MINUTES])
-        items[:] = [item for item in items if item.name not in _MINUTES]
+        long = [item for item in items if item.name in _MINUTES or item.path.name in _FILES]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
