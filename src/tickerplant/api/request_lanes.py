@@ -46,6 +46,7 @@ class LaneLimits:
 
 
 READING: Final = LaneLimits(running=6, waiting=256, waiting_of_client=128, budget_s=15.0)
+STREAM: Final = LaneLimits(running=1, waiting=1_000, waiting_of_client=1_000, budget_s=60.0)
 COMPUTING: Final = LaneLimits(running=2, waiting=64, waiting_of_client=32, budget_s=60.0)
 
 

@@ -227,18 +227,18 @@ class Api:
         store = state.store
         identity = await in_thread(state.pools.follow, self._log.identity)
         hub = Hub(identity, await self._start_positions(state))
+        state.stream = Stream(
+            self._log,
+            hub,
+            lambda symbols: state.lanes.stream.run(lambda: read_newest(store, symbols), "stream"),
+            pools=state.pools,
+            stall_s=self._options.stall_s,
+        )
         state.tail = Tail(
             self._log,
             hub.positions,
             asyncio.get_running_loop(),
-            lambda stream_records, lagging: hub.apply(stream_records, lagging=lagging),
-        )
-        state.stream = Stream(
-            self._log,
-            hub,
-            lambda symbols: read_newest(store, symbols),
-            pools=state.pools,
-            stall_s=self._options.stall_s,
+            state.stream.apply,
         )
         state.tail.start()
 

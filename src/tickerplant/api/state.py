@@ -18,7 +18,7 @@ from tickerplant.api.blocking import Pools, Shared, ask_log
 from tickerplant.api.load import LoadCounters
 from tickerplant.api.log_state import backfill_progress, market_now
 from tickerplant.api.on_demand import IndicatorCalculator
-from tickerplant.api.request_lanes import COMPUTING, READING, RequestLane
+from tickerplant.api.request_lanes import COMPUTING, READING, STREAM, RequestLane
 from tickerplant.api.store_reader import StoreReader
 from tickerplant.api.websockets.endpoint import Stream
 from tickerplant.api.websockets.tail import Tail
@@ -42,16 +42,17 @@ STATIC = Path(__file__).parent / "static"
 
 
 class Lanes:
-    """The lanes of the API's requests: `reading` for a few thousand rows, `computing` for more."""
+    """The lanes: `reading` for a few thousand rows, `computing` for more, `stream` for the state of snapshots."""
 
     def __init__(self, load: LoadCounters) -> None:
         self.reading = RequestLane("reading", READING, load)
         self.computing = RequestLane("computing", COMPUTING, load)
+        self.stream = RequestLane("stream", STREAM, load)
 
     @property
     def all(self) -> tuple[RequestLane, ...]:
         """Return every lane."""
-        return (self.reading, self.computing)
+        return (self.reading, self.computing, self.stream)
 
 
 @dataclass(frozen=True, slots=True)

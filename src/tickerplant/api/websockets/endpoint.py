@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -62,6 +62,10 @@ CATCH_UP_S: Final = 120.0
 """Maximum seconds for sending a client the records since its position."""
 MAX_CATCHING_UP: Final = 4
 """Maximum clients that read records from the log at a time. Each has a reader of the log and one chunk in memory."""
+MAX_LOADED: Final = 100_000
+"""Maximum symbols that are known to be read from the store. Beyond them, symbols are read again."""
+STEP_S: Final = 0.01
+"""Seconds of CPU time after which the event loop runs other callbacks while records are applied."""
 CHUNK_BYTES: Final = 1024 * 1024
 TAIL_WAIT_S: Final = 10.0
 """Maximum seconds to wait for the tail to reach a `since` position that the store has already reached."""
@@ -100,7 +104,18 @@ class Stream:
         self._loaded: set[str] = set()
         self._loaded_all = False
         self._load_lock = asyncio.Lock()
+        self.in_step = asyncio.Lock()
+        """Held while records are applied, and while a client receives a position or a subscription."""
         self._stall_s = stall_s
+
+    async def apply(self, records: Sequence[StreamRecord], lagging: bool) -> None:
+        """Apply records of the tail. Lets the event loop run after each `STEP_S` of CPU time."""
+        async with self.in_step:
+            began = time.thread_time()
+            for _ in self.hub.apply_in_steps(records, lagging=lagging):
+                if time.thread_time() - began > STEP_S:
+                    await asyncio.sleep(0)
+                    began = time.thread_time()
 
     async def watch(self) -> None:
         """Send positions and drop stalled clients, until cancelled."""
@@ -112,7 +127,8 @@ class Stream:
                 connection.check(now, self._stall_s)
             if now >= position_at:
                 position_at = now + POSITION_S
-                self.hub.send_position()
+                async with self.in_step:
+                    self.hub.send_position()
 
     async def load_state(self, wanted: Filter) -> None:
         """Add the newest state of the selected symbols from the store to the hub, except for symbols read before."""
@@ -125,13 +141,17 @@ class Stream:
             return
         async with self._load_lock:
             try:
-                self.hub.seed(await self._read_newest(missing))
+                for record in await self._read_newest(missing):
+                    self.hub.seed([record])
+                    await asyncio.sleep(0)
             except Exception as error:  # the stream works without the store; the health check reports the error
                 logger.warning("snapshot sent without the store's state: %s", error)
                 return
             if missing is None:
                 self._loaded_all = True
             else:
+                if len(self._loaded) > MAX_LOADED:
+                    self._loaded.clear()
                 self._loaded |= missing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -237,13 +257,17 @@ class Connection:
             while True:
                 text = outbox.pop()
                 if text is None:
-                    text = self._hub.conflated(outbox) if outbox.conflating else None
+                    text = await self._conflated() if outbox.conflating else None
                 if text is None:
                     break
                 await send({"type": "websocket.send", "text": text})
                 self._sending_since = time.monotonic()
             self._sending_since = None
             self._drained.set()
+
+    async def _conflated(self) -> str | None:
+        async with self._stream.in_step:
+            return self._hub.conflated(self.outbox)
 
     async def _receiving(self) -> None:
         while True:
@@ -270,7 +294,8 @@ class Connection:
         elif isinstance(command, Subscribe):
             await self._subscribe(command)
         else:
-            self._hub.subscribe(self.outbox, command.apply(self.outbox.subscription))
+            async with self._stream.in_step:
+                self._hub.subscribe(self.outbox, command.apply(self.outbox.subscription))
             self._reply("subscription", command.id, channels=describe(self.outbox.subscription))
 
     def _reply(self, kind: str, tag: Any, **fields: Any) -> None:
@@ -298,43 +323,61 @@ class Connection:
             finally:
                 outbox.catching_up = False
         await self._stream.load_state(wanted)
-        # No await from here on, so that no record is lost between the snapshot and the stream.
-        if resync is None:
-            self._reply("subscription", command.id, channels=describe(subscription))
-        else:
-            self._reply("resync", command.id, message=resync)
-        chosen = Filter(command.pairs) if outbox.subscription else wanted
-        outbox.put(to_text(self._hub.snapshot(chosen)), counted=False)
-        self._hub.subscribe(outbox, subscription)
+        async with self._stream.in_step:
+            # No await from here on, so that no record is lost between the snapshot and the stream.
+            if resync is None:
+                self._reply("subscription", command.id, channels=describe(subscription))
+            else:
+                self._reply("resync", command.id, message=resync)
+            chosen = Filter(command.pairs) if outbox.subscription else wanted
+            outbox.put(to_text(self._hub.snapshot(chosen)), counted=False)
+            self._hub.subscribe(outbox, subscription)
 
     async def _catch_up(self, wanted: Filter, since: Position, subscription: protocol.Subscription) -> None:
         """Send the records since a position, then join the stream. Raises Resync."""
-        hub, outbox = self._hub, self.outbox
         positions = await self._start_positions(wanted, since)
         deadline = time.monotonic() + CATCH_UP_S
         while True:
-            recent = hub.recent(positions)
-            if recent is None:
+            async with self._stream.in_step:
+                joined = self._send_recent(wanted, positions, subscription)
+            if joined:
+                return
+            if joined is None:
                 await self._wait_for_place(deadline)
                 try:
                     await self._from_log(wanted, positions, deadline)
                 finally:
                     self._stream.catching_up.release()
                 continue
-            chunk = _first_bytes([record for record in recent if record.source in positions], CHUNK_BYTES)
-            for frame in frames_of(wanted, chunk):
-                outbox.put(frame.text, counted=False)
-            for record in chunk:
-                positions[record.source] = record.offset + 1
-            if hub.is_behind(positions):  # the log was read beyond the tail, which would send these records again
+            if self._hub.is_behind(positions):  # the tail would send the records again that the log had
                 await asyncio.sleep(TAIL_POLL_S)
-            elif not chunk or all(positions[source] >= hub.positions.get(source, 0) for source in positions):
-                # Without a chunk only records without rows are left, so the client misses nothing.
-                hub.subscribe(outbox, subscription)
-                return
             await self._drain()
             if time.monotonic() > deadline:
                 raise Resync("the client reads the records since that position too slowly; use REST for them")
+
+    def _send_recent(
+        self, wanted: Filter, positions: dict[TopicPartition, int], subscription: protocol.Subscription
+    ) -> bool | None:
+        """Send one chunk of the hub's records, advance `positions`, and join the stream if nothing is left.
+
+        Returns whether the client has joined; None if the hub no longer has all records from these positions on.
+        """
+        hub, outbox = self._hub, self.outbox
+        recent = hub.recent(positions)
+        if recent is None:
+            return None
+        chunk = _first_bytes([record for record in recent if record.source in positions], CHUNK_BYTES)
+        for frame in frames_of(wanted, chunk):
+            outbox.put(frame.text, counted=False)
+        for record in chunk:
+            positions[record.source] = record.offset + 1
+        if hub.is_behind(positions):
+            return False
+        if chunk and any(positions[source] < hub.positions.get(source, 0) for source in positions):
+            return False
+        # Without a chunk only records without rows are left, so the client misses nothing.
+        hub.subscribe(outbox, subscription)
+        return True
 
     async def _wait_for_place(self, deadline: float) -> None:
         """Wait until fewer than `MAX_CATCHING_UP` clients read the log, and take a place. Raises Resync."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final
 
 from tickerplant.api.websockets.rows import TOPICS, DictionaryCache, StreamRecord, decode_record
 from tickerplant.core.errors import LogError
@@ -38,7 +39,7 @@ class Tail:
         log: EventLog,
         positions: Mapping[TopicPartition, int],
         loop: asyncio.AbstractEventLoop,
-        apply: Callable[[Sequence[StreamRecord], bool], None],
+        apply: Callable[[Sequence[StreamRecord], bool], Coroutine[Any, Any, None]],
     ) -> None:
         self.lag_s = 0.0
         self.error: str | None = None
@@ -104,19 +105,14 @@ class Tail:
                 time.sleep(remaining_s)
 
     def _hand_over(self, records: Sequence[StreamRecord], lagging: bool) -> bool:
-        done = threading.Event()
-
-        def in_loop() -> None:
-            try:
-                self._apply(records, lagging)
-            finally:
-                done.set()
-
+        applying = self._apply(records, lagging)
         try:
-            self._loop.call_soon_threadsafe(in_loop)
+            applied = asyncio.run_coroutine_threadsafe(applying, self._loop)
         except RuntimeError:  # the loop is closed because the server has stopped
+            applying.close()
             return False
-        while not done.wait(timeout=0.5):
-            if self._stopping.is_set():
-                return False
-        return True
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                applied.result(timeout=0.5)
+                return True
+        return False
