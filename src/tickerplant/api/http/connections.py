@@ -14,7 +14,7 @@ import resource
 import time
 from typing import Any, Final
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from tickerplant.api.http.errors import error_body
 from tickerplant.api.load import LoadCounters
@@ -127,8 +127,10 @@ class GuardedHttp(H11Protocol):
     def handle_events(self) -> None:
         """Handle parsed parts of requests. A connection with a complete request no longer waits for its client."""
         super().handle_events()
-        cycle = self.cycle
-        if self.transport.get_protocol() is not self or (cycle and not cycle.more_body and not cycle.response_complete):
+        cycle: RequestResponseCycle | None = self.cycle
+        if self.transport.get_protocol() is not self or (
+            cycle is not None and not cycle.more_body and not cycle.response_complete
+        ):
             self.guard.waiting.pop(self, None)
 
     def on_response_complete(self) -> None:
