@@ -229,12 +229,13 @@ def _bind(settings: Settings, dsn: str, event_log: EventLog) -> None:
     store_wiring.check_log(dsn, event_log)
 
 
-def _retry_store(work: Callable[[], None], patience_s: float) -> None:
+def _retry_store(work: Callable[[], object], patience_s: float) -> None:
     """Run `work`, and retry it while the store is unavailable, for at most `patience_s`."""
     deadline, outage = time.monotonic() + patience_s, Outage()
     while True:
         try:
-            return work()
+            work()
+            return
         except StoreUnavailable as error:
             if time.monotonic() > deadline:
                 raise
