@@ -170,7 +170,7 @@ class Parts:
         return {name: self.running[name].returncode for name in dead}
 
     def kill(self, name: str) -> bool:
-        """kill -9 one process without its children; return False if it had ended."""
+        """Kill one process with SIGKILL, without its children; return False if it had ended."""
         process = self.running[name]
         if process.poll() is not None:
             return False
@@ -179,7 +179,7 @@ class Parts:
         return True
 
     def kill_all(self) -> None:
-        """kill -9 everything at once, the database server included."""
+        """Kill all processes at once with SIGKILL, the database server included."""
         kill_trees(list(self.running.values()))
         self.running.clear()
 

@@ -103,7 +103,7 @@ class Live:
         return self.folder / f"{name}.log"
 
     def kill(self, name: str) -> None:
-        """kill -9 one service. Its child (the vendor) ends by itself."""
+        """Kill one service with SIGKILL. Its child (the vendor) ends by itself."""
         process = self.running.pop(name)
         assert process.poll() is None, f"{name} ended with {process.returncode}"
         process.send_signal(signal.SIGKILL)

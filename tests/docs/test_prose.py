@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import io
 import re
 import tokenize
@@ -21,8 +22,38 @@ CODE = [path for folder in ("src", "tests", "benchmarks", "tools") for path in s
 CODE = [path for path in CODE if "node_modules" not in path.parts and path != Path(__file__)]
 WEB = [path for path in sorted((ROOT / "web").rglob("*.ts")) if "node_modules" not in path.parts]
 
-NO_FIRST_WORD = {"say", "take", "be", "let", "have", "give", "what", "how", "whether", "why", "of", "that"}
-"""First words that a function's docstring must not have. It must begin with an imperative such as Return."""
+_VERBS = """
+abort accept accumulate acquire activate adapt add adjust admit advance aggregate align allocate annotate answer
+append apply arm ask assemble assert assign attach authenticate authorise await begin bind block broadcast build
+calculate call cancel capture change check choose claim clamp clean clear close collapse collect combine commit
+compare complete compress compute concatenate configure confirm connect consume continue convert copy correct count
+create cut deactivate debit decide declare decode decompress decrement deduplicate define delay delete deliver derive
+describe deselect detach detect determine discard dispatch display divide do download draw drop duplicate emit empty
+enable encode encrypt end enqueue ensure enter enumerate estimate evaluate evict exclude execute exit expand expect
+expire explain export expose extend extract fail feed fetch fill filter find finish fix flatten flush follow forget
+fork format forward free freeze fuzz generate grant group handle hold identify ignore import include increase
+increment infer inform initialise inject insert inspect install interpolate interrupt invalidate invert invoke isolate
+iterate join keep kill launch leave list listen load localise locate lock log look make mark match materialise measure
+merge migrate modify monitor move multiply negotiate normalise note notify observe offer omit open order overwrite own
+parse pass pause perform permit persist place plan poll pop post postpone prefer prepare prepend preserve prevent
+print probe process produce propagate protect prove provide prune publish pull purge push put queue raise read
+rearrange rebalance rebind rebuild receive reclaim recognise recommend recompute reconcile reconnect record recover
+redirect reduce reflect refresh refuse register reindex reject release remove rename render renew reopen repair repeat
+replace replay report request rescale reserve reset resize resolve respond restart restore resume retain retry return
+reuse revert revise rewind rewrite roll rotate round route run save scan schedule search seek select send separate
+serialise serve set shorten show shut simulate skip sleep slice slow sort spend split squash start step stop store
+strip submit subscribe substitute subtract suspend swap sync synchronise throttle transfer transform translate trigger
+trim truncate try unlock unpack unregister unsubscribe unwrap update upload upsert use vacuum validate verify wait
+wake warn widen withdraw withhold wrap write yield zip
+"""
+IMPERATIVES = frozenset(_VERBS.split())
+"""First words that a function's docstring may have, in lower case. Add a missing imperative of the field."""
+
+NOT_AFTER_IMPERATIVE = {"of", "is", "are", "was", "were", "has", "have"}
+"""Second words that show that the first word is a noun, as in "Count of rows" and "Times are integers"."""
+
+MAX_WORDS = 26
+"""Maximum words of a sentence. CONTRIBUTING names 25; one more is no fault if the sentence is easy to read."""
 
 BANNED = re.compile(
     r"\b(whoever|nobody|somebody|everybody|whatever|whereof|thereof|anew|in vain|how manieth|comes? to pass|to be had"
@@ -103,11 +134,41 @@ def _banned(text: str) -> list[str]:
     return [found[0] for found in BANNED.finditer(re.sub(r"\s+", " ", text))]
 
 
+def _is_imperative(docstring: str) -> bool:
+    """Return True if the first word is a capitalised imperative and the second does not make it a noun."""
+    first, second, *_ = [*docstring.split(maxsplit=2), "", ""]
+    verb = first.rstrip(",;:.")
+    return verb == verb.capitalize() and verb.lower() in IMPERATIVES and second.lower() not in NOT_AFTER_IMPERATIVE
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """Yield each paragraph and list item as one line. Code, tables, headings and lines of links are left out."""
+    text = re.sub(r"```.*?```", "\n\n", text, flags=re.DOTALL)
+    for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.) )", text):
+        lines = [re.sub(r"^\s*(?:[-*]|\d+\.) ", "", line) for line in block.split("\n") if line.strip()]
+        is_code = ">>>" in block or all(line.startswith("    ") for line in lines)
+        if is_code or "====" in block or " · " in block or block.lstrip().startswith(("|", "#")):
+            continue
+        yield " ".join(line.strip() for line in lines)
+
+
+def _long_sentences(text: str) -> Iterator[str]:
+    """Yield the beginning of each sentence with more than `MAX_WORDS` words. Code in backquotes is one word."""
+    for paragraph in _paragraphs(text):
+        prose = re.sub(r"`[^`]*`", "CODE", paragraph)
+        for sentence in re.split(r"(?<=[.!?])[)\"*]*\s+(?=[A-Z0-9(\"*−-])", prose):
+            words = sentence.split()
+            if len(words) > MAX_WORDS:
+                yield f"{len(words)} words: {' '.join(words[:8])} …"
+
+
 def _faults(path: Path) -> Iterator[str]:
     text = path.read_text()
     if path.suffix == ".md":
         for word in _banned(text):
             yield f"{path.relative_to(ROOT)}: the word {word!r}"
+        for sentence in _long_sentences(text):
+            yield f"{path.relative_to(ROOT)}: {sentence}"
         return
     if path.suffix == ".ts":
         for line, prose in _typescript_texts(text):
@@ -117,9 +178,10 @@ def _faults(path: Path) -> Iterator[str]:
     tree = ast.parse(text)
     for line, docstring, of_function in _docstrings(tree):
         where = f"{path.relative_to(ROOT)}:{line}"
-        first = re.match(r"[A-Za-z]+", docstring)
-        if of_function and first and first[0].lower() in NO_FIRST_WORD:
-            yield f"{where}: a docstring that begins with {first[0]!r}"
+        if of_function and not _is_imperative(docstring):
+            yield f"{where}: {docstring[:30]!r} does not begin with a verb of IMPERATIVES"
+        for sentence in _long_sentences(inspect.cleandoc(docstring)):
+            yield f"{where}: {sentence}"
         if docstring.split("\n\n")[0].rstrip().endswith("?"):
             yield f"{where}: a question as docstring"
         for word in _banned(docstring):
@@ -139,7 +201,36 @@ def test_a_phrase_over_a_line_break_and_in_an_indented_block_is_found() -> None:
     assert [_banned(prose) for _, prose in found] == [["in vain"], []]
 
 
+@pytest.mark.parametrize(
+    ("docstring", "expected"),
+    [
+        ("Return the rows.", True),
+        ("Return, and clear, the rows.", True),
+        ("Count the rows.", True),
+        ("Count of rows.", False),
+        ("Record is stored.", False),
+        ("The rows of a batch.", False),
+        ("Every row.", False),
+        ("Rows without a price.", False),
+        ("While the thread runs, wait.", False),
+        ("Returns the rows.", False),
+        ("`rows` of a batch.", False),
+        ("kill -9 one process.", False),
+    ],
+)
+def test_the_first_word_of_a_functions_docstring_is_an_imperative(docstring: str, expected: bool) -> None:
+    assert _is_imperative(docstring) is expected
+
+
+def test_a_long_sentence_is_found_in_prose_only() -> None:
+    words = " ".join(["word"] * MAX_WORDS)
+    assert list(_long_sentences(f"{words}.\n\n- {words}. A new one.\n\n{words}.")) == []
+    assert list(_long_sentences(f"First, {words}.")) == ["27 words: First, word word word word word word word …"]
+    assert len(list(_long_sentences(f"- One {words}.\n- two, {words}: `a b c`"))) == 2
+    assert list(_long_sentences(f"```\nx {words}\n```\n| x {words} |\n\n    x {words}\n\n# x {words}")) == []
+
+
 @pytest.mark.parametrize("paths", [PAGES, CODE, WEB], ids=["pages", "code", "web"])
-def test_docstrings_comments_pages_and_texts_avoid_the_banned_words(paths: list[Path]) -> None:
-    faults = [fault for path in paths for fault in _faults(path)]
+def test_docstrings_comments_pages_and_texts_follow_the_rules_of_prose(paths: list[Path]) -> None:
+    faults = dict.fromkeys(fault for path in paths for fault in _faults(path))
     assert not faults, "\n".join(faults)

@@ -1,4 +1,4 @@
-"""The market data service on a real log, connected to the sandbox over real sockets."""
+"""The market data service on a real log, connected to the sandbox or a scripted vendor over real sockets."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ async def test_each_partition_of_a_busy_feed_receives_marks_in_turn(
         await work(make(log, endpoint), lambda s: len(turns) >= 9 and s.counts.ticks > 0)
         first = turns[0][0]
         assert turns == [[(first + at) % 4] for at in range(len(turns))], "each turn marks the next partition"
-        assert len(turns) <= (marked_s[-1] - began_s) / (MARK_EVERY_S / 4), "each partition is marked once a second"
+        assert len(turns) <= (marked_s[-1] - began_s) / (MARK_EVERY_S / 4), "at most one mark per partition and second"
         marks = [[h for h in headers(log, p) if isinstance(h, records.Mark)] for p in range(4)]
         assert min(map(len, marks)) >= 2
 

@@ -29,7 +29,7 @@ NOW = 1_790_000_000_000_000
         ("do=429&kind=year", "it accepts minute, day, burst"),
         ("do=mute&symbol=AAPL", "it accepts heartbeats"),
         ("do=429&vendor=reuters", "no vendor"),
-        ("do=late&by=soon", "must be numbers, not soon"),
+        ("do=late&by=soon", "must be a number: by=soon"),
         ("do=cancel", "can report a cancelled trade"),
         ("do=split&symbol=AAPL&ratio=1.5", "ratio=1.5 is no split ratio; write .* 2 or 3:2"),
         ("do=split&symbol=AAPL&ratio=3:0", "ratio=3:0 is no split ratio"),

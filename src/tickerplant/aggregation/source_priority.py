@@ -124,7 +124,7 @@ class PendingMinutes:
         self.waits = {key: wait for key, wait in self.waits.items() if key[1] != number}
 
     def fives(self) -> set[int]:
-        """Return the starts of the 5m bars that contain a pending minute."""
+        """Return the starts, in microseconds, of the 5m bars that contain a pending minute."""
         return {M5.floor(start) for start, _ in self.waits}
 
 

@@ -110,7 +110,7 @@ class Windows:
             self.first_start = min(self._slots, default=FOREVER_US)
 
     def starts(self) -> list[int]:
-        """Return the starts of the open minutes, ascending."""
+        """Return the starts of the open minutes in microseconds, ascending."""
         return sorted(self._slots)
 
     def rows_of(self, starts: list[int]) -> Rows:

@@ -1,8 +1,8 @@
 """Blocking calls beside the event loops: thread pools with limits and time limits, and answers that are shared.
 
 Nothing that can wait or compute for long runs on an event loop. Each kind of work has a pool of its own, so that one
-kind cannot take the threads of another: questions to the log wait for a broker that is away, catch-ups of stream
-clients read millions of records, and a health check must answer meanwhile.
+kind cannot take the threads of another. Questions to the log may wait for an absent broker, and catch-ups of stream
+clients may read millions of records. A health check must answer meanwhile.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ The server's loop only parses HTTP, sends bytes and serves the stream. A request
 `reading` for a few thousand rows, `computing` for more. A request in one lane cannot delay the other lane or the
 server's loop for longer than the interpreter needs to switch threads.
 
-Admission happens on the server's loop. A lane runs a fixed number of requests at once. Further requests wait. When a
-place becomes free, it goes to the client that has used the least time of the lane recently, so that a client with many
-expensive requests cannot displace the others. Bounds: `LaneLimits`. A request beyond them is refused with 429 (its
+Admission happens on the server's loop. A lane runs a fixed number of requests at once. Further requests wait. A free
+place goes to the client that has recently used the least time of the lane. A client with many expensive requests
+therefore cannot displace the others. Bounds: `LaneLimits`. A request beyond them is refused with 429 (its
 client has too many requests) or 503 (all clients together have too many).
 """
 

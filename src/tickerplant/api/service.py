@@ -100,7 +100,7 @@ class ApiOptions:
       rules.
     - `now_us` returns the market's time in µs; if None, the API derives the time from the log.
     - `bind_log` is called in a thread when the log answers. It raises StoreMismatch if the store does not follow the
-      log, and returns the rules in force and the calculator for them; None keeps `rules` and `indicators`.
+      log. It returns the rules in force and the calculator for them; None keeps `rules` and `indicators`.
     - `max_connections`: maximum open connections.
     - `stall_s`: seconds without a read after which a client of the stream is dropped.
     """

@@ -107,8 +107,8 @@ def order_of(column: pa.Array, *, is_given: bool = False) -> tuple[str | None, s
     """Return the order of day and month of a column of texts (`mdy`, `dmy` or None), and an ambiguous date or None.
 
     Both are None without dates such as 3/4/2024. If no value shows the order, dates with dots are `dmy` and ambiguous,
-    and other dates are None and ambiguous. Raises BadInput if the values show both orders; if
-    the user has given the order (`is_given`), the result is then None and ambiguous.
+    and other dates are None and ambiguous. Values of both orders raise BadInput; if the
+    user has given the order (`is_given`), they return None and an ambiguous date.
     """
     if not is_text(column.type):
         return None, None

@@ -79,7 +79,7 @@ class Fault:
 
 
 def parse_fault(query: str | Mapping[str, str]) -> Fault:
-    """Parse a query string. Raises BadInput for unknown names and values, and for malformed numbers."""
+    """Parse a query string. Raises BadInput for unknown names and values, and for malformed numbers and ratios."""
     values = dict(parse_qsl(query)) if isinstance(query, str) else dict(query)
     do, vendor = values.pop("do", ""), values.pop("vendor", "*")
     options = {**ONCE, **LASTING}.get(do)
@@ -94,7 +94,8 @@ def parse_fault(query: str | Mapping[str, str]) -> Fault:
         for text in numbers.values():
             parse_float(text)
     except ValueError:
-        raise BadInput(f"the options {', '.join(numbers)} must be numbers, not {', '.join(numbers.values())}") from None
+        given = ", ".join(f"{name}={text}" for name, text in numbers.items())
+        raise BadInput(f"each of these options must be a number: {given}") from None
     if not _RATIO.fullmatch(values.get("ratio", "2")):
         raise BadInput(f"ratio={values['ratio']} is no split ratio; write new shares for old, such as 2 or 3:2")
     seconds = float(values.pop("seconds", DEFAULT_SECONDS))

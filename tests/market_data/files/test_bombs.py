@@ -110,7 +110,7 @@ def test_a_small_file_of_a_large_content_is_refused_within_half_a_gigabyte(bombs
 
 
 def test_a_declared_size_is_checked_before_it_is_believed(tmp_path: Path) -> None:
-    """The header of a page of 1.2 MB says 134 MB."""
+    """Refuse a page of 1.2 MB whose header contains a size of 134 MB."""
     path = parquet(
         tmp_path / "liar.parquet", columns(150_000), compression="none", use_dictionary=False, data_page_size=1 << 21,
         write_batch_size=150_000, write_statistics=False, max_rows_per_page=200_000,

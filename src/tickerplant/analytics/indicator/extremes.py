@@ -7,8 +7,8 @@ tails of a block are computed once, backwards, when the block ends.
 Source: M. van Herk, "A fast algorithm for local minimum and maximum filters on rectangular and octagonal kernels"
 (1992); J. Gil and M. Werman, "Computing 2-D min, median, and max filters" (1993).
 
-The extreme of a set of numbers does not depend on their order. 0.0 and −0.0 compare equal and are the exception, so
-−0.0 is replaced by 0.0.
+The extreme of a set of numbers does not depend on their order. The exception is 0.0 and −0.0, which compare
+equal, so −0.0 is replaced by 0.0.
 
 A state that starts empty at any bar gives correct extremes after 2n − 1 bars: by then a whole block has ended.
 """

@@ -91,7 +91,7 @@ class BarHistory:
         return int(self.count[row] - self.retained[row])
 
     def read_times(self, row: int) -> Int64Array:
-        """Return the times of the retained bars, oldest first."""
+        """Return the times of the retained bars in microseconds, oldest first."""
         self._flush()
         times: Int64Array = self.times[row, self._slots(self.oldest(row), int(self.count[row]))]
         return times

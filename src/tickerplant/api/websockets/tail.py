@@ -20,7 +20,7 @@ MAX_BATCH_RECORDS: Final = 256
 PACE_S: Final = 0.003
 """Minimum seconds between polls, so that records of several partitions share one frame."""
 LAGGING_S: Final = 2.0
-"""Age of the newest record, in seconds, above which all clients are conflated."""
+"""Age of a batch's last record, in seconds, above which all clients are conflated."""
 RETRY_S: Final = 1.0
 JOIN_S: Final = 5.0
 
@@ -31,7 +31,8 @@ class Tail:
     """Reads all partitions from `positions` on, without a group, and calls `apply(records, lagging)` in the loop.
 
     The next batch is read only after the previous one has been applied; unread records stay in the log. `lag_s` is the
-    age of the newest record at the time it was read. `error` is the text of the last failure, None while reading works.
+    age of the last record of a batch when the batch was read, and 0 if no record is unread. `error` is the text of the
+    last failure, None while reading works.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Tail:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread and wait for its end. Blocks; call it from an executor."""
+        """Stop the thread and wait for its end, at most `JOIN_S`. Blocks; call it from an executor."""
         self._stopping.set()
         reader = self._reader
         if reader is not None:

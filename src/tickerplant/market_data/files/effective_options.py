@@ -52,7 +52,7 @@ def effective_options(file: DataFile, layout: FileLayout, options: ReadOptions) 
     if options.date_order and times is not None and not times.is_ordered:
         notes.append("--date-order has no effect: no date has slashes or dots")
     if options.decimal and not reader.takes_decimal:
-        notes.append("--decimal has no effect: the numbers show it")
+        notes.append("--decimal has no effect: the decimal mark follows from the numbers")
     source = options.source
     if "source" in layout.columns and source != DEFAULT_SOURCE and not _has_gaps(file, layout.columns["source"]):
         source = DEFAULT_SOURCE

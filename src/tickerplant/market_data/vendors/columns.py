@@ -78,7 +78,10 @@ def splits_batch(symbol: str, time: Int64Array, ratios: Float64Array, source: st
 def dividends_batch(
     symbol: str, time: Int64Array, amounts: Float64Array, currency: str | Sequence[str], source: str
 ) -> pa.RecordBatch:
-    """Return dividends (`schemas.DIVIDENDS`), oldest first; `currency`: of all or of each, "" if unknown."""
+    """Return dividends (`schemas.DIVIDENDS`), oldest first.
+
+    `currency` is one for all dividends, or one for each; "" if unknown.
+    """
     check_amounts(amounts)
     order = np.argsort(time, kind="stable")
     names = [currency] * len(order) if isinstance(currency, str) else [currency[at] for at in order.tolist()]
@@ -109,6 +112,8 @@ def check_amounts(amounts: Float64Array) -> None:
 
 def terms_of(ratio: float, error: float) -> tuple[float, float]:
     """Return the smallest numerator and denominator of a split whose ratio is within `error`.
+
+    Returns the ratio and 1 if no denominator up to `_MOST_SHARES` fits, and for a ratio above a million.
 
     >>> terms_of(4.0, 1e-9), terms_of(1.5, 1e-9), terms_of(0.0667, 5e-5)
     ((4.0, 1.0), (3.0, 2.0), (1.0, 15.0))

@@ -81,8 +81,8 @@ class Choice:
 class VendorPlan:
     """The vendors, and the order in which they are asked.
 
-    `providers`: by name. `orders`: names by kind of data, best first; names without a provider are ignored. `quotas`:
-    by name, in place of the offer's quotas. `reserve`: the share of every quota, 0 to 1, for GAP_FILL only.
+    `providers`: providers by name. `orders`: names by kind of data, best first; names without a provider are ignored.
+    `quotas`: quotas by name, in place of the offer's. `reserve`: the share of every quota, 0 to 1, for GAP_FILL only.
     """
 
     providers: Mapping[str, Provider]

@@ -85,7 +85,7 @@ class AlertRules:
         return _stored_rule(rows[0]) if rows else None
 
     async def count(self) -> int:
-        """Return the number of rules. Holds a lock until the open transaction ends, so that no other adds one."""
+        """Return the number of rules. Locks out other sessions that add rules, until the open transaction ends."""
         await self._session.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, LOCK_ALERTS)
         rows = await self._session.rows("SELECT count(*) AS rules FROM alerts WHERE NOT removed")
         return int(rows[0]["rules"])
@@ -187,7 +187,7 @@ class Firings:
 
 
 class Outbox:
-    """The outbox, which contains the webhooks to deliver."""
+    """The outbox, which contains pending webhooks and the outcome of finished ones, through one database session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -162,7 +162,7 @@ class CoverageStatuses:
     async def _have(
         self, symbols: Sequence[str], step: Interval, start_us: int, end_us: int
     ) -> list[tuple[Int64Array, BoolArray]]:
-        """Return the starts of final bars by symbol, and whether each is complete."""
+        """Return the starts of final bars in microseconds, by symbol, and whether each is complete."""
         query = f"""SELECT t."time", n.number * 2 + t.complete::integer
             FROM unnest($1::text[]) WITH ORDINALITY AS n (symbol, number)
             JOIN "{relation_of(step.name)}" AS t ON t.symbol = n.symbol
@@ -294,7 +294,7 @@ def _expected(
 
 
 def _down(feeds: Sequence[_Feed], calendar: Calendar, step: Interval, starts: Int64Array) -> Int64Array:
-    """Return the starts of intervals during which no feed was up and at least one is known to have been down."""
+    """Return the starts, in microseconds, of intervals without any feed up and with at least one known to be down."""
     if not feeds or not len(starts):
         return starts[:0]
     begins, ends = starts, starts + step.us

@@ -1,4 +1,4 @@
-"""Yahoo's answers (columns of yfinance) converted to bars as traded; symbols and errors. Pure.
+"""Conversion of Yahoo's answers (columns of yfinance) to bars as traded, and of its symbols and errors. Pure.
 
 Yahoo's prices, volumes and dividends are adjusted for all splits up to now, and prices are float32. Prices and
 dividends are multiplied by the later splits, and volumes are divided by them. Each price is then rounded to 2, 4, 6
@@ -136,7 +136,10 @@ def raise_error(status: int, body: bytes) -> None:
 
 
 def dividend_currencies(body: bytes) -> dict[int, str]:
-    """Return the currencies that a chart gives for its dividends, by time in microseconds; {} if there are none."""
+    """Return the currencies of the dividends in a chart, by time in microseconds.
+
+    The result is {} if the chart contains none, or if the body cannot be decoded.
+    """
     try:
         chart = _body.decode(body).chart
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -156,7 +159,7 @@ class Columns:
 
     `time`: starts in microseconds UTC; `local`: the same starts in the exchange's local time (midnight for days).
     `splits`, `dividends`: 0 in rows without a split or dividend. `market_us`: the vendor's clock, by its last trade;
-    None if unknown. `paid_in`: currencies that the chart gives for dividends, by time; often those of the prices.
+    None if unknown. `paid_in`: currencies of the dividends in the chart, by time in microseconds.
     """
 
     time: Int64Array
@@ -185,7 +188,7 @@ class Splits:
     ratio: Float64Array = field(default_factory=lambda: np.empty(0))
 
     def merged_with(self, columns: Columns) -> Splits:
-        """Return these splits and those of the columns; if both have a day, the columns' split wins."""
+        """Return these splits and those of the columns; if both have a split of one day, that of the columns wins."""
         day, ratio = splits_of(columns)
         mine = ~np.isin(self.day, day)
         return Splits(np.concatenate([self.day[mine], day]), np.concatenate([self.ratio[mine], ratio]))
@@ -202,7 +205,7 @@ class Answer:
 
 
 def splits_of(columns: Columns) -> tuple[Int64Array, Float64Array]:
-    """Return the days and ratios of the splits among the rows."""
+    """Return the days of the splits among the rows, as 00:00 UTC in microseconds, and their ratios."""
     there = np.isfinite(columns.splits) & (columns.splits > 0)
     return columns.local[there] // DAY_US * DAY_US, columns.splits[there]
 
@@ -210,9 +213,10 @@ def splits_of(columns: Columns) -> tuple[Int64Array, Float64Array]:
 def read_columns(columns: Columns, request: BarsRequest, now_us: int, splits: Splits, source: str) -> Answer:
     """Return the answer to a request of one symbol; `splits` are all splits of the symbol from `start_us` up to now.
 
-    Rows without a price, rows off the grid (the live last row) and bars that are forming by the vendor's clock are
-    dropped. Raises NotEntitled if several rows have prices and none is on the grid. Exchanges that open at half past
-    the hour have 1h bars that start at half past.
+    Rows outside the requested range, rows with an unknown price and rows off the grid (the live last row) are dropped.
+    So are bars that are still forming; the vendor's clock decides this for intraday bars. Raises NotEntitled if several
+    rows have prices and none is on the grid. Exchanges that open at half past the hour have 1h bars that start at half
+    past.
     """
     symbol, interval, start_us, end_us = request.symbols[0], request.interval, request.start_us, request.end_us
     daily = interval == "1d"
@@ -261,8 +265,8 @@ def _in_the_currency_of_prices(
 ) -> tuple[Float64Array, list[str]]:
     """Return amounts of dividends in the unit of the prices, and their currencies.
 
-    The amount and the currency `A/B` are returned for a dividend that is paid in A, if prices are in another currency
-    B. Prices in pence (GBp) often have dividends in pounds.
+    If a dividend is paid in a currency A and prices are in another currency B, the amount is unchanged and its currency
+    is `A/B`. Prices in pence (GBp) often have dividends in pounds: their amounts are multiplied by 100.
     """
     amounts, result, prices_in = amounts.copy(), [columns.currency] * len(rows), columns.currency
     for time, currency in columns.paid_in.items():
