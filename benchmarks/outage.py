@@ -1,11 +1,15 @@
-"""Outages of the broker: five separate processes with a live feed, and what `/health` says meanwhile.
+"""Outages of the broker: five separate processes with a live feed, and what `/health` reports meanwhile.
 
     python -m benchmarks.outage [--seconds 30 30 180] [--frozen] [--rate 50]
 
 Each outage kills the broker (or freezes it, with `--frozen`) for the given seconds and starts it again. The script
-probes `/health` twice a second. It prints, for each outage: the slowest answer of `/health`, the time until it is
-`failed` with the log's reason, the time from the broker's return until every group has read everything and the store
-has all of it, and the processes that ended. Last, `tickerplant verify` compares all bars with a replay.
+probes `/health` twice a second. It prints for each outage:
+
+- the slowest answer of `/health`, and the time until it is `failed` with the log's reason;
+- the time from the broker's return until every group has read everything and the store has all of it;
+- the processes that ended.
+
+Last, `tickerplant verify` compares all bars with a replay.
 
 The aims: no process ends, `/health` answers within 2 s, and everything is level within 30 s of the broker's return.
 """

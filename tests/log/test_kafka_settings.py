@@ -107,7 +107,7 @@ def test_a_closed_connection_is_a_refusal_only_before_the_first_answer() -> None
 
 
 def test_no_request_goes_to_the_coordinator_of_a_group() -> None:
-    """Such a request of an AdminClient aborts the process after an outage (librdkafka issue 4605)."""
+    """Check for requests of an AdminClient that abort the process after an outage (librdkafka issue 4605)."""
     forbidden = (
         "describe_consumer_groups", "list_consumer_group_offsets", "alter_consumer_group_offsets",
         "delete_consumer_groups",

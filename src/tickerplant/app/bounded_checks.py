@@ -102,7 +102,10 @@ class BoundedChecks:
         evidence: Mapping[str, Evidence] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Name each check as its component that can fail. `evidence` returns why a check cannot answer, or ""."""
+        """Configure the checks, each with the name of its component that can fail.
+
+        `evidence` returns why a check cannot answer, or "".
+        """
         self._checks = [_Check(name, components, (evidence or {}).get(name), clock) for name, components in checks]
 
     def run(self, wait_s: float = WAIT_S) -> list[ComponentHealth]:

@@ -1,7 +1,7 @@
 """Administrative requests to the brokers: topics, offsets, groups.
 
-No request here is one that librdkafka sends to a group's coordinator. In librdkafka 2.16 such a request (describe a
-group, list or delete its offsets) aborts the process if it was pending when the brokers went away
+No request here is one that librdkafka sends to a group's coordinator. Such requests describe a group, or list
+or delete its offsets. In librdkafka 2.16 they abort the process if they were pending when the brokers went away
 (https://github.com/confluentinc/librdkafka/issues/4605).
 """
 

@@ -92,8 +92,8 @@ class KafkaLog:
     def create_topics(self, specs: Iterable[TopicSpec], partitions: int, *, generation: int = 1) -> list[str]:
         """Create the missing topics and return their names. The settings of existing topics do not change.
 
-        Raises ConfigError if the settings of an existing topic break the log's laws, and logs a warning if they shorten
-        what users can read; both contain the command that corrects them.
+        Raises ConfigError if the settings of an existing topic break the log's laws. Logs a warning if they shorten
+        what users can read. Both texts contain the command that corrects them.
         """
         specs, own_spec = list(specs), TopicSpec(OWN_TOPIC, None)
         admin, named = self._context.admin, self._context.named
@@ -150,8 +150,8 @@ class KafkaLog:
     ) -> KafkaReader:
         """Return a reader of these topics. A reader with a group joins it during its first polls.
 
-        `member` is the client's id in the brokers' tools. It is not a static member id: a static member never leaves
-        before its session expires, so that its partitions would stay unassigned for 10 s after an orderly stop.
+        `member` is the client's id in the brokers' tools. It is not a static member id. A static member leaves only
+        when its session expires, so its partitions would stay unassigned for 10 s after an orderly stop.
         """
         return KafkaReader(self._context, topics, group, member, start, listener)
 

@@ -1,7 +1,7 @@
 """The settings of the log's topics: those of a new topic, and the check of an existing one. Pure.
 
 Another program may have created or altered a topic. A setting that would lose records, or stop the plant later, is
-refused at the start; one that shortens what a user can read is a warning. Both texts contain the command that
+refused at the start. A setting that shortens what a user can read is a warning. Both texts contain the command that
 corrects the topic.
 """
 

@@ -85,8 +85,9 @@ class KafkaWriter:
     again.
 
     A request to end a transaction may reach a frozen broker late, inside the next transaction of the same producer
-    epoch, which it then ends (KIP-890). librdkafka cannot prevent this. A writer therefore replaces its producer, which
-    increments the epoch, after every transaction whose requests may have been lost or sent twice.
+    epoch. It then ends that transaction (KIP-890). The library librdkafka cannot prevent this. A writer therefore
+    replaces its producer, which increments the epoch, after every transaction whose requests may have been lost or sent
+    twice.
     """
 
     def __init__(self, context: LogContext, name: str) -> None:
@@ -280,8 +281,8 @@ class KafkaWriter:
     def _failed(self, transaction: KafkaTransaction, error: KafkaError) -> LogError:
         """Drop the producer of a failed transaction; return the error to raise.
 
-        If the brokers may have committed the transaction, the next `transaction` decides it, and raises LogUnavailable
-        even if it succeeds: the caller must then read the last commit.
+        If the brokers may have committed the transaction, the next `transaction` decides it. That call raises
+        LogUnavailable even if it succeeds, because the caller must then read the last commit.
         """
         translated = translate(error, f"committing as the writer {self._name}")
         if self._is_undecided and error.txn_requires_abort():
