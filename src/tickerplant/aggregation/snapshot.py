@@ -63,13 +63,18 @@ def encode_snapshot(state: State) -> bytes:
 
 
 def is_equal(kept: bytes, state: bytes) -> bool:
-    """Return whether a kept snapshot has this recomputed state.
+    """Return whether a kept snapshot has this recomputed state. A damaged snapshot has another state.
 
     A former version stored no files. The recomputed state may therefore have files that the snapshot does not have.
     """
     if kept == state:
         return True
-    former, present = (msgspec.msgpack.decode(data) for data in (kept, state))
+    try:
+        former, present = msgspec.msgpack.decode(kept), msgspec.msgpack.decode(state)
+    except msgspec.DecodeError:
+        return False
+    if not isinstance(former, dict):
+        return False
     known, files = former.pop("files", []), present.pop("files", [])
     return bool(former == present and all(file in files for file in known))
 
