@@ -32,5 +32,6 @@ def copy_cluster(postgres: Path) -> None:
     """Copy a cluster without tables into the folder of a server; do nothing if the folder exists."""
     if postgres.exists():
         return
-    postgres.mkdir(parents=True)
+    postgres.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # as a plant creates its folder
+    postgres.mkdir()
     subprocess.run(["cp", "-a", *(_new() / part for part in PARTS), postgres], check=True)
