@@ -177,6 +177,8 @@ class Bench:
         """
         assert self.analytics is not None
         stages = [owned.stage for owned in list(self.analytics.processor._stages.values())]
+        if not stages:
+            return 1  # analytics has not opened its partition yet, and a snapshot may contain queued series
         queued = sum(len(stage._pure.recompute_queue.marks) + stage._pure.cold for stage in stages)
         return max(queued, self.analytics.counters.pending)
 
