@@ -133,9 +133,10 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
                 _put(flags, name.removeprefix("s_").split("__"), value)
         loaded = settings.load(flags, config=config)
         level = loaded.settings.log_level
-        if command.__name__ not in LASTING and "log_level" not in loaded.origins:
+        ends_quietly = command.__name__ not in LASTING and "log_level" not in loaded.origins
+        if ends_quietly:
             level = "warning"  # the user reads the command's output, not the log of the components behind it
-        logging.configure(level, loaded.settings.log_format)
+        logging.configure(level, loaded.settings.log_format, client_lines=not ends_quietly)
         if not given.get("while_used"):  # the parent process has already warned
             _warn_of_former_names(loaded.former_names)
         fault_injection.install(loaded.settings.testing.crash_at)

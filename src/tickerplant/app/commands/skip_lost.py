@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tickerplant.app.commands.common import emit, notify
+from tickerplant.app.terminal.output import echo
 from tickerplant.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ def skip_lost(
     if json:
         emit({"service": service, "skipped": done, "lost": [_row(loss) for loss in losses]})
     elif not losses:
-        print(f"{service} has lost no records")
+        echo(f"{service} has lost no records")
     else:
         for loss in losses:
-            print(loss)
-        print(f"{service} skips them when it starts" if done else f"to skip them, stop {service} and add --yes")
+            echo(str(loss))
+        echo(f"{service} skips them when it starts" if done else f"to skip them, stop {service} and add --yes")
     if losses and not yes:
         notify("No record was skipped.")
         raise typer.Exit(1)

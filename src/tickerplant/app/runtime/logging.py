@@ -52,8 +52,11 @@ class _EscapedFormatter(structlog.stdlib.ProcessorFormatter):
         return "".join(part if number % 2 else escape(part) for number, part in enumerate(parts))
 
 
-def configure(level: str = "info", style: str = "auto") -> None:
-    """Write all lines, including the lines of libraries, to stderr; stdout is for a command's output."""
+def configure(level: str = "info", style: str = "auto", *, client_lines: bool = True) -> None:
+    """Write all lines, including the lines of libraries, to stderr; stdout is for a command's output.
+
+    `client_lines`: write the lines of Kafka's client library. A command that ends by itself reports their reason.
+    """
     json_lines = style == "json" or (style == "auto" and not sys.stderr.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -85,6 +88,7 @@ def configure(level: str = "info", style: str = "auto") -> None:
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])
     logging.getLogger("asyncpg.pool").addFilter(_POOL)
+    logging.getLogger("tickerplant.log.kafka").setLevel(logging.NOTSET if client_lines else logging.CRITICAL)
     # The `info` lines of these libraries repeat the plant's own lines.
     for chatty in ("httpx", "httpcore", "websockets", "uvicorn.access", "uvicorn.error", "asyncio"):
         logging.getLogger(chatty).setLevel(max(_LEVELS[level], logging.WARNING))
