@@ -39,6 +39,7 @@ def invoke(plant: Plant, *arguments: str | Path) -> CommandResult:
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
+        logging.getLogger("tickerplant.log.kafka").setLevel(logging.NOTSET)
         structlog.configure(**saved)
     return CommandResult(int(end.value.code or 0), out.getvalue(), err.getvalue())
 

@@ -51,6 +51,10 @@ _SLICE_S: Final = 0.1
 """Seconds between two looks at the connection's errors while a request waits."""
 _FIRST_METADATA_S: Final = 1.0
 """Timeout of the first try of a metadata request. Each further try has twice the time of the previous one."""
+_MOVED_COORDINATOR: Final = {
+    KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+}  # fmt: skip
+"""Answers of a broker that is not yet, or no longer, the coordinator of a group. A new broker gives them at first."""
 _STALE_LEADER_PAUSE_S: Final = 0.05
 
 
@@ -184,13 +188,24 @@ class Admin:
         consumer = checked(Consumer, self._cluster.consumer(group))
         try:
             with translate_errors(f"fetching the positions of {group}"):
-                found = consumer.committed(parts, timeout=self._cluster.patience_s)
+                found = self._committed(consumer, parts)
         finally:
             consumer.close()
         for part in found:
             if part.error is not None:
                 raise translate(part.error, f"fetching the positions of {group}")
         return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
+
+    def _committed(self, consumer: Consumer, parts: list[KafkaPartition]) -> list[KafkaPartition]:
+        """Return the committed positions. Asks again, within the patience, while the group changes its coordinator."""
+        deadline_s = time.monotonic() + self._cluster.patience_s
+        while True:
+            try:
+                return list(consumer.committed(parts, timeout=max(0.1, deadline_s - time.monotonic())))
+            except KafkaException as exception:
+                if exception.args[0].code() not in _MOVED_COORDINATOR or time.monotonic() >= deadline_s:
+                    raise
+            time.sleep(_STALE_LEADER_PAUSE_S)
 
     def topics(self, prefix: str) -> list[str]:
         """Return the names of all topics with this prefix, sorted, without the brokers' internal topics."""
