@@ -66,6 +66,23 @@ def test_trading_periods_follow_the_sessions() -> None:
     assert regular["timestamp"][0] % 3_600 == 1_800
 
 
+@pytest.mark.parametrize("sessions", ["always", "us"])
+@pytest.mark.parametrize("hour", range(24))
+def test_a_day_is_the_newest_one_that_has_opened_at_every_hour(sessions: str, hour: int) -> None:
+    client = SandboxClient(sessions=sessions)
+    midnight = NOW // DAY_US * DAY_US + DAY_US + 4 * HOUR_US  # of New York, a Thursday
+    client.now_us = midnight + hour * HOUR_US + HOUR_US // 4
+    yesterday, today = (midnight // DAY_US * DAY_US + HOUR_US * 27 // 2 + day * DAY_US for day in (-1, 0))  # 09:30
+    (stamp,) = result(client, range="1d", interval="1d")["timestamp"]
+    trades_until = 16 if sessions == "us" else 20  # the close, or 00:00 UTC; until then the day has the present time
+    assert stamp * SECOND_US == (
+        yesterday if hour < 10
+        else client.now_us if hour < trades_until
+        else today + 6 * HOUR_US + HOUR_US // 2 if hour < 20
+        else today
+    )  # fmt: skip
+
+
 def test_ranges_and_periods_select_the_bars() -> None:
     client = SandboxClient()
     for name, least in (("5d", 5), ("1mo", 30), ("ytd", 265), ("1y", 365), ("2wk", 14), ("max", 7_000)):

@@ -194,11 +194,16 @@ def _range(query: Mapping[str, str], market: Market, instrument: Instrument) -> 
 
 
 def _has_session(market: Market, instrument: Instrument, day: dt.datetime) -> bool:
-    """Return True if a session of the instrument has begun on a local date; always True without sessions."""
-    if not instrument.has_sessions:
+    """Return True if a session of the instrument has begun on a local date.
+
+    A stock that trades round the clock has a daily bar from the open of the exchange on; other instruments always have.
+    """
+    if instrument.kind != STOCK and not instrument.has_sessions:
         return True
     opens, _ = market.session_of(instrument.symbol, micros_of(dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)))
-    return opens < market.now_us and bool(market.in_session(instrument.symbol, np.array([opens], np.int64))[0])
+    if opens >= market.now_us:
+        return False
+    return not instrument.has_sessions or bool(market.in_session(instrument.symbol, np.array([opens], np.int64))[0])
 
 
 def _check_lookback(interval: str, start_us: int, end_us: int, now_us: int) -> None:
