@@ -1,4 +1,4 @@
-"""Outages of the broker: five separate processes with a live feed, and what `/health` reports meanwhile.
+"""Outages of the broker: five separate processes with a live feed, and the answers of `/health` meanwhile.
 
     python -m benchmarks.outage [--seconds 30 30 180] [--frozen] [--rate 50]
 
@@ -44,7 +44,7 @@ AIM_LEVEL_S = 30.0
 
 @dataclass
 class Probe:
-    """One answer of `/health`: when it was asked, how long it took, and what it said; None as `body`: no answer."""
+    """One answer of `/health`: its time, its duration, and its body. `body` is None without an answer."""
 
     at_s: float
     took_s: float

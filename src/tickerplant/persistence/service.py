@@ -113,10 +113,9 @@ class Persistence:
         status = StatusReporter(self._log, self._member, self.counts, self._report)
         while not stop.is_set():
             began = time.monotonic()
-            session = _StoreSession(self._log, self._open, self._member, self.counts, self._metrics, status)
-            session.gather_s = self._gather_s
+            made = (self._log, self._open, self._member, self.counts, self._metrics, status, self._gather_s)
             try:
-                await session.run(stop)
+                await _StoreSession(*made).run(stop)
                 return
             except (StoreUnavailable, LogUnavailable, Fenced) as error:
                 attempt = 0 if time.monotonic() - began > HEALTHY_S else attempt
@@ -143,6 +142,7 @@ class _StoreSession:
         counts: PersistenceCounters,
         metrics: Metrics | None,
         status: StatusReporter,
+        gather_s: float,
     ) -> None:
         identity = event_log.identity()
         self._identity = Log(identity.log_id, identity.generation)
@@ -152,7 +152,7 @@ class _StoreSession:
         self._counts = counts
         self._metrics = metrics
         self._status = status
-        self.gather_s = 0.0
+        self._gather_s = gather_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="persistence-log")
         self._lanes = [Lane(number) for number in range(LANES)]
         self._has_room = asyncio.Event()
@@ -247,7 +247,7 @@ class _StoreSession:
                 self._has_room.clear()
                 await self._has_room.wait()
             if 0 < len(consumed_records) < FEW_RECORDS and not self._stopping:
-                await asyncio.sleep(self.gather_s)
+                await asyncio.sleep(self._gather_s)
 
     def _poll(
         self, reader: Reader, seeks: Mapping[TopicPartition, int], commits: Mapping[TopicPartition, int]
