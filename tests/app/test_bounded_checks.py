@@ -21,7 +21,7 @@ class Clock:
 
 
 class Log:
-    """A check that answers while `open`, and waits while it is not."""
+    """A check that answers while `open` is set, and otherwise waits."""
 
     def __init__(self) -> None:
         self.open = threading.Event()

@@ -84,7 +84,7 @@ print(json.dumps({"states": states, "text": text, "errors": errors, "readable": 
 
 
 def in_small_file_system(folder: Path, size: str, *command: str) -> str:
-    """Run a command with a small file system of its own, mounted at `folder`; return its output."""
+    """Run a command with a small separate file system at `folder`; return its output."""
     script = f'mount -t tmpfs -o size={size} none "$0" && exec "$@"'
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script, str(folder), *command], capture_output=True, text=True, check=False

@@ -24,7 +24,7 @@ def test_records_of_each_topic_and_partition_must_be_stored() -> None:
     assert missing(to={(OHLCV, 1): Applied(200, v7 - 1)}) == [(OHLCV, 1)]
 
 
-def test_a_store_of_a_former_generation_has_no_records_of_this_one() -> None:
+def test_a_store_of_an_earlier_generation_has_no_records_of_this_one() -> None:
     old = make_version(1, 1_000_000)
     applied = {(RAW, 0): Applied(11, -1), (OHLCV, 0): Applied(9, old), (ANALYTICS, 0): Applied(9, old)}
     assert ProgressTracker({0: 10}, 2).missing(Positions(applied, {}, {})) == [(OHLCV, 0), (ANALYTICS, 0)]

@@ -50,7 +50,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Plant]
         env={
             "TICKERPLANT_API__KEY": KEY,
             "TICKERPLANT_SANDBOX__RATE": "10",
-            "TICKERPLANT_HISTORY": "1d:400,5m:5,1m:1",  # the default fetches years of minutes beside the browser
+            "TICKERPLANT_HISTORY": "1d:400,5m:5,1m:1",  # the default would fetch years of minutes during the test
         },
     )
     process = plant.start("up", "--port", str(port), output=folder / "output")

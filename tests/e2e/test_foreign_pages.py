@@ -120,7 +120,7 @@ def test_a_rebound_page_reads_and_writes_nothing(plant: int, browser: Browser) -
     assert page.evaluate(LISTEN, f"ws://{REBOUND}:{plant}/v1/stream") == ["closed", 1006]
 
 
-def test_the_own_page_reads_the_stream_and_is_in_no_frame(plant: int, foreign: str, browser: Browser) -> None:
+def test_the_plants_own_page_reads_the_stream_and_is_in_no_frame(plant: int, foreign: str, browser: Browser) -> None:
     page = open_page(browser, f"http://localhost:{plant}/v1/symbols")
     kind, text = page.evaluate(LISTEN, f"ws://localhost:{plant}/v1/stream")
     assert (kind, '"welcome"' in text) == ("message", True)

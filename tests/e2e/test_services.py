@@ -58,7 +58,7 @@ def get(url: str, **params: Any) -> dict[str, Any]:
     return body if answer.status_code == 200 else {}
 
 
-def test_five_separate_services_form_one_plant_and_stop_in_order(
+def test_five_separate_services_form_one_plant_and_stop_cleanly(
     services: tuple[str, dict[str, subprocess.Popen[bytes]]], tmp_path: Path
 ) -> None:
     base, running = services

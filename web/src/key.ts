@@ -2,7 +2,7 @@
 
 const NAME = "apikey";
 
-/** Decode a percent-encoded text. A text that is not percent-encoded, such as `%`, is returned as it is. */
+/** Decode a percent-encoded text. A text that is not percent-encoded, such as `%`, is returned unchanged. */
 function decode(text: string): string {
   try {
     return decodeURIComponent(text);

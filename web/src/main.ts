@@ -19,9 +19,9 @@ const chart = new PriceChart(element("chart"));
 const rows = new Map<string, HTMLTableRowElement>();
 let symbol = readAddress();
 let interval: string = "1m";
-let adjust: history.Adjustment = "splits"; // as the indicators' input; streamed bars equal these from the last split on
+let adjust: history.Adjustment = "splits"; // like the indicators' input; equal to the streamed bars from the last split on
 let shown = "";
-let streamed = true; // whether the stream sends values for the shown interval
+let streamed = true; // true if the stream sends values for the shown interval
 let asking = 0;
 let ticks = 0;
 const EVERYTHING = { action: "subscribe", symbols: ["*"], channels: ["bars.1m", "bars.1d"] };
@@ -142,7 +142,7 @@ function select(name: string): void {
   void show();
 }
 
-/** Draw all changes since the last call, once per frame of the screen. */
+/** Draw all changes since the last call, once per refresh of the screen. */
 function draw(): void {
   for (const name of watchlist.touched) {
     const quote = watchlist.quotes.get(name)!;

@@ -18,5 +18,5 @@ def backoff_s(attempts: int) -> float:
 
 
 def is_expired(age_s: float, retry_hours: float) -> bool:
-    """Return whether a webhook of this age is given up instead of retried."""
+    """Return True if a webhook of this age is given up, not retried."""
     return age_s > retry_hours * 3600

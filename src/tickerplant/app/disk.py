@@ -19,7 +19,7 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def disk_health(folder: Path) -> Iterable[ComponentHealth]:
-    """Yield whether the data folder can be written. Leaves no file behind. Nothing is yielded if it does not exist.
+    """Yield whether the data folder can be written. Leaves no file behind. Yields nothing if the folder does not exist.
 
     The check allocates space, because the free space that the system reports ignores quotas.
     """
@@ -34,7 +34,9 @@ def disk_health(folder: Path) -> Iterable[ComponentHealth]:
         sentence = f"nothing can be written to {folder}: {error.strerror}; {free >> 20:,} MiB are free. Free some space"
         yield ComponentHealth("disk", FAILED, sentence, details)
     elif error is not None and error.errno in (errno.EROFS, errno.EIO):
-        yield ComponentHealth("disk", FAILED, f"nothing can be written to {folder}: {error.strerror}", details)
+        yield ComponentHealth(
+            "disk", FAILED, f"nothing can be written to {folder}: {error.strerror}; check the disk", details
+        )
     elif free < LOW_BYTES:
         yield ComponentHealth("disk", DEGRADED, f"only {free >> 20:,} MiB are free for {folder}; free some", details)
     else:

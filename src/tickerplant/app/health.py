@@ -120,7 +120,9 @@ def plant_health(event_log: EventLog, *, held: bool) -> Iterable[ComponentHealth
     if not details["running"]:
         yield ComponentHealth("plant", FAILED, f"not running; {START_HINT}", details)
     elif missing:
-        yield ComponentHealth("plant", DEGRADED, f"runs without {', '.join(missing)}", details)
+        yield ComponentHealth(
+            "plant", DEGRADED, f"runs without {', '.join(missing)}; start them with `tickerplant run NAME`", details
+        )
     else:
         yield ComponentHealth("plant", OK, "running", details)
 
@@ -204,8 +206,8 @@ def _when(us: int) -> str:
 def service_health(statuses: Iterable[Status]) -> Iterable[ComponentHealth]:
     """Yield the health of each service of this process.
 
-    A service that crashes repeatedly shows its error, and since when. It is failed if no wait removes the cause, and
-    degraded while it waits for the database or the log.
+    A service that crashes repeatedly shows its error, and since when. It is failed if waiting cannot remove the cause,
+    and degraded while it waits for the database or the log.
     """
     for status in statuses:
         times = f", restarted {status.restarts} times" if status.restarts else ""

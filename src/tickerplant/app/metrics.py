@@ -42,8 +42,8 @@ GROUP_LAG: Final = MetricSpec(
 )  # fmt: skip
 GROUP_LOST: Final = MetricSpec(
     "tickerplant_group_lost_offsets", "gauge", "Offsets that retention dropped before the group read them.",
-    "Above 0: the service cannot go on. `tickerplant health` has the partition; stop the service, then "
-    "`tickerplant skip-lost` moves it on. Set a longer retention of the topic.", ("group", "topic", "partition"),
+    "Above 0: the service cannot continue. `tickerplant health` has the partition. Stop the service, run "
+    "`tickerplant skip-lost`, and set a longer retention of the topic.", ("group", "topic", "partition"),
 )  # fmt: skip
 LOG_END: Final = MetricSpec(
     "tickerplant_log_records", "counter", "Records ever appended to the partition.",
@@ -124,10 +124,10 @@ class PlantCollector(Collector):
 
 
 class LogMetricsReader:
-    """Reads the log's offsets for scrapes, in a thread of its own, so that a scrape never waits for a broker.
+    """Reads the log's offsets for scrapes in a separate thread, so that a scrape waits at most `LOG_WAIT_S`.
 
-    One read runs at a time, for any number of scrapes. A scrape waits for it at most `LOG_WAIT_S`. Then it gets the
-    last read, or no metrics of the log if that is older than `MAX_LOG_AGE_S`. The age is a metric.
+    One read runs at a time, for any number of scrapes. After `LOG_WAIT_S` a scrape gets the metrics of the last
+    completed read. It gets no metrics of the log if that read is older than `MAX_LOG_AGE_S`. The age is a metric.
     """
 
     def __init__(self, event_log: EventLog) -> None:

@@ -1,8 +1,8 @@
-"""Positions that Kafka's retention has passed: finding them, and moving on without the lost records.
+"""Positions whose records Kafka's retention has deleted: finding them, and skipping the lost records.
 
-Kafka's brokers drop records by age, whether or not a group has read them. A service whose position was dropped stops,
-because going on silently would leave a hole. `skip_lost` moves it to the first retained record and stores what was
-skipped in the log.
+Kafka's brokers delete records by age, whether or not a group has read them. A service whose next record was deleted
+stops, because it could only continue with an unreported gap. `skip_lost` moves the service to the first retained record
+and stores the skipped ranges in the log.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tickerplant.log.port import EventLog
 
 SKIPPED_PREFIX: Final = "skipped:"
-"""Begins the keys of `Skip` values in partition 0 of `STATE_FEEDS`."""
+"""Prefix of the keys of `Skip` values in partition 0 of `STATE_FEEDS`."""
 
 _STATE: Final = {"aggregation": STATE_AGGREGATION, "analytics": STATE_ANALYTICS}
 _JOIN_S: Final = 30.0
@@ -32,7 +32,10 @@ _JOIN_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A partition whose next record for a group is no longer in the log. `first` is the first retained offset."""
+    """A partition whose next record for a group is no longer in the log.
+
+    `position` is the offset of that record, `first` the first retained offset.
+    """
 
     topic: str
     partition: int
@@ -52,7 +55,7 @@ class Loss:
 
 
 class Skip(msgspec.Struct):
-    """What one `skip_lost` has skipped."""
+    """The lost records that one call of `skip_lost` skipped: the group, the time of the call, and the ranges."""
 
     group: str
     at_us: int
@@ -60,7 +63,7 @@ class Skip(msgspec.Struct):
 
 
 def find(log: EventLog, positions: Mapping[TopicPartition, int], topics: Sequence[str]) -> list[Loss]:
-    """Return the partitions of these topics whose position retention has passed."""
+    """Return the partitions of these topics whose next record retention has deleted."""
     return [
         Loss(source.topic, source.partition, positions[source], first)
         for topic in topics
@@ -70,7 +73,7 @@ def find(log: EventLog, positions: Mapping[TopicPartition, int], topics: Sequenc
 
 
 def read_skips(log: EventLog) -> list[Skip]:
-    """Return what was skipped in this log, oldest first."""
+    """Return the skips that are stored in this log, oldest first."""
     found = []
     for key in log.state_keys(STATE_FEEDS, 0):
         value = log.get_state(STATE_FEEDS, 0, key) if key.startswith(SKIPPED_PREFIX) else None
@@ -80,10 +83,11 @@ def read_skips(log: EventLog) -> list[Skip]:
 
 
 def skip_lost(log: EventLog, group: str, topics: Sequence[str], losses: Sequence[Loss]) -> Skip:
-    """Move a group to the first retained records, and store what was skipped, in one transaction.
+    """Move a group to the first retained records, and store the skipped ranges, in one transaction.
 
-    Aggregation and analytics lose the newest snapshot of the partition too, because their state lacks the lost records:
-    they begin as with an empty state. The group must have no members. Raises LogError if another member joins.
+    Also deletes the newest snapshot of the partition of aggregation or analytics, because its state lacks the lost
+    records. The service then starts the partition without state. The group must have no members. Raises LogError if
+    another member joins.
     """
     skip = Skip(group, time.time_ns() // 1000, list(losses))
     starts = {TopicPartition(loss.topic, loss.partition): loss.first for loss in losses}
@@ -112,7 +116,7 @@ def skip_lost(log: EventLog, group: str, topics: Sequence[str], losses: Sequence
 
 
 def require_stopped(log: EventLog, group: str) -> None:
-    """Raise LogError if the group has members. Raises LogUnavailable without an answer."""
+    """Raise LogError if the group has members. Raises LogUnavailable if the log does not answer."""
     if log.members(group):
         raise LogError(
             f"{group} is running; stop all of its processes, wait until their sessions have ended (6 s after a kill), "

@@ -134,7 +134,7 @@ def test_a_dividend_that_is_not_applied_is_listed_with_its_reason(plant: Plant) 
     last = DATES[69].isoformat()
     before = (100 + 68 % 11) / 4
     said = invoke(plant, "action", "dividend", "ACME", last, "80")
-    assert f"ACME {last}: bars are not adjusted for it: the amount is not below the close" in said.err
+    assert f"ACME {last}: bars are not adjusted for the dividend: the amount is not below the close" in said.err
     rows = objects(invoke(plant, "action", "list", "ACME", "--json"))
     (row,) = [row for row in rows if row["kind"] == "dividend" and row["date"] == last]
     assert (row["counts"], row["note"]) == (False, f"the amount is not below the close before the ex-date, {before:g}")
@@ -144,7 +144,7 @@ def test_a_dividend_that_is_not_applied_is_listed_with_its_reason(plant: Plant) 
     assert row["note"] == "no positive close before the ex-date is stored"
 
 
-def test_query_builds_weeks_of_stored_days(plant: Plant) -> None:
+def test_query_builds_weeks_from_stored_days(plant: Plant) -> None:
     weeks = objects(invoke(plant, "query", "ACME", "-i", "1w", "--json", "-n", "3"))
     days = objects(invoke(plant, "query", "ACME", "--json", "-n", "90"))
     by_week: dict[str, list[dict[str, float]]] = {}

@@ -1,4 +1,4 @@
-"""The command `backfill` without and beside a running plant, and its report of bars that stay missing."""
+"""The command `backfill` with and without a running plant, and its report of bars that are still missing."""
 
 from __future__ import annotations
 

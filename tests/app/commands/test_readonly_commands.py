@@ -125,7 +125,7 @@ def test_tail_finds_the_last_rows_of_a_symbol_at_any_depth(tmp_path: Path) -> No
     # A start and six ticks.
     assert len(objects(invoke(plant, "tail", "raw", "--symbol", "A", "-n", "50", "--json"))) == 7
     assert [row["kind"] for row in objects(invoke(plant, "tail", "raw", "-n", "3", "--json"))] == ["mark"] * 3
-    assert_refused(invoke(plant, "tail", "raw", "--symbol", "C"), 0, "no such records")
+    assert_refused(invoke(plant, "tail", "raw", "--symbol", "C"), 0, "no matching records")
 
 
 def ticks(prints: list[tuple[str, float]]) -> pa.RecordBatch:
@@ -141,7 +141,7 @@ def ticks(prints: list[tuple[str, float]]) -> pa.RecordBatch:
 
 
 def test_tail_reports_missing_rows_and_invalid_arguments(plant: Plant) -> None:
-    assert_refused(invoke(plant, "tail", "deadletter", "--json"), 0, "market.deadletter has no such records")
+    assert_refused(invoke(plant, "tail", "deadletter", "--json"), 0, "market.deadletter has no matching records")
     assert_refused(invoke(plant, "tail", "prices", "--json"), 2, "no topic 'prices'", "raw, ohlcv, analytics")
     assert_refused(invoke(plant, "tail", "raw", "--from", "noon"), 2, "--from 'noon' is not a time")
 
@@ -278,7 +278,7 @@ def test_a_store_of_a_lost_log_continues_with_a_new_one_after_adopt(tmp_path: Pa
         (again,) = objects(invoke(plant, "adopt", "--yes", "--json"))
         assert again == {"adopted": adopted["adopted"], "changed": False}
 
-        # Bars of the new generation replace older ones. Other bars stay.
+        # Bars of the new generation replace older ones. Other bars remain.
         restated = tmp_path / "restated.csv"
         lines = [f"2012-06-21T13:{minute}:10Z,GOOG,{price},7" for minute, price in ((31, 600), (32, 601))]
         restated.write_text("\n".join(["time,symbol,price,size", *lines]))

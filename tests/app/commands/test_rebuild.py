@@ -1,4 +1,4 @@
-"""The command `rebuild` appends a record to raw and counts the rebuilt bars.
+"""The command `rebuild` appends a record to the raw topic and counts the rebuilt bars.
 
 A running plant executes the rebuild, or else a plant that the command starts.
 """

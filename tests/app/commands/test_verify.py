@@ -306,10 +306,10 @@ def test_invalid_requests_are_refused_in_one_sentence(plant: Plant, tmp_path: Pa
     assert_refused(invoke(Plant(tmp_path / "none"), "verify"), 1, "there is no plant in")
 
 
-def test_records_with_equal_content_and_other_bytes_are_reported() -> None:
+def test_records_with_equal_content_and_different_bytes_are_reported() -> None:
     from tickerplant.app.verify.differences import cells_of
 
-    assert cells_of(end(), end())[0].startswith("the End records have equal values")
+    assert cells_of(end(), end())[0].startswith("End records with equal values")
     sentence, cells = cells_of(mark(1), mark(2))
     assert sentence == "a Mark record: its header differs"
     assert [tuple(cell) for cell in cells] == [("header", "watermark_us", "1", "2")]

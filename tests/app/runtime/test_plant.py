@@ -60,7 +60,7 @@ def test_topics_keep_their_initial_number_of_partitions(settings: Settings) -> N
         assert event_log.identity() == identity
 
 
-def test_the_log_drops_applied_records_while_the_store_is_away(
+def test_the_log_drops_applied_records_while_the_store_is_unavailable(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     later_ns = time.time_ns() + 100 * DAY_US * 1_000
@@ -189,7 +189,10 @@ def test_health_reports_whether_a_plant_runs_and_its_services(settings: Settings
             return part.state, part.sentence
 
         assert plant_health(held=False) == (FAILED, "not running; start it with `tickerplant up`")
-        assert plant_health(held=True) == (DEGRADED, "runs without aggregation, analytics, persistence")
+        assert plant_health(held=True) == (
+            DEGRADED,
+            "runs without aggregation, analytics, persistence; start them with `tickerplant run NAME`",
+        )
         with contextlib.ExitStack() as stack:
             for group, topics in health.GROUPS.items():
                 stack.enter_context(event_log.reader(topics, group=group)).poll(timeout_s=0.1)

@@ -137,7 +137,7 @@ def test_an_outage_is_logged_once_and_its_error_and_start_stay_visible(monkeypat
     assert len([line for line in lines if line["event"] == "service crashed"]) == 1
 
 
-def test_a_repeated_error_that_no_wait_removes_is_failed() -> None:
+def test_a_repeated_error_that_waiting_cannot_remove_is_failed() -> None:
     now_s = time.time()
     status = Status("persistence", state="running", since_s=now_s, error="StoreError: no", error_since_s=now_s - 9)
     status.permanent = True

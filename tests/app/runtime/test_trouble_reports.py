@@ -1,4 +1,4 @@
-"""A service that crashes again and again is `failed` in the health of every process, with its last error."""
+"""A service that crashes repeatedly is `failed` in the health of every process, with its last error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def event_log(tmp_path: Path) -> Iterator[EventLog]:
 
 
 def troubles(event_log: EventLog, *own: str) -> list[tuple[str, str, str]]:
-    """Return name, state and sentence, as a process sees them that runs the services `own`."""
+    """Return name, state and sentence of each trouble, as a process that runs the services `own` reports them."""
     found = health.trouble_health(event_log, time.time_ns() // 1_000, own)
     return [(part.name, part.state, part.sentence) for part in found]
 
@@ -58,7 +58,7 @@ def test_crashes_of_another_process_are_failed_until_the_service_is_healthy(
     [(name, state, sentence)] = troubles(event_log)
     assert (name, state) == ("service market_data", FAILED)
     assert "OverflowError: int too big to convert" in sentence
-    assert troubles(event_log, trouble_reports.service_key("market_data", "0")) == [], "its own status says it"
+    assert troubles(event_log, trouble_reports.service_key("market_data", "0")) == [], "its own status reports it"
     well.set()
     until(lambda: not troubles(event_log))
     stop.set()

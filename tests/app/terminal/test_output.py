@@ -21,13 +21,13 @@ from tickerplant.app.terminal.output import console, echo, emit, notify, write_c
 from tickerplant.core.shown import escape
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\x7f\x00\b\u202egnp.\u2066[bold]:smile:[/x]"
-"""Sets the title, clears the screen, changes the colour, deletes, reverses text, and is markup of the table library."""
+"""Foreign text with control sequences (title, screen, colour, deletion, direction) and markup of the table library."""
 ALLOWED = {"\n", "\t"}
 ROOT = Path(tickerplant.app.__file__).parent
 
 
 def controls(text: str) -> set[str]:
-    """Return the characters of a text that are no printable ones, as Unicode defines them."""
+    """Return the characters of a text that are not printable, as Unicode defines them."""
     return {char for char in text if not char.isprintable()} - ALLOWED
 
 

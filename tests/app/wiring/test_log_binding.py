@@ -27,7 +27,7 @@ def test_another_log_than_the_stores_is_refused_and_gets_no_topics(tmp_path: Pat
             create_followed_topics(dsn, second, 1)
 
 
-def test_a_database_without_tables_and_one_that_does_not_answer_are_no_obstacle(tmp_path: Path, empty_dsn: str) -> None:
+def test_a_database_without_tables_or_without_an_answer_is_accepted(tmp_path: Path, empty_dsn: str) -> None:
     for number, address in enumerate((empty_dsn, "postgresql://nobody@127.0.0.1:1/nothing")):
         with EmbeddedLog(tmp_path / f"{number}.log") as log:
             create_followed_topics(address, log, 1)

@@ -31,7 +31,7 @@ def append_something(event_log: EventLog) -> None:
         transaction.append(RAW, 0, b"x")
 
 
-def test_a_new_folder_and_the_log_are_private_whatever_the_umask(tmp_path: Path) -> None:
+def test_a_new_folder_and_the_log_are_private_with_any_umask(tmp_path: Path) -> None:
     folder, before = tmp_path / "data", os.umask(0)
     try:
         settings = Settings(data=folder, partitions=1)

@@ -50,8 +50,8 @@ def split(
 ) -> None:
     """Enter a split. Indicators of the symbol are recomputed over bars that are adjusted for the split.
 
-    The last split entered for a session counts. The same split again changes nothing, and 1:1 cancels a split. Stored
-    bars do not change.
+    The last split entered for a session applies. Entering the same split again changes nothing, and 1:1 cancels a
+    split. Stored bars do not change.
     """
     from tickerplant.app.wiring import corporate_actions
 
@@ -98,7 +98,7 @@ def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
     """Print a symbol's splits and dividends, oldest first.
 
     If several entries exist for one session, `counts` marks the entry for which bars are adjusted. `note` is the reason
-    why they are not adjusted for a dividend: its currency, or a close that is missing or not above the amount.
+    why bars are not adjusted for a dividend: its currency, or a close that is missing or not above the amount.
     """
     from tickerplant.app.wiring import corporate_actions, open_readonly
 
@@ -159,7 +159,7 @@ def _warn_if_not_applied(loaded: Loaded, row: dict[str, Any]) -> None:
         rows = corporate_actions.stored(loaded.settings, dsn, row["symbol"])
     for found in rows:
         if (found["kind"], found["date"], found["source"]) == ("dividend", row["date"], USER) and found["note"]:
-            notify(f"{row['symbol']} {row['date']}: bars are not adjusted for it: {found['note']}")
+            notify(f"{row['symbol']} {row['date']}: bars are not adjusted for the dividend: {found['note']}")
             return
 
 

@@ -40,12 +40,13 @@ def backfill(
     ] = None,
     interval: Annotated[
         list[str] | None,
-        typer.Option("--interval", "-i", help="1m, 5m or 1d; repeatable. Default: those in the settings."),
+        typer.Option("--interval", "-i", help="1m, 5m or 1d; repeatable. Default: those of the setting history."),
     ] = None,
     from_: Annotated[
         str | None,
         typer.Option(
-            "--from", help="Start of the range, inclusive; UTC if it has no time zone. Default: from the settings."
+            "--from",
+            help="Start of the range, inclusive; UTC if it has no time zone. Default: as the setting history defines.",
         ),
     ] = None,
     to: Annotated[str | None, typer.Option("--to", help="End of the range, exclusive; default: now.")] = None,
@@ -205,7 +206,7 @@ class _Progress:
         self.show("reading stored bars")
 
     def update(self, progress: Progress, requests: int, bars: int) -> None:
-        """Show how many bars have been fetched, how many are left, and the present request."""
+        """Show the counts of fetched and of remaining bars, and the present request."""
         left = progress.missing - progress.later
         self._total = max(self._total, left + bars)
         self._done = self._total - left

@@ -156,7 +156,7 @@ def _warn_of_former_names(names: Iterable[FormerName]) -> None:
     for name in names:
         old, new = name.spelled()
         log.warning(
-            f"{old} is now {new}; use the new name, because the former name stops working in the next version",
+            f"{old} is now {new}; use the new name, because the former name works for one more version only",
             origin=name.origin,
         )
 
@@ -194,7 +194,7 @@ def cell(value: Any) -> str:
 def time_option(text: str | None, name: str) -> int | None:
     """Return a time option such as `2012-06-21`, `2012-06-21T13:30:00Z` or `1340285400` in µs; UTC without a zone.
 
-    None stays None.
+    Returns None for no text.
 
     Raises BadInput for a text that is not a time. `name`: the option, for the message.
     """

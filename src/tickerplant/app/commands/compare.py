@@ -92,7 +92,7 @@ def price_bp(row: Mapping[str, Any]) -> float | None:
 
 
 def volume_percent(row: Mapping[str, Any]) -> float | None:
-    """Return the difference of the volumes in per cent of the published volume; None without a published volume."""
+    """Return the difference of the volumes in percent of the published volume; None without a published volume."""
     volume, other = row["volume"], row["other_volume"]
     return (other - volume) / volume * 100 if volume and other is not None else None
 

@@ -79,7 +79,7 @@ def compute(
     if draw + csv + json > 1:
         raise BadInput("--draw, --csv and --json exclude each other; use one of them")
     if not file.is_file():
-        raise BadInput(f"there is no file {file}")
+        raise BadInput(f"there is no file {file}; check the path")
     start_us, end_us = time_range(start, end, ("--start", "--end"))
     chosen = on_demand.calculations(indicator)
     options = ReadOptions(symbol, interval, tz, date_order, columns=files.column_options(column), decimal=decimal)

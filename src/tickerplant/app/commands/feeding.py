@@ -30,7 +30,7 @@ WORK_REMAINS: Final = 3
 """Exit code of a command that waited, and whose work another process completes."""
 
 LOCAL: Final = ("aggregation", "analytics", "persistence")
-"""The services that turn raw records into tables."""
+"""The services that convert raw records to rows of the tables."""
 
 
 @contextlib.contextmanager

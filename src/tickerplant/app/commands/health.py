@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 LOG_S: Final = 4.0
 STORE_S: Final = 4.0
-"""Maximum seconds to wait for the store; `LOG_S` is the maximum for the log. If one does not answer, no further check
-uses it, so all checks take about 10 s at most."""
+"""Maximum seconds to wait for the store; `LOG_S` is the maximum for the log. If the log or the store does not answer,
+no further check uses it, so all checks take about 10 s at most."""
 
 
 def health(

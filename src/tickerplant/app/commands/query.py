@@ -51,7 +51,7 @@ def query(
 ) -> None:
     """Print a symbol's bars from the store, oldest first, whether or not the plant runs.
 
-    --indicator also prints indicator values, computed from as many earlier bars as they need.
+    --indicator also prints indicator values. Their computation includes the earlier bars that they need.
     """
     from tickerplant.app.wiring import on_demand, open_readonly
     from tickerplant.app.wiring.store import BarSelection

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The bars that a replay published: the number of closed bars by interval, without revisions, and cut minutes.
+    """The bars that a replay published: the count of closed bars by interval, without revisions, and cut minutes.
 
-    `cut`: symbol and start of each minute that this file and another file of its source cut. `remaining`: what remains
-    of the indicators, "" if nothing.
+    `cut`: symbol and start of each minute that this file and another file of its source cut. `remaining`: a
+    sentence about indicators that are not recomputed yet, "" if there are none.
     """
 
     bars: dict[str, int] = field(default_factory=dict)
@@ -54,8 +54,8 @@ READ: Final = "read"
 STORED: Final = "stored"
 
 OUTAGE_S: Final = 120.0
-"""Maximum seconds to wait for a log that becomes unavailable during a replay. A restarted broker is back within
-seconds."""
+"""Maximum seconds to wait for a log that becomes unavailable during a replay. A restarted broker is available
+again within seconds."""
 
 
 def replay(
@@ -102,7 +102,7 @@ def replay(
     from tickerplant.app.wiring import files
 
     if not file.is_file():
-        raise BadInput(f"there is no file {file}")
+        raise BadInput(f"there is no file {file}; check the path")
     options = files.replay_options(
         symbol=symbol,
         interval=interval,
@@ -154,7 +154,7 @@ def _feed_and_wait(
 def _feed_only(
     loaded: Loaded, file: Path, options: ReplayOptions, progress: ProgressBars, stop: threading.Event
 ) -> tuple[ReplaySummary, Published]:
-    """Feed the file into the log; return the summary and, in place of the published bars, none."""
+    """Feed the file into the log; return the summary and an empty `Published`."""
     from tickerplant.app.wiring.log import open_log
     from tickerplant.app.wiring.rules import ensure_rules
 

@@ -69,7 +69,7 @@ def tail(
             printed += 1
             emit(row) if json else echo(_line(row), flush=follow)
         if not printed and not follow:
-            notify(f"{topic} has no such records")
+            notify(f"{topic} has no matching records")
 
 
 def _records(

@@ -20,7 +20,7 @@ OPTIONAL_COLUMNS = ("trades", "open", "low", "high", "state", "volume")
 """Columns that a narrow terminal leaves out, in this order, after the indicators."""
 _TEXTS = ("symbol", "bar", "state")
 _ANY_WIDTH = 10_000
-ROWS_PER_SYMBOL = 4  # a withdrawn bar is replaced by the one before; several in a row are rare
+ROWS_PER_SYMBOL = 4  # a withdrawn bar is replaced by the bar before it; several in a row are rare
 
 
 def top(

@@ -18,9 +18,9 @@ def vendors(
     loaded: Loaded,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Print which vendor serves which kind of data, how much of each quota is left, and each vendor's status.
+    """Print which vendor serves which kind of data, the remaining quotas, and the status of each vendor.
 
-    Reads the state on the log, whether or not the plant runs.
+    Reads the state in the log, whether or not the plant runs.
     """
     from tickerplant.app.wiring import vendors as vendors_wiring
     from tickerplant.market_data.vendors import registry

@@ -41,7 +41,7 @@ def verify(
 ) -> None:
     """Recompute bars from raw records and compare every byte with the log.
 
-    Read-only. Exits with 1 if they differ.
+    Read-only. Exits with 1 if a record differs.
     """
     from tickerplant.app.runtime import services
     from tickerplant.app.runtime.supervisor import signals
@@ -116,7 +116,7 @@ def _print_difference(one: PartitionResult) -> None:
     place = f"partition {one.partition}, raw offset {difference.raw_offset}, {difference.topic}{where}"
     echo(f"\n{place}: {difference.sentence}")
     if difference.cells:
-        table(("where", "column", "on the log", "recomputed"), difference.cells)
+        table(("where", "column", "in the log", "recomputed"), difference.cells)
 
 
 class _Progress:

@@ -63,13 +63,13 @@ class ApiSettings(SettingsGroup):
     )
     hosts: Names = Field(
         default=(),
-        description="Names, besides localhost and the address that it listens on, to which a plant without a key "
-        "answers. Other machines and proxies use such a name in `Host`.",
+        description="Host names that a plant without a key accepts in `Host`, besides localhost and the address that "
+        "it listens on. Add the names that other machines and proxies use.",
     )
     origins: Names = Field(
         default=(),
-        description="Origins of pages, besides the own dashboard, that may open the stream and write, such as "
-        "`https://charts.example.com`.",
+        description="Origins of pages that may open the stream and send writing requests, besides the plant's own "
+        "dashboard, such as `https://charts.example.com`.",
     )
 
     @field_validator("hosts")
@@ -107,7 +107,9 @@ def _quota_table(value: Any) -> Any:
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise ValueError(f"the quotas are not valid JSON: {error}") from None
+            raise ValueError(
+                f"the quotas are not valid JSON: {error}; write a JSON table, or twelvedata=610/minute"
+            ) from None
     if isinstance(value, str):
         table: dict[str, list[str]] = {}
         for entry in comma_list(value):
@@ -159,17 +161,18 @@ class VendorSettings(SettingsGroup):
     )
     intraday: Names = Field(
         default=(),
-        description="Vendors for bars below a day, best first; unset: vendors with a key, then `yahoo`; `none`: no "
-        "vendor.",
+        description="Vendors for bars below a day, best first; unset: vendors with a key, then `yahoo` if any vendor "
+        "has a key; `none`: no vendor.",
     )
     daily: Names = Field(
         default=(),
-        description="Vendors for daily bars, best first; unset: vendors with a key, then `yahoo`; `none`: no vendor.",
+        description="Vendors for daily bars, best first; unset: vendors with a key, then `yahoo` if any vendor has a "
+        "key; `none`: no vendor.",
     )
     actions: Names = Field(
         default=(),
-        description="Vendors for splits and dividends, best first; unset: vendors with a key, then `yahoo`; `none`: no "
-        "vendor.",
+        description="Vendors for splits and dividends, best first; unset: vendors with a key, and `yahoo` if any "
+        "vendor has a key, cheapest request first; `none`: no vendor.",
     )
     quotas: Quotas = Field(
         default={},
@@ -192,7 +195,7 @@ class VendorSettings(SettingsGroup):
     @classmethod
     def _are_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if NO_VENDOR in names and len(names) > 1:
-            raise ValueError(f"{NO_VENDOR!r} cannot be combined with vendors")
+            raise ValueError(f"{NO_VENDOR!r} cannot be combined with vendors; remove one or the other")
         return tuple(dict.fromkeys(name.lower() for name in names))
 
     @field_validator("quotas")
@@ -326,7 +329,7 @@ class RulesSettings(SettingsGroup):
         default=DEFAULT_RULES.sources,
         description=(
             "Order of sources, best first, if several have equally complete values of a bar: "
-            "`SOURCE[:ticks|:bars][@SYMBOL[ INTERVAL]]`, each a shell pattern."
+            "`SOURCE[:ticks|:bars][@SYMBOL[ INTERVAL]]`; each part is a shell pattern."
         ),
     )
     source_priority_wait_ms: int = Field(
@@ -339,7 +342,8 @@ class RulesSettings(SettingsGroup):
         default=dict(FX_CALENDARS),
         description=(
             "Calendar of each pattern of symbols: `XNYS`, `XLON`, …, `24/7`, or `FX` for foreign exchange; the first "
-            "match applies. `{currency}` is a code of ISO 4217. A log keeps its calendars until this is set."
+            "match applies. `{currency}` is a code of ISO 4217. A log keeps its calendars until this setting "
+            "is set."
         ),
     )
     extended_hours: bool = Field(
@@ -353,7 +357,8 @@ class RulesSettings(SettingsGroup):
     )
     activity_bars: dict[str, tuple[str, ...]] = Field(
         default=dict(DEFAULT_RULES.activity_bars),
-        description="Bars by trades, volume or turnover for each pattern of symbols: `100t`, `10000v`, `1000000d`.",
+        description="Activity intervals for each pattern of symbols: `100t` (trades), `10000v` (volume), `1000000d` "
+        "(turnover).",
     )
     indicators: dict[str, tuple[str, ...]] = Field(
         default={interval: tuple(names) for interval, names in DEFAULT_RULES.indicators.items()},

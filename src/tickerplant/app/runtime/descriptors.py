@@ -7,7 +7,7 @@ import resource
 from typing import Final
 
 WANTED: Final = 65_536
-"""Soft limit that a service needs at most. The usual soft limit of 1,024 is less than the sockets of 1,000 clients."""
+"""Maximum soft limit that a service needs. The usual soft limit of 1,024 is less than the sockets of 1,000 clients."""
 
 
 def raise_limit() -> int:
@@ -16,7 +16,7 @@ def raise_limit() -> int:
     if soft == resource.RLIM_INFINITY or soft >= WANTED:
         return soft
     wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
-    with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it; the present limit then holds
+    with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it; the present limit then remains
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         return wanted
     return soft

@@ -23,7 +23,7 @@ class _PoolFilter(logging.Filter):
         self._written_s = -math.inf
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Shorten the line; drop it if one was written within `QUIET_S`."""
+        """Shorten a line with an exception. Return False for such a line within `QUIET_S` of the previous one."""
         if record.exc_info is None:
             return True
         if record.created - self._written_s < QUIET_S:

@@ -1,4 +1,4 @@
-"""A plant: its components, opened in the right order, and the services that run on them.
+"""A plant: its components, opened in a fixed order, and the services that run on them.
 
 Steps of opening, each idempotent; closing reverses the order:
 
@@ -275,10 +275,10 @@ def warn_if_readable(folder: Path) -> None:
         if mode & 0o066:
             log.warning(
                 "other users of this machine can read the data folder", folder=str(folder), mode=f"{mode:04o}",
-                action=f"chmod 700 {folder}, or leave it if they should",
+                action=f"run chmod 700 {folder}, or ignore this warning if they may read it",
             )  # fmt: skip
 
 
 def folder_is_held(settings: Settings) -> bool:
-    """Return True if a plant, or a service of one, runs on the data folder."""
+    """Return True if a plant, or a service of a plant, runs on the data folder."""
     return FolderLock(settings.data, "plant.lock").is_held()

@@ -1,6 +1,6 @@
 """Run services in one process, each in its own thread, and restart those that crash.
 
-A service is a function that works until its stop is set. Services run in threads, not in processes: the heavy work
+A service is a function that runs until its stop event is set. Services run in threads, not in processes: the heavy work
 (Arrow, NumPy, SQLite, sockets) releases the GIL, and one process needs a third of the memory. An asynchronous service
 has its own event loop.
 
@@ -78,12 +78,12 @@ class Status:
     error_since_s: float = 0.0
     """Time in seconds since 1970 of the first crash of the present run of crashes; 0 before the first crash."""
     permanent: bool = False
-    """True if no wait removes the cause of the newest crash."""
+    """True if waiting cannot remove the cause of the newest crash."""
     crashes_s: tuple[float, ...] = ()
-    """Times in seconds since 1970 of the last `CRASHES` crashes whose cause no wait removes."""
+    """Times in seconds since 1970 of the last `CRASHES` crashes whose cause waiting cannot remove."""
 
     def fails(self, now_s: float) -> bool:
-        """Return whether the service crashes repeatedly.
+        """Return True if the service crashes repeatedly.
 
         It has not yet run for `HEALTHY_S` since its last crash, or it crashed `CRASHES` times in `CRASH_MEMORY_S`.
         """
@@ -120,7 +120,7 @@ class _Runner:
     failure: BaseException | None = None
     outage: Outage = field(default_factory=Outage)
     settled: bool = False
-    """True if the reporter knows that the service is healthy."""
+    """True after the reporter was notified that the service is healthy."""
     _loop: asyncio.AbstractEventLoop | None = None
     _loop_stop: asyncio.Event | None = None
 
@@ -136,7 +136,7 @@ class _Runner:
                 loop.call_soon_threadsafe(stop.set)
 
     def settle(self, now_s: float) -> None:
-        """Withdraw the reports of crashes once the service is healthy."""
+        """Withdraw the reports of crashes when the service is healthy."""
         status = self.status
         if self.settled or self.reporter is None or status.state != "running" or now_s - status.since_s < HEALTHY_S:
             return
@@ -221,7 +221,7 @@ def _backoffs() -> Iterator[float]:
 
 
 class Supervisor:
-    """Owns the threads of a set of services. `reporter`: writes their crashes to the log; None: nothing does."""
+    """Owns the threads of a set of services. `reporter` writes their crashes to the log; None disables the reports."""
 
     def __init__(self, services: Sequence[Service], reporter: TroubleReporter | None = None) -> None:
         self._failed = threading.Event()

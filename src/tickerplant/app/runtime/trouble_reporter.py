@@ -1,4 +1,4 @@
-"""Reports the crashes of this process's services to the log, in a thread of its own: the log may be unavailable."""
+"""Reports the crashes of this process's services to the log. A separate thread waits while the log is unavailable."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class TroubleReporter:
         self._put(service, lambda key: trouble_reports.report(self._log, key, error, now_s, permanent=permanent))
 
     def healthy(self, service: str) -> None:
-        """Withdraw the report of a service, also that of a former process."""
+        """Withdraw the report of a service, also the report of an earlier process."""
         self._put(service, lambda key: trouble_reports.withdraw(self._log, key))
 
     def end(self) -> None:
-        """Wait a moment for the pending reports."""
+        """Wait for the pending reports, at most `END_S`."""
         self._idle.wait(END_S)
 
     def _put(self, service: str, change: Callable[[str], None]) -> None:

@@ -31,7 +31,7 @@ def cells_of(recorded: Any, recomputed: Any) -> tuple[str, list[Cell]]:
     try:
         old = records.decode(recorded)
     except UnreadableRecord as error:
-        return f"the record on the log cannot be read: {error}", []
+        return f"the record in the log cannot be read: {error}", []
     new = records.decode(recomputed)
     if type(old.header) is not type(new.header):
         return f"the log has a {_name(old)} record, the recomputation gives a {_name(new)} record", []
@@ -39,7 +39,7 @@ def cells_of(recorded: Any, recomputed: Any) -> tuple[str, list[Cell]]:
     rows = {cell.where for cell in cells if cell.where != "header"}
     if not cells:
         return (
-            f"the {_name(old)} records have equal values, but other bytes (dictionaries, or another version of Arrow)",
+            f"{_name(old)} records with equal values have different bytes (dictionaries, or another version of Arrow)",
             [],
         )
     counted = f"{len(rows)} of its {max(old.batch.num_rows, new.batch.num_rows)} rows differ" if rows else ""

@@ -26,7 +26,7 @@ transaction's positions."""
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first difference. `kind`: `differs`, `missing` (on the log), `extra` (on the log) or `state`."""
+    """The first difference. `kind`: `differs`, `missing` (in the log), `extra` (in the log) or `state`."""
 
     kind: str
     topic: str
@@ -39,7 +39,7 @@ class Difference:
 class RecordedOutput:
     """The output of aggregation in one topic of a partition, from the version `begin` on.
 
-    `since`: the first version whose output the topic contains completely. `compared`: the number of compared records.
+    `since`: the first version whose output the topic contains completely. `compared`: the count of compared records.
     """
 
     def __init__(self, event_log: EventLog, source: TopicPartition, generation: int, begin: int) -> None:

@@ -3,8 +3,8 @@
 - `plant.lock`: exclusive for `up`, and for a command that runs its own plant; shared by each `run NAME`.
 - `service-NAME-INSTANCE.lock`: held by the one process that is this member of this service.
 - `store.lock`: held by the process that owns the embedded PostgreSQL.
-- `store.users`: shared by each process that uses the embedded PostgreSQL. The owner
-  of the server may stop when there are no users.
+- `store.users`: shared by each process that uses the embedded PostgreSQL. The owner of the server may stop when there
+  are no users.
 
 Each file contains its holder as JSON; `store.lock` also contains the address with its password, so the files have mode
 0600. Only the lock itself shows whether a process holds it, never the content.
@@ -112,7 +112,7 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise ConfigError(f"{path} is a symbolic link; remove it, for it may belong to another user") from None
+            raise ConfigError(f"{path} is a symbolic link, which may name another file; remove it") from None
         raise ConfigError(
             f"the data folder {path.parent} cannot be used: {error.strerror}; choose another folder with --data"
         ) from None

@@ -100,7 +100,7 @@ def live_watermark_us(log: EventLog, feed: str) -> int | None:
 
 
 def conflicts(log: EventLog, feed: str) -> int:
-    """Return the number of a feed's trades with the identity of an earlier trade, but another price or size."""
+    """Return the count of a feed's trades with the identity of an earlier trade, but another price or size."""
     return _cursor(log, feed).conflicts
 
 

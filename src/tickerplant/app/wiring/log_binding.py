@@ -28,8 +28,8 @@ def create_first_topics(dsn: str, log: EventLog, partitions: int) -> None:
     former = with_store(dsn, lambda store: store.bound_to())
     if former is not None and not is_created(log):
         raise StoreMismatch(
-            f"the store follows log {former.log_id} (generation {former.generation}), and this log is new: bring the "
-            "former log back or, if it is lost, start a new generation with `tickerplant adopt --yes`"
+            f"the store follows log {former.log_id} (generation {former.generation}), and this log is new: restore "
+            "the earlier log or, if it is lost, start a new generation with `tickerplant adopt --yes`"
         )
     create_topics(log, partitions)
 
@@ -47,7 +47,9 @@ def create_followed_topics(dsn: str, log: EventLog, partitions: int) -> None:
                 check_log(dsn, log)
                 return
         except StoreUnavailable as error:
-            _log.warning("the store does not answer; not checked whether it follows this log", error=str(error))
+            _log.warning(
+                "the store does not answer, so this start does not check whether it follows this log", error=str(error)
+            )
         except MigrationError:
             _log.debug("the database has no tables of the plant, so it follows no log")
     create_topics(log, partitions)

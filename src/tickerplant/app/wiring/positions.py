@@ -57,7 +57,7 @@ def read_positions(log: EventLog, store: StorePositions) -> Positions:
 
 
 def queued_series(log: EventLog, partitions: Iterable[int], symbol: str | None) -> int:
-    """Return the number of series of a symbol that analytics has queued to recompute; None: of all symbols."""
+    """Return the count of series that analytics has queued to recompute, for one symbol; None: for all symbols."""
     import msgspec
 
     from tickerplant.analytics.realtime.recompute_queue import QueuedSeries

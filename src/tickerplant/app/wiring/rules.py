@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 def ensure_rules(log: EventLog, settings: Settings, *, only_first: bool = False, always_open: bool = False) -> None:
     """Append the rules if they differ from those in force; with `only_first`, only to a log that has none.
 
-    A log keeps the calendars with which its bars were made, until the user sets others: a log of a former version has
-    the former defaults. `always_open`: see `rules_of`.
+    A log keeps the calendars with which its bars were built until the user sets others. A log of an earlier version
+    therefore keeps the defaults of that version. `always_open`: see `rules_of`.
     """
     from tickerplant.log.rules_in_force import rules_in_force
     from tickerplant.market_data.feed.commands import ensure_settings
@@ -37,8 +37,8 @@ def ensure_rules(log: EventLog, settings: Settings, *, only_first: bool = False,
         if not always_open and not _sets_calendars(settings) and same_order(former, DEFAULT_RULES.calendars):
             rules = msgspec.structs.replace(rules, calendars=former)
             logger.info(
-                "currency pairs of this log trade round the clock, as in the version that made it; set rules.calendars "
-                "for the trading day of foreign exchange"
+                "currency pairs of this log trade round the clock, as in the version that created it; set "
+                "rules.calendars for the trading day of foreign exchange"
             )
     ensure_settings(log, values_of(rules))
 
@@ -54,7 +54,7 @@ def log_rules(settings: Settings) -> Rules:
 
 
 def always_open(settings: Settings, made_up: bool) -> bool:
-    """Return True if stocks trade round the clock: the sandbox makes the prices (`made_up`), without sessions."""
+    """Return True if stocks trade round the clock: the sandbox simulates the prices (`made_up`), without sessions."""
     return made_up and settings.sandbox.sessions == "always"
 
 
@@ -71,5 +71,5 @@ def rules_of(settings: Settings, always_open: bool) -> Rules:
 
 
 def _sets_calendars(settings: Settings) -> bool:
-    """Return whether the user has set calendars."""
+    """Return True if the user has set calendars."""
     return "calendars" in settings.rules.model_fields_set

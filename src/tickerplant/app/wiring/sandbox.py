@@ -1,6 +1,6 @@
 """The sandbox vendor: as a server in this process, as a separate process, or as a server elsewhere.
 
-`up` runs it as a separate process: a vendor is not part of the plant and does not share its interpreter.
+`up` runs the sandbox as a separate process, because a vendor does not share the interpreter of the plant.
 """
 
 from __future__ import annotations

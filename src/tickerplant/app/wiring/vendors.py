@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SANDBOX: Final = "sandbox"
 SANDBOX_DAYS: Final = {"1d": 3_650, "5m": 6, "1m": 6}
-"""Days of history from the sandbox for `max` in the settings: the length that a chart shows at first."""
+"""Days of history from the sandbox for `max` in the settings. Six days cover the default range of `coverage`."""
 NEEDS_KEY: Final = {"twelvedata": "vendors.twelve_data_key", "alphavantage": "vendors.alpha_vantage_key"}
 
 
@@ -96,10 +96,10 @@ async def open_scheduler(
     settings: Settings, log: EventLog, *, clock: Clock | None = None, endpoint: SandboxEndpoint | None = None,
     rules: Rules | None = None,
 ) -> AsyncIterator[RequestScheduler]:  # fmt: skip
-    """Open the request scheduler for the block. This process becomes its only owner; a former owner loses it.
+    """Open the request scheduler for the block. This process becomes its only owner; an earlier owner loses it.
 
     `endpoint`: the sandbox to use, whose clock then applies. `rules`: None means the rules of the settings. Raises
-    ConfigError (before a former owner loses it), SnapshotRefused, LogError.
+    ConfigError (before an earlier owner loses it), SnapshotRefused, LogError.
     """
     from tickerplant.market_data.vendors.scheduler import RequestScheduler, VendorPlan
     from tickerplant.market_data.vendors.state_store import StateStore
@@ -169,7 +169,7 @@ def streams(scheduler: RequestScheduler, symbols: Sequence[str]) -> list[tuple[P
 
 
 def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorStatus]:
-    """Return each vendor's status from the state on the log. No plant needs to run; a running plant is not affected."""
+    """Return each vendor's status from the state in the log. No plant needs to run; a running plant is not affected."""
     from tickerplant.app.wiring.coverage_query import rules_and_market_time
     from tickerplant.log.trouble_reports import feed_key
     from tickerplant.market_data.vendors.scheduler import VendorPlan, vendor_statuses
