@@ -18,24 +18,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.support.processes import SERVICES, Processes, environment, get_json
 from tools.kafka.broker import KafkaBroker, free_port
 
-SERVICES = ("market_data", "aggregation", "analytics", "persistence", "api")
 PROBE_S = 0.5
 LEVEL_S = 120.0
 AIM_HEALTH_S = 2.0
@@ -57,37 +53,15 @@ class Probe:
 
 
 @dataclass
-class Plant:
+class Plant(Processes):
     """The five processes, and the thread that probes `/health`."""
 
-    env: dict[str, str]
-    data: Path
-    port: int
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    port: int = 0
     probes: list[Probe] = field(default_factory=list)
-
-    def command(self, *arguments: str) -> list[str]:
-        """Return the command line of a command on this plant."""
-        return [sys.executable, "-m", "tickerplant.app", *arguments, "--data", str(self.data)]
-
-    def start(self, name: str) -> None:
-        """Start one service."""
-        with (self.data / f"{name}.txt").open("ab") as output:
-            self.processes[name] = subprocess.Popen(
-                self.command("run", name), env=self.env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
 
     def get(self, path: str) -> dict[str, Any] | None:
         """Return the JSON of an answer, of any status; None without an answer."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
-                return dict(json.load(answer))
-        except urllib.error.HTTPError as error:
-            with contextlib.suppress(ValueError):
-                return dict(json.load(error))
-        except OSError:
-            pass
-        return None
+        return get_json(f"http://127.0.0.1:{self.port}{path}")
 
     def probe(self, stop: threading.Event) -> None:
         """Probe `/health` until `stop`."""
@@ -104,10 +78,6 @@ class Plant:
         status = self.get("/v1/status") or {}
         behind = (status.get("store") or {}).get("records_behind", 1_000)
         return max(lags) < 50 and behind < 50
-
-    def ended(self) -> list[str]:
-        """Return the processes that have ended, with their exit codes."""
-        return [f"{name} ({code})" for name, one in self.processes.items() if (code := one.poll()) is not None]
 
 
 @contextlib.contextmanager
@@ -159,15 +129,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, KafkaBroker(Path(folder) / "kafka") as broker:
         data, port = Path(folder) / "data", free_port()
         data.mkdir()
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT_")}
-        env = kept | {
-            "TICKERPLANT_LOG": f"kafka://{broker.bootstrap}", "TICKERPLANT_API__PORT": str(port),
-            "TICKERPLANT_PARTITIONS": "2", "TICKERPLANT_SANDBOX__RATE": str(given.rate),
-        }  # fmt: skip
-        plant, stop = Plant(env, data, port), threading.Event()
+        env = environment(
+            f"kafka://{broker.bootstrap}", api__port=str(port), partitions="2", sandbox__rate=str(given.rate)
+        )
+        plant, stop = Plant(env, data, port=port), threading.Event()
         try:
             for name in reversed(SERVICES):
-                plant.start(name)
+                plant.begin(name, "run", name)
             prober = threading.Thread(target=plant.probe, args=(stop,))
             prober.start()
             while not plant.is_level():
@@ -176,14 +144,11 @@ def main() -> None:
                 time.sleep(PROBE_S)
             time.sleep(10)
             reached = [measure(plant, broker, seconds, frozen=given.frozen) for seconds in given.seconds]
-            done = subprocess.run(plant.command("verify"), env=env, capture_output=True, text=True, check=False)
+            done = plant.run("verify")
             print("verify:", (done.stdout + done.stderr).strip().splitlines()[-1])
         finally:
             stop.set()
-            for process in plant.processes.values():
-                process.terminate()
-            for process in plant.processes.values():
-                process.wait(30)
+            plant.stop()
     sys.exit(not all(reached) or done.returncode)
 
 
