@@ -110,7 +110,7 @@ def test_other_events_do_not_wait_and_keep_their_place(event: StreamEvent) -> No
     ],
     ids=["gap", "rejected", "other columns", "no ticks"],
 )
-def test_ticks_with_other_news_are_not_merged(special: Ticks) -> None:
+def test_ticks_with_other_content_are_not_merged(special: Ticks) -> None:
     async def work() -> None:
         gatherer = Gatherer(queue_of(ticks(0), special, ticks(2, FULL_MESSAGES)), 0.001)
         assert prices(await gatherer.get()) == [0.0]

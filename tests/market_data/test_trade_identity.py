@@ -25,8 +25,8 @@ from tickerplant.market_data.feed.writer import FeedWriter
 from tickerplant.market_data.files.replay import replay
 
 GOLDEN = Path(__file__).parent / "golden" / "cursors"
-"""Cursors of commit 2def005, made by `make_cursors`. It appended 40 ticks with ids t0 to t19 of AAPL and of BRK.B, one
-a second from `OPEN_US` on. A cancel of AAPL's t1 at second 50 follows. The live feed's watermark is second 50."""
+"""Cursors of commit 2def005, created by `make_cursors`. It appended 40 ticks with ids t0 to t19 of AAPL and of BRK.B,
+one a second from `OPEN_US` on. A cancel of AAPL's t1 at second 50 follows. The live feed's watermark is second 50."""
 HEAD = "time,symbol,price,size,trade_id,exchange\n"
 
 
@@ -182,17 +182,17 @@ def test_a_cancel_removes_the_trade_of_its_exchange_only(tmp_path: Path) -> None
     assert [bar[name] for name in ("open", "high", "low", "close", "volume", "trades")] == [10, 30, 10, 16, 3, 3]
 
 
-# Cursors of former versions ------------------------------------------------------------------------------------------
+# Cursors of earlier versions -----------------------------------------------------------------------------------------
 
 
 def golden(log: EventLog, name: str, file: str) -> None:
-    """Store a cursor of a former version."""
+    """Store a cursor of an earlier version."""
     with log.writer(f"feed:{name}") as writer, writer.transaction() as transaction:
         transaction.put_state(schemas.STATE_FEEDS, 0, f"feed:{name}", (GOLDEN / file).read_bytes())
 
 
 @pytest.mark.parametrize(("name", "file"), [("vendor", "live.msgpack"), ("file:x", "file.msgpack")])
-def test_a_cursor_of_a_former_version_still_recognises_its_repeats(tmp_path: Path, name: str, file: str) -> None:
+def test_a_cursor_of_an_earlier_version_still_recognises_its_repeats(tmp_path: Path, name: str, file: str) -> None:
     symbols, ids = ["AAPL", "BRK.B"] * 20, [f"t{n // 2}" for n in range(40)]
     cancel = ticks(["AAPL"], [OPEN_US + 50 * SECOND], [1.0], ["t1"], [TickFlag.CANCEL])
     with embedded(tmp_path, 1) as log:
@@ -214,14 +214,14 @@ def test_ids_that_restart_after_an_upgrade_are_new_trades_of_a_live_feed(tmp_pat
     with embedded(tmp_path, 1) as log:
         golden(log, "vendor", "live.msgpack")
         with live(log) as feed:
-            # The former version's watermark is second 50. Its ticks are hardly an hour newer.
+            # The earlier version's watermark is second 50. Its ticks are hardly an hour newer.
             soon = OPEN_US + 50 * SECOND + HOUR_US
             batch = ticks(["AAPL"] * 2, [soon - 1, soon], [1.0, 1.0], ["t5", "t6"])
             assert feed.append_ticks(batch, soon) == 1
             assert rows(log, records.Ticks)[0]["trade_id"] == "t6"
 
 
-def test_a_full_segment_of_a_former_version_is_read() -> None:
+def test_a_full_segment_of_an_earlier_version_is_read() -> None:
     texts = pa.array([f"x{n}" for n in range(feed_cursor.SEGMENT_IDS)])
     symbols, kinds = np.full(len(texts), 77, np.uint64), np.zeros(len(texts), np.uint16)
     former = feed_cursor.former_id_keys(symbols, texts, kinds)
@@ -234,7 +234,7 @@ def test_a_full_segment_of_a_former_version_is_read() -> None:
     assert window.add(Identities(keys, values, np.zeros_like(former))).fresh.all()
 
 
-def test_a_new_feed_has_no_ticks_of_a_former_version() -> None:
+def test_a_new_feed_has_no_ticks_of_an_earlier_version() -> None:
     assert feed_cursor.decode(None, "a").former_until_us == NEVER_US
 
 

@@ -95,7 +95,7 @@ def test_responses_can_be_truncated_malformed_or_delayed(client: httpx.Client) -
     assert time.monotonic() - began >= 0.3
 
 
-def test_the_former_route_of_faults_still_works(client: httpx.Client) -> None:
+def test_the_old_route_of_faults_still_works(client: httpx.Client) -> None:
     client.get("/sandbox/orders", params={"do": "429", "seconds": 60}).raise_for_status()
     assert price(client).status_code == 429
 
@@ -277,7 +277,7 @@ def test_the_process_prints_its_address_and_clock() -> None:
     assert "no vendor 'acme'" in wrong.stderr
 
 
-def test_the_former_command_and_options_work_with_a_warning() -> None:
+def test_the_old_command_and_options_work_with_a_warning() -> None:
     options = ["--names", "AAPL", "--chaos", "3"]
     command = [sys.executable, "-m", "tickerplant.market_data.sandbox", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:

@@ -1,6 +1,5 @@
-"""Protects the plant from a stream that floods: drops its connection, and refuses symbols that were not requested.
-
-The same for every vendor. A stream is cancelled, which closes its connection, and runs again after a pause.
+"""Protects the plant from a stream that floods: drops its connection, and the ticks of symbols that were not requested.
+It treats every vendor alike. A stream is cancelled, which closes its connection, and runs again after a pause.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class FloodControl:
             self._flooded.clear()
 
     def observe(self, unusable: int, usable: int, why: str) -> str | None:
-        """Count the messages of one event; drop the connection in a flood, and return the reason then.
+        """Count the messages of one event. Drop the connection in a flood, and return the reason; otherwise None.
 
         `why`: the reason of an unusable message.
         """

@@ -1,4 +1,4 @@
-"""The former command of the sandbox. Use `python -m tickerplant.sandbox`."""
+"""The old command of the sandbox, which works for one more version. Use `python -m tickerplant.sandbox`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 
 if __name__ == "__main__":
     warnings.warn(
-        "python -m tickerplant.market_data.sandbox is deprecated; use python -m tickerplant.sandbox",
+        "python -m tickerplant.market_data.sandbox works for one more version; use python -m tickerplant.sandbox",
         FutureWarning,
         stacklevel=1,
     )

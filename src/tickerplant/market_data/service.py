@@ -133,7 +133,7 @@ class FeedEvents:
 
     @classmethod
     def of(cls, counts: FeedCounters) -> FeedEvents:
-        """Return the present counts."""
+        """Return the current counts."""
         return cls(**{name: getattr(counts, name) for name in cls.__slots__})
 
 
@@ -210,7 +210,7 @@ class MarketData:
                 await self._handle(writer, events.get_nowait())
             await self._call(lambda: writer.down(reason="stopped"))
         except LogUnavailable as error:
-            log.warning("feed stopped without writing `down`: event log unavailable",
+            log.warning("feed stopped without a `down` record: event log unavailable; the next start adds it",
                         feed=self.config.feed, error=str(error))  # fmt: skip
         finally:
             await self._call(writer.close)
@@ -242,7 +242,9 @@ class MarketData:
             await self._call(work)
             return
         except LogUnavailable as error:
-            log.warning("event log unavailable, records are held", feed=self.config.feed, error=str(error))
+            log.warning(
+                "event log unavailable; the feed keeps its records and retries", feed=self.config.feed, error=str(error)
+            )
         while True:
             self.counts.log_waits += 1
             await asyncio.sleep(_RETRY_S)
@@ -287,7 +289,7 @@ class MarketData:
             await self._on_disconnected(writer, event)
         elif isinstance(event, KeyRejected):
             if not self._key_rejected:  # one line per outage; the stream tries again
-                log.error("the vendor rejected the key", feed=self.config.feed, reason=event.reason)
+                log.error("the vendor rejected the key; set a valid key", feed=self.config.feed, reason=event.reason)
             self._key_rejected = True
         if self._metrics is not None:
             self._metrics(self.counts)
@@ -352,7 +354,9 @@ class MarketData:
         if flood is None:
             return
         self.counts.floods += 1
-        log.error("the vendor's connection is dropped", feed=self.config.feed, reason=flood)
+        log.error(
+            "the vendor's connection is dropped, and opened again after a pause", feed=self.config.feed, reason=flood
+        )
         key, now_s = trouble_reports.feed_key(self.config.feed), self._clock.now_us() / SECOND_US
         with contextlib.suppress(LogError):
             await self._call(lambda: trouble_reports.report(self._log, key, flood, now_s, permanent=False))
@@ -376,7 +380,9 @@ class MarketData:
         """Update the symbols that the vendor does not deliver, without a reconnect."""
         before = len(self._rejected)
         if event.rejected:
-            log.warning("symbols not subscribed", feed=self.config.feed, symbols=event.rejected)
+            log.warning(
+                "the vendor rejected symbols; correct or remove them", feed=self.config.feed, symbols=event.rejected
+            )
             self._rejected.update(event.rejected)
         elif self._rejected and event.batch is not None:
             column = event.batch["symbol"]
@@ -395,7 +401,7 @@ class MarketData:
         writer.start(self._expected(), start_us=self._start_us, gap=gap, live=True)
 
     def _note_times(self, at_us: int, batch: pa.RecordBatch) -> None:
-        """Update the newest time of the feed, its lag, and the difference of its clock from ours."""
+        """Update the newest time of the feed, its lag, and the lead of its clock over ours."""
         times = times_of(batch["time"])
         valid = times[times <= at_us + FUTURE_US]  # a time that the writer rejects must not advance the watermark
         if not len(valid):

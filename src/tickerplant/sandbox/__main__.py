@@ -55,7 +55,7 @@ def main() -> None:
 
 
 class _Renamed(argparse.Action):
-    """An option under its former name: stores the value for the new name and warns."""
+    """An option under its old name: stores the value for the new name and warns."""
 
     def __call__(
         self,
@@ -65,7 +65,7 @@ class _Renamed(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         new = f"--{self.dest.replace('_', '-')}"
-        warnings.warn(f"{option_string} is deprecated; use {new}", FutureWarning, stacklevel=2)
+        warnings.warn(f"{option_string} works for one more version; use {new}", FutureWarning, stacklevel=2)
         setattr(namespace, self.dest, values)
 
 
@@ -81,7 +81,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--sessions", choices=["always", "us"], default="always")
     parser.add_argument("--start", default="", help="initial time of the sandbox's clock, such as 2026-03-09T13:00:00Z")
-    parser.add_argument("--speed", type=float, default=1.0, help="speed of this clock relative to the machine's")
+    parser.add_argument("--speed", type=float, default=1.0, help="speed of this clock relative to the machine's clock")
     parser.add_argument("--credits", type=int, default=0, help="Twelve Data's credits per minute; 0: no limit")
     parser.add_argument(
         "--quota", action="append", default=[], help="VENDOR=CREDITS/minute|hour|day[@ZONE], repeatable"

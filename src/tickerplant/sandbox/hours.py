@@ -95,7 +95,7 @@ class Hours:
 
 
 class WeekHours(Hours):
-    """The part of each UTC day in which a market trades that closes at weekends only: foreign exchange."""
+    """The part of each UTC day in which foreign exchange trades: its market closes only at weekends."""
 
     @property
     def is_continuous(self) -> bool:

@@ -111,7 +111,7 @@ class SimulatedMarket:
         """Return a symbol's bars that start in the range, on the grid of `length_us` from `start_us`.
 
         The bars equal those of the symbol's trades. Years of daily bars are cheap if `start_us` is 00:00 UTC: the model
-        computes a day's bar without its minutes. Raises ValueError if length or start are not whole minutes.
+        computes a day's bar without its minutes. Raises ValueError if length or start are not multiples of a minute.
         """
         by_day = not (length_us % DAY_US or start_us % DAY_US)
         if length_us <= 0 or length_us % MINUTE_US or start_us % MINUTE_US:

@@ -43,7 +43,7 @@ CONTROL: Final = "/sandbox/"
 SLOW_ROUTES: Final = (f"{CONTROL}bars", f"{CONTROL}actions")
 """Control routes that may need seconds. They read the market and no quotas, so another thread may respond to them."""
 FAULT_ROUTES: Final = (f"{CONTROL}faults", f"{CONTROL}orders")
-"""Route of faults, and its former name."""
+"""Route of faults, and its old name."""
 _BARS: Final = {"1m": MINUTE_US, "5m": 5 * MINUTE_US, "15m": 15 * MINUTE_US, "30m": 30 * MINUTE_US,
                 "1h": 60 * MINUTE_US, "1d": DAY_US, "1w": WEEK_US}  # fmt: skip
 

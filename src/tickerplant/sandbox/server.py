@@ -50,7 +50,7 @@ from tickerplant.sandbox.request_router import (
 
 TICK_S: Final = 0.01  # trades of 10 ms are sent together: 100 wake-ups a second
 _SLOW_BYTES: Final = 8 * 1024 * 1024  # a client with a larger backlog is disconnected, as at the vendor
-_MAX_BEHIND_S: Final = 10.0  # after a longer pause (real time) the stream skips trades; see `skipped_us`
+_MAX_BEHIND_S: Final = 10.0  # after a longer pause (by the machine's clock) the stream skips trades; see `skipped_us`
 _CATCH_UP_S: Final = 0.25  # seconds of trades per batch after a pause, so that clients can keep up
 _CLOSE_TIMEOUT_S: Final = 2.0
 _TOO_MANY: Final = 1008
@@ -212,7 +212,8 @@ class Sandbox:
         streams: dict[str, Any] = {stream.vendor: self._counts(stream) for stream in self._streams.values()}
         streams["skipped_us"] = self._skipped_us
         control, args = self._router.control, (request, now_us, streams)
-        # Years of bars take long and must not block the loop that streams. Quotas are read on the loop's thread only.
+        # A request for years of bars takes long, and must not block the loop that streams. Quotas are read only on the
+        # loop's thread.
         return await asyncio.to_thread(control, *args) if request.path in SLOW_ROUTES else control(*args)
 
     def _apply_request(self, request: Request) -> Response:

@@ -37,7 +37,7 @@ class SymbolProfiles:
         self.forex = np.array(["/" in symbol and not symbol.startswith("BTC") for symbol in symbols])
         self.tick: Float64Array = np.where(self.forex, 1e-5, 1e-2)
         self.per_unit: Float64Array = np.where(self.forex, 1e5, 1e2)
-        """Increments per unit of price (1 / tick), a whole number. A price is its increments / `per_unit`."""
+        """Increments per unit of price (1 / tick), an integer. A price is its increments / `per_unit`."""
         self.sigma: Float64Array = np.where(self.forex, 0.08, 0.2 + 0.3 * self._unit(_SALT_SIGMA))
         """Annual volatility."""
         spread = np.where(known, 0.4, 2.0 + 6.0 * self._unit(_SALT_SPREAD)) + 0.4 * self._unit(_SALT_SPREAD)

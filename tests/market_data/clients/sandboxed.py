@@ -52,7 +52,7 @@ class Sandboxed:
         return ProviderContext(vendor, "key", options, self.endpoint.url, clock=self.endpoint.clock)
 
     async def trouble(self, provider: Provider, symbol: str, order: dict[str, str]) -> VendorError:
-        """Order a fault for 60 s; return the exception that a request for daily bars of the symbol raises."""
+        """Request a fault for 60 s; return the exception that a request for daily bars of the symbol raises."""
         self.order(**order, seconds=60)
         now_us = self.endpoint.clock.now_us()
         with pytest.raises(VendorError) as caught:
@@ -71,7 +71,7 @@ class Sandboxed:
         truth = self.get("bars", symbol=symbol, interval=interval, from_us=from_us, to_us=now_us - 1)
         assert times_of(found["time"]).tolist() == truth["time_us"]
         for name in ("open", "high", "low", "close", *(["volume"] if volume else [])):
-            # A 30m volume is the sum of two 15m volumes that are rounded to whole shares.
+            # A 30m volume is the sum of two 15m volumes that are rounded to integers.
             digits = {"rtol": 0, "atol": 1} if name == "volume" else {"rtol": 2e-7, "atol": 1e-4}
             np.testing.assert_allclose(found[name].to_numpy(), truth[name], err_msg=name, **digits)
         return found.num_rows

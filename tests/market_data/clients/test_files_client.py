@@ -216,7 +216,10 @@ async def test_an_unreadable_file_is_logged_once_and_again_after_a_change(
         for _ in range(3):
             assert len((await ask(made, ("GOOD",)))["GOOD"]) == 20
         (line,) = logs
-        assert (line["event"], line["file"]) == ("file not read", str(bad))
+        assert (line["event"], line["file"]) == (
+            "a file cannot be read; correct it or remove it from the folder",
+            str(bad),
+        )
         assert why in line["reason"]
         put(tmp_path, name, HEAD + rows(symbol="NEW"))
         assert len((await ask(made, ("NEW",)))["NEW"]) == 20
@@ -227,7 +230,7 @@ async def test_rows_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     put(tmp_path, "a.csv", HEAD + rows().replace("103.0", "x"))
     with capture_logs() as logs:
         assert len((await ask(provider(tmp_path)))["AAPL"]) < 20
-    assert (logs[0]["event"], logs[0]["rows"]) == ("rows of a file not read", 3)
+    assert (logs[0]["event"], logs[0]["rows"]) == ("rows of a file cannot be read; correct or delete them", 3)
 
 
 async def test_new_changed_and_deleted_files_are_noticed(tmp_path: Path) -> None:

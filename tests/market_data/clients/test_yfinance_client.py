@@ -46,7 +46,7 @@ Making = Callable[[int], YahooProvider]
 
 @pytest.fixture
 async def making(vendor: Canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Making]:
-    """Return a function that makes a provider whose clock starts at a given time in µs."""
+    """Return a function that creates a provider whose clock starts at a given time in µs."""
     made: list[YahooProvider] = []
     monkeypatch.setattr(yf, yfinance_client._MARK, False, raising=False)  # gives each test its own caches
 

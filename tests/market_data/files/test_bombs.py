@@ -109,7 +109,7 @@ def test_a_small_file_of_a_large_content_is_refused_within_half_a_gigabyte(bombs
         assert len(text) < 300
 
 
-def test_a_declared_size_is_checked_before_it_is_believed(tmp_path: Path) -> None:
+def test_a_declared_size_is_checked_before_it_is_used(tmp_path: Path) -> None:
     """Refuse a page of 1.2 MB whose header contains a size of 134 MB."""
     path = parquet(
         tmp_path / "liar.parquet", columns(150_000), compression="none", use_dictionary=False, data_page_size=1 << 21,

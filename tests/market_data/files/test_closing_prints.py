@@ -1,4 +1,4 @@
-"""Prints at the exact end of a session: a remark in the summary of a replay, if nothing assigns them to the session."""
+"""Prints at the exact end of a session: a note in the summary of a replay, if nothing assigns them to the session."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def notes(folder: Path, lines: list[str], rules: Rules, header: str = "time,symb
         ("2025-11-28T18:00:00Z", "IBM", NEW_YORK),
     ],
 )
-def test_a_print_at_the_exact_end_of_a_session_is_remarked(
-    tmp_path: Path, time: str, symbol: str, rules: Rules
-) -> None:
+def test_a_print_at_the_exact_end_of_a_session_is_noted(tmp_path: Path, time: str, symbol: str, rules: Rules) -> None:
     (note,) = notes(tmp_path, [f"2025-03-28T00:30:00Z,{symbol},1,1", f"{time},{symbol},2,3"], rules)
     assert note.startswith("1 prints at the exact end of a session are not in its daily bar")
     assert f"first: {symbol} at 2025-" in note
@@ -53,9 +51,9 @@ def test_a_print_at_the_exact_end_of_a_session_is_remarked(
     ],
     ids=["before", "after", "always open", "Saturday", "extended hours"],
 )
-def test_other_prints_are_not_remarked(tmp_path: Path, time: str, symbol: str, rules: Rules) -> None:
+def test_other_prints_are_not_noted(tmp_path: Path, time: str, symbol: str, rules: Rules) -> None:
     assert notes(tmp_path, [f"{time},{symbol},2,3"], rules) == []
 
 
-def test_a_file_with_conditions_has_no_remark(tmp_path: Path) -> None:
+def test_a_file_with_conditions_has_no_note(tmp_path: Path) -> None:
     assert notes(tmp_path, ["2025-03-28T20:00:00Z,IBM,2,3,6"], NEW_YORK, "time,symbol,price,size,conditions") == []

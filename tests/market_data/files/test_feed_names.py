@@ -1,4 +1,4 @@
-"""The name of a file's feed is that of former versions, so that a file is not read twice after an upgrade."""
+"""The name of a file's feed is that of earlier versions, so that a file is not read twice after an upgrade."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def test_the_index_of_a_frame_is_the_time(tmp_path: Path, text: str | None) -> N
 
 
 @pytest.mark.parametrize("trades", ["-7", "7.5"])
-def test_a_number_of_trades_is_whole_and_not_negative(tmp_path: Path, trades: str) -> None:
+def test_a_number_of_trades_is_an_integer_and_not_negative(tmp_path: Path, trades: str) -> None:
     text = f"{HEAD.strip()},trades\n2024-03-28{VALUES.strip()},{trades}\n"
     with pytest.raises(BadInput, match=f"f.csv line 2: trades {trades}.* is not a number of trades"):
         read(tmp_path, text, **DAY)

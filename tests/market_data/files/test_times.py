@@ -231,15 +231,15 @@ FEEDS = [
 
 
 @pytest.mark.parametrize(("text", "options", "name"), FEEDS)
-def test_a_file_that_a_former_version_read_keeps_its_feed(
+def test_a_file_that_an_earlier_version_read_keeps_its_feed(
     tmp_path: Path, text: str, options: dict[str, Any], name: str
 ) -> None:
     summary, _, _ = replayed(tmp_path, write(tmp_path, text), **options)
     assert summary.feed == f"file:{name}"
 
 
-def test_a_file_whose_dates_a_former_version_read_otherwise_has_another_feed(tmp_path: Path) -> None:
-    # The former name was computed with the former code. Its bar had the date 2024-03-27.
+def test_a_file_whose_dates_an_earlier_version_read_otherwise_has_another_feed(tmp_path: Path) -> None:
+    # The old name was computed with the old code. Its bar had the date 2024-03-27.
     path = write(tmp_path, f"date,{BARS}\n2024-03-28 00:00:00+01:00,1,1,1,1\n")
     summary, _, _ = replayed(tmp_path, path, symbol="A", interval="1d")
     same, _, _ = replayed(tmp_path, write(tmp_path, f"date,{BARS}\n2024-03-28,1,1,1,1\n"), symbol="A", interval="1d")

@@ -103,7 +103,7 @@ def test_built_in_vendors_are_found_by_entry_points() -> None:
 
 def test_the_error_for_an_unknown_vendor_lists_the_known_vendors(packages: Path) -> None:
     install(packages, "acme-tickerplant", {"acme": "acme_tickerplant:provider"})
-    assert refusal("acne").startswith("there is no vendor 'acne'; known are acme, alphavantage,")
+    assert refusal("acne").startswith("there is no vendor 'acne'; use one of acme, alphavantage,")
 
 
 def test_the_error_for_a_broken_plug_in_names_its_package_and_the_cause(packages: Path) -> None:
@@ -118,7 +118,7 @@ def test_the_error_for_a_broken_plug_in_names_its_package_and_the_cause(packages
     assert "package many-faults is not a factory" in refusal("number")
     assert "package many-faults cannot be loaded: AttributeError" in refusal("gone")
     reason = refusal("failing", "hush")
-    assert reason.endswith("package many-faults cannot be made: ValueError")
+    assert reason.endswith("package many-faults cannot be created: ValueError")
 
 
 def test_the_error_for_a_vendor_in_two_packages_names_both(packages: Path) -> None:

@@ -51,7 +51,7 @@ async def test_the_stored_state_is_read_after_a_restart(tmp_path: Path) -> None:
         keeping.close()
 
 
-async def test_a_later_process_takes_the_lock_and_the_former_process_is_fenced(tmp_path: Path) -> None:
+async def test_a_later_process_takes_the_lock_and_the_previous_process_is_fenced(tmp_path: Path) -> None:
     with embedded(tmp_path) as log:
         former, later = Vendor("a"), Vendor("a")
         keeping, first = desk(log, former)

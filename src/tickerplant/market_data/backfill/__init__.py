@@ -1,13 +1,13 @@
 """The backfill: it finds the bars that are missing in the store, and fetches them from vendors.
 
 In: the calendar's expected bars, the bars and answers in the store, users' orders, and the gaps that a stream reports.
-Out: records of the feed `backfill` in `market.prices.raw`: bars, splits, dividends, and the vendors' answers.
+Out: records of the feed `backfill` in `market.prices.raw`: bars, splits, dividends, and answer records.
 
 Begin with `manager.BackfillManager`, the loop:
 
 - `targets` defines the bars that should be stored; `orders` adds those that users ordered.
 - `gap_index` finds the missing bars, with one `series` for each symbol and interval.
-- `rounds` and `planner` choose the next request; `vendor_penalties` lists vendors that cannot help.
+- `rounds` and `planner` choose the next request; `vendor_penalties` lists the vendors that are not asked for a series.
 - `ingest` checks an answer, and `publish` appends it. `actions` requests splits and dividends.
 - `progress` is stored in the log for other processes.
 """

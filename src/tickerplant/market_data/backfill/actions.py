@@ -43,7 +43,7 @@ class ActionsRequester:
         self._state = _ResumeToken()
 
     def restore(self, token: bytes | None) -> None:
-        """Restore the state from the feed's cursor. A token of another version is ignored: all symbols are due."""
+        """Restore the state from the feed's cursor. A token that cannot be decoded is ignored: all symbols are due."""
         if token:
             with contextlib.suppress(msgspec.MsgspecError):
                 self._state = msgspec.msgpack.decode(token, type=_ResumeToken)
@@ -53,7 +53,7 @@ class ActionsRequester:
         return msgspec.msgpack.encode(self._state)
 
     async def request_due(self, writer: FeedWriter, store: Store, symbols: Sequence[str]) -> int:
-        """Request the actions of some symbols that are due; return the number of requests."""
+        """Request the splits and dividends of up to SYMBOLS_PER_ROUND due symbols; return the number of requests."""
         if not self._scheduler.providers(ACTIONS):
             return 0
         now_us, requested = self._clock.now_us(), self._state.actions
@@ -64,8 +64,8 @@ class ActionsRequester:
             answer = await self._scheduler.actions(symbol, now_us - DEPTH_US, now_us, Purpose.HISTORY)
             if isinstance(answer, Blocked):
                 if answer.verdict == QUOTA and answer.again_us is not None:
-                    break  # this symbol and the next ones stay due until credits return
-                # No vendor can answer now. The symbol is due again tomorrow and does not delay the others.
+                    break  # this symbol and the next ones stay due until credits are available
+                # No vendor can answer now. The symbol is due again after a day and does not delay the others.
                 requested[symbol] = now_us
                 continue
             requests += 1

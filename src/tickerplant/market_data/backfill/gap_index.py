@@ -34,14 +34,14 @@ SHORT_US: Final = GAP_FILL_US + DAY_US
 PART_US: Final = 60 * DAY_US
 """Length of the other parts of a history. One query reads the silent intervals of many symbols in a part."""
 RESCAN_US: Final = 15 * MINUTE_US
-"""Length of the range that every round scans again: a bar becomes incomplete if its feed declares an outage later."""
+"""Minimum length of the range that every round scans again: a feed may report an outage after a bar was stored."""
 SCAN_S: Final = 5.0
 """Time after which a round starts no further scan of a range that is not scanned yet."""
 _INTERVAL_RANK: Final = {"1d": 0, "1m": 1}
 _SYMBOLS: Final = 100
 """Maximum number of symbols of one query."""
 _SYMBOLS_LONG: Final = 25
-"""Maximum number of symbols of one query over PART_US of minutes: 2 M rows."""
+"""Maximum number of symbols of one query over PART_US of 1m bars: about 2 million rows."""
 _YIELD_EVERY: Final = 50
 """Number of series handled between two yields to the event loop."""
 
@@ -69,7 +69,7 @@ class GapIndex:
         self._now_us = 0
 
     def clear(self) -> None:
-        """Drop all state, because the store may have changed."""
+        """Remove all series and queued scans, because the store may have changed."""
         self._series.clear()
         self._unscanned.clear()
         self._unscanned_parts.clear()
@@ -111,7 +111,7 @@ class GapIndex:
                 await asyncio.sleep(0)
 
     def _add_wanted(self, wanted: WantedRange, gaps: Sequence[_Range]) -> list[tuple[Series, int, int]]:
-        """Return the ranges of a series to scan now; the new parts of its history are queued."""
+        """Add a wanted range; return its ranges to scan now. The new parts of the history are queued."""
         key = (wanted.symbol, wanted.interval)
         series = self._series.get(key)
         if series is None:

@@ -32,13 +32,14 @@ from tickerplant.market_data.vendors.scheduler import Choice, RequestScheduler
 from tickerplant.store import Store
 
 RETRY_US: Final = {"1d": HOUR_US}
-RETRY_OTHERS_US: Final = 5 * MINUTE_US
 """Time until the next request for bars that a vendor may have later, by interval."""
+RETRY_OTHERS_US: Final = 5 * MINUTE_US
+"""Time until the next request for bars that a vendor may have later, for the intervals that RETRY_US does not list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A vendor's answer, the request, and the tasks that the request was made for."""
+    """A vendor's answer, the request, and the tasks that the request serves."""
 
     choice: Choice
     request: BarsRequest
@@ -201,7 +202,7 @@ class AnswerIngestor:
         result.rows += answered.rows(vendor)
 
     def _final_until(self, series: Series, start_us: int, end_us: int, newest_us: int | None) -> int:
-        """Return the end of the final part of an answer of `[start_us, end_us)`.
+        """Return the end of the final part of an answer for `[start_us, end_us)`.
 
         A vendor that is late may add bars after the newest bar of the symbol's market (`newest_us`).
         """

@@ -1,6 +1,6 @@
 """The backfill manager: fetches missing bars for as long as the service runs.
 
-No plan is stored. Each round plans from the store: expected bars, less stored bars, less answered ranges. A round
+No plan is stored. Each round plans from the store: expected bars, minus stored bars, minus answered ranges. A round
 starts only after the store has applied every record of `market.prices.raw`, so nothing is requested twice. The manager
 appends an empty round to every partition as a barrier, and waits until the store has applied it. After a kill, the
 barrier also covers the records of the killed process. The request that was in flight is sent again; its credits are
@@ -11,16 +11,17 @@ A round does, in this order:
 1. append a barrier, and wait for the store,
 2. scan the last minutes, the gaps of streams, the users' orders, and some of the history,
 3. close the orders that are filled,
-4. send requests, the most valuable first, until none is possible or the round is long enough. A gap of a stream, a new
-   order, and the end of the requests for orders also end this step. The scheduler debits and stores each request before
-   it is sent. The last bars of an answer, its splits, dividends, dead letters and verdicts are one transaction,
+4. send requests, the most valuable first, until none is possible or the round reaches its limit of time or requests. A
+   gap of a stream, a new order, and the end of the requests for orders also end this step. The scheduler debits and
+   stores each request before it is sent. The last bars of an answer, its splits, dividends, dead letters and verdicts
+   are one transaction,
 5. append the reasons why gaps cannot be requested,
 6. request the splits and dividends of some symbols that are due,
 7. end the feed's round, so that the indicators of older bars are recomputed once.
 
 After a round without requests, the manager waits for up to a minute of its clock, but at least a second of the
-machine's. Requests for recent gaps are less frequent if credits are few. A page of one bar costs as much as a page of
-thousands.
+machine's. Requests for recent gaps are less frequent if few credits are left, because a page of one bar costs as much
+as a page of thousands.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ GRACE_US: Final = 90 * SECOND_US
 """Time from the end of an interval until its bar counts as missing: allowed lateness plus the delays of store and
 vendor."""
 _GRACE_REAL_S: Final = 3.0
-"""Minimum of that time in seconds of the machine's clock, for a manager whose clock is faster."""
+"""Minimum of GRACE_US in seconds of the machine's clock, for a manager whose clock is faster."""
 _HOLD_BYTES: Final = 1 << 40  # the publisher chooses the content of each transaction
 _RETRY_S: Final = 1.0
 _RETRY_MAX_S: Final = 30.0
@@ -121,9 +122,10 @@ class BackfillManager:
     # The loop --------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Fetch until cancelled, or until done with `plan.once`. Retries while the log or the store is unavailable.
+        """Fetch until cancelled, or until the work of a plan with `once` is done.
 
-        Raises Fenced when another process has taken over the backfill or the request scheduler.
+        Retries while the log or the store is unavailable. Raises Fenced when another process has taken over the
+        backfill or the request scheduler.
         """
         wait_s, reported = _RETRY_S, ""
         try:
@@ -137,7 +139,9 @@ class BackfillManager:
                         wait_s, reported = _RETRY_S, ""
                     if str(error) != reported:
                         reported = str(error)
-                        log.warning("backfill is waiting", reason=reported)
+                        log.warning(
+                            "the backfill waits and retries until the log and the store are available", reason=reported
+                        )
                     await asyncio.sleep(wait_s)
                     wait_s = min(2 * wait_s, _RETRY_MAX_S)
         finally:
@@ -183,7 +187,7 @@ class BackfillManager:
         return plan.once and done
 
     async def _idle(self) -> None:
-        """Wait for IDLE_S, a new order, or a vendor that can be asked again, whichever is first."""
+        """Wait for IDLE_S, a new order, or a postponed bar that is due, whichever is first."""
         due_s = self._until_due_s()
         wait_s = IDLE_S if due_s is None else min(IDLE_S, max(1.0, due_s))
         until_s = self._clock.monotonic() + max(wait_s, self._clock.speed)  # at least a second of the machine's clock
@@ -218,7 +222,7 @@ class BackfillManager:
         await self._gaps.scan(store, self._wanted(), gaps, self._clock.now_us())
         self._orders.finish(self._gaps.is_filled)
         self._update_progress()
-        # A user is waiting for an order or a command: gaps are then requested without saving credits.
+        # If a user waits for an order or a command, gaps are requested without saving credits.
         round_ = await self._rounds.start(urgent=self._plan.once or bool(self._orders))
         while (task := self._rounds.next_task(round_)) is not None:
             if round_.requests and self._gap_reported.is_set():

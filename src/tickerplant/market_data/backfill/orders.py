@@ -27,7 +27,7 @@ _TRIES: Final = 20
 def place_order(log: EventLog, order: Order) -> None:
     """Store an order for the backfill that runs on this log. Only the newest MAX_ORDERS orders remain stored.
 
-    Blocks. Raises LogError if other writers fence every try.
+    Blocks. Raises LogError if other writers fence every attempt.
     """
     for _ in range(_TRIES):
         try:
@@ -96,9 +96,10 @@ class OpenOrders:
         return time.monotonic() - self._read_s > POLL_S and bool(await self._read_new())
 
     def finish(self, is_filled: Callable[[WantedRange, int, int], bool]) -> None:
-        """Close the orders that have no range left to request soon.
+        """Close the orders for which no request is possible soon.
 
-        `is_filled(range, now_us, patience_us)`: no request for the range is possible within `patience_us`.
+        `is_filled(range, now_us, patience_us)` returns True if no request for the range is possible within
+        `patience_us`.
         """
         if self._plan.order is not None:
             return

@@ -130,10 +130,9 @@ def shared_request(
     first: Task, others: Iterable[Task], page: tuple[int, int], offer: BarsOffer, limit: int,
     fits: Callable[[Task], bool] = lambda _: True,
 ) -> tuple[BarsRequest, list[Task]]:  # fmt: skip
-    """Return one request for the first task and up to `limit` tasks with missing bars on the same page.
+    """Return one request for up to `limit` tasks: the first, and others with missing bars on the same page.
 
-    `others`: tasks of the same interval and purpose. `fits` returns True if a task may share the request; it is called
-    rarely.
+    `others`: tasks of the same interval and purpose. `fits` returns True if a task may share the request.
     """
     start_us, end_us = page
     bars = max(1, len(first.series.grid.starts(start_us, end_us)))

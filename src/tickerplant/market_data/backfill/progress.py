@@ -11,7 +11,7 @@ from tickerplant.core.schemas import PROGRESS_KEY, STATE_FEEDS
 from tickerplant.log.port import EventLog
 
 MAX_ORDERS: Final = 50
-"""Maximum number of finished orders in the progress; the oldest are dropped."""
+"""Maximum number of stored orders, and of finished orders in the progress; the oldest are removed."""
 
 
 class Progress(msgspec.Struct, kw_only=True):

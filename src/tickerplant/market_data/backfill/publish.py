@@ -1,14 +1,16 @@
-"""The publisher: it appends the missing bars of an answer, and the answer itself, to the log.
+"""The publisher: it appends the missing bars of an answer, and its answer records, to the log.
 
 Bars are appended in slices, in time order over all symbols. Each slice waits until aggregation has processed the
-previous slice, so that live ticks are not delayed. The answer is appended with the last slice, in one transaction.
+previous slice, so that live ticks are not delayed. The answer records are appended with the last slice, in one
+transaction.
 
 The feed is a sequence of rounds (`start`, bars, `end`). The coverage that a round claims determines which coarser bars,
 rolled up from its bars, are complete:
 
 - Bars older than aggregation's revision window belong to a round that claims no coverage. A round never has all bars of
   a day, so coarser bars are requested from the vendor.
-- Recent bars fill gaps of a stream. Each slice is one round and one transaction, and claims exactly its range.
+- Recent bars fill gaps of a stream. Each slice is one round and one transaction. It claims exactly its range, or
+  nothing if the answered range is unknown.
 
 Even after a kill, the feed thus never claims coverage of bars that it did not append.
 """
@@ -35,11 +37,11 @@ from tickerplant.market_data.feed.dead_letters import DeadRow
 from tickerplant.market_data.feed.writer import FeedWriter
 
 SLICE_BARS: Final = 1_000
-"""Maximum number of bars of one slice, unless one instant has more."""
+"""Maximum number of bars of one slice, unless a single instant or 5m interval has more."""
 _FOLLOWER: Final = "aggregation"
 _POLL_S: Final = 0.02
 _IDLE_FACTOR: Final = 2.0
-"""Pause after a slice, as a multiple of the time that aggregation took for it."""
+"""Length of the pause after a slice, as a multiple of the time that aggregation took for the slice."""
 _MAX_WAIT_S: Final = 10.0
 _MAX_NOTE_CHARS: Final = 500
 
@@ -170,7 +172,7 @@ class Publisher:
         self._in_round = False
 
     async def barrier(self, writer: FeedWriter) -> dict[int, int]:
-        """Append an empty round to every partition, behind all present records; return its offsets by partition.
+        """Append an empty round to every partition, after all existing records; return its offsets by partition.
 
         Aggregation forwards the round. When the store has applied the round, it has applied all earlier records.
         """
@@ -214,7 +216,7 @@ class Publisher:
         self, writer: FeedWriter, symbols: Sequence[str], bars: pa.RecordBatch | None,
         coverage: tuple[int, int] | None, records: AnswerRecords,
     ) -> None:  # fmt: skip
-        """Append recent bars. `coverage`: the range in which no symbol has other bars; None: not known.
+        """Append recent bars. `coverage`: the range in which no symbol has other bars; None: unknown.
 
         Intervals of `coverage` without a bar had no trades.
         """
@@ -254,9 +256,10 @@ class Publisher:
             self._in_round = False
 
     async def _wait_for_aggregation(self, offsets: Mapping[int, int]) -> None:
-        """Wait until aggregation has committed past these offsets and had a pause, at most _MAX_WAIT_S.
+        """Wait until aggregation has committed past these offsets, at most _MAX_WAIT_S, and then pause.
 
-        Returns at once if no group `aggregation` reads the log.
+        The pause is _IDLE_FACTOR times the wait, so both last at most about 30 s. There is no pause if aggregation has
+        not committed in time. Returns at once if no group `aggregation` reads the log.
         """
         started_s = time.monotonic()
         while (waited := time.monotonic() - started_s) < _MAX_WAIT_S:

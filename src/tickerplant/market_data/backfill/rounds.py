@@ -27,11 +27,11 @@ _ROUND_REQUESTS: Final = 50
 _MAX_REPORTED: Final = 100_000
 """Maximum number of remembered reasons. When it is exceeded, all are dropped, and some are reported again."""
 _REPORT_AGAIN_US: Final = 10 * MINUTE_US
-"""Movement of a gap's end beyond which the same reason is reported again."""
+"""Change of the time of the next request beyond which the same reason is reported again."""
 _MAX_UNREPORTED: Final = 1_000
-"""Number of reasons that are appended together during a round."""
+"""Minimum number of reasons that are appended together during a round."""
 _MINUTE_QUOTA_US: Final = 2 * MINUTE_US
-"""Shortest wait that is reported. A shorter wait is for a minute's credits."""
+"""Longest wait that is not reported: it is a wait for a minute's credits."""
 _YIELD_EVERY: Final = 50
 """Number of series handled between two yields to the event loop."""
 
@@ -52,7 +52,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class NextRequest:
-    """A request that is ready to be sent, and the tasks that it is made for."""
+    """A request that is ready to be sent, and the tasks that it serves."""
 
     choice: Choice
     request: BarsRequest
@@ -90,8 +90,8 @@ class RoundPlanner:
     def next_task(self, round_: Round) -> Task | None:
         """Return the most valuable task; None at the end of the round.
 
-        A round ends after _ROUND_S or _ROUND_REQUESTS, and after the requests for orders. A user waits until the
-        ordered bars are in the store.
+        A round ends after _ROUND_S or _ROUND_REQUESTS. It also ends after the requests for orders, because a user waits
+        until the ordered bars are in the store.
         """
         task = round_.tasks.best()
         late = self._clock.monotonic() - round_.started_s >= max(_ROUND_S, self._clock.speed)
@@ -211,12 +211,12 @@ class RoundPlanner:
     # The pace of gap requests ----------------------------------------------------------------------------------------
 
     def _may_fill_gaps(self) -> bool:
-        """Return True if this round may request recent gaps, so that credits last until their windows end."""
+        """Return True if this round may request recent gaps. The pace makes credits last until their windows end."""
         series = self._gaps.series_with_gaps("1m", self._clock.now_us())
         return self._clock.monotonic() - self._gaps_requested_s >= self._gap_interval_s(series)
 
     def _gap_interval_s(self, series: int) -> float:
-        """Return the seconds between two requests for the gaps of `series` series, by the remaining credits."""
+        """Return the seconds between two requests for recent gaps of `series` series, by the remaining credits."""
         now_us = self._clock.now_us()
         rate = 0.0
         names = {provider.name for provider in self._scheduler.providers(kind_of("1m"))}

@@ -97,7 +97,7 @@ class Series:
         missing = ~np.isin(starts, times[complete]) & ~np.isin(starts, silent)
         again = np.zeros(len(starts), np.int64)
         if len(answers.verdict):
-            # A `no_data` answer may contain a time too: a vendor that is late may have the bar by then.
+            # A `no_data` answer may contain a retry time too: a vendor that is late may have the bar by then.
             after = np.where(answers.again_us == 0, FOREVER_US, answers.again_us)
             # These verdicts are stored for people only. Keys, quotas and vendors change; the scheduler tracks them.
             after[np.isin(answers.verdict, (QUOTA, OUTAGE, NOT_OFFERED))] = 0
@@ -122,7 +122,7 @@ class Series:
         self._remove(at_us, end_us)
 
     def defer(self, start_us: int, end_us: int, again_us: int | None, now_us: int) -> None:
-        """Postpone the missing bars of `[start_us, end_us)` that are ready now until `again_us`; None: drop them."""
+        """Postpone the missing bars of `[start_us, end_us)` that are ready now until `again_us`; None: remove them."""
         for start, end in self.ready(now_us, start_us, end_us):
             self._remove(start, end)
             if again_us is not None:

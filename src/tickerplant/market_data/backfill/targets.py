@@ -11,8 +11,8 @@ import msgspec
 from tickerplant.core.times import DAY_US, HOUR_US
 
 MAX_DAYS: Final = {"1d": 3_653, "5m": 731, "1m": 731}
-"""Number of days that `max` covers if no vendor has a shorter limit: ten years of daily bars, else the store's
-retention."""
+"""Number of days that `max` covers, unless the longest lookback of all vendors is shorter: ten years of daily bars,
+otherwise the store's retention."""
 
 ONCE_WAIT_S: Final = 90.0
 """Longest wait of a manager that runs once: enough for a minute's credits, but not for a day's credits."""

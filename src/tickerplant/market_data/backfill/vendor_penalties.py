@@ -16,7 +16,7 @@ from tickerplant.market_data.vendors.errors import VendorError
 from tickerplant.market_data.vendors.rejections import market_of
 
 PENALTY_US: Final = HOUR_US
-"""Duration of a penalty, if the caller does not choose one."""
+"""Duration of a penalty, except for bars that differ from stored bars: their penalty lasts a day."""
 
 SeriesKey = tuple[str, str]
 """Symbol and interval."""
@@ -46,7 +46,7 @@ class VendorPenalties:
     def add(self, key: SeriesKey, vendor: str, until_us: int, verdict: str, note: str) -> None:
         """Exclude a vendor from a series until `until_us`.
 
-        `verdict`, `note`: the reason if no other vendor has the bars.
+        `verdict`, `note`: the reason to report if no other vendor has the bars.
         """
         self._penalties.setdefault(key, {})[vendor] = _Penalty(until_us, verdict, note)
 

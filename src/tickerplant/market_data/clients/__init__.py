@@ -4,5 +4,5 @@ In: requests of the scheduler, symbols of a stream. Out: answers as batches, typ
 package has `messages` (pure parsing) and `client` (requests); packages with a live stream also have `stream`.
 
 Begin with `twelvedata`. Shared: `frames` reads WebSocket messages in bulk, `liveness` detects that prices have stopped.
-`vendors.columns` makes batches.
+`vendors.columns` builds batches.
 """

@@ -1,4 +1,4 @@
-"""Former place of `tickerplant.market_data.vendors.errors`; works for one more version."""
+"""Earlier import path of `tickerplant.market_data.vendors.errors`; works for one more version."""
 
 import warnings
 
@@ -13,5 +13,7 @@ from tickerplant.market_data.vendors.errors import UnknownSymbol as UnknownSymbo
 from tickerplant.market_data.vendors.errors import VendorDown as VendorDown
 from tickerplant.market_data.vendors.errors import VendorError as VendorError
 
-_MESSAGE = "tickerplant.market_data.clients.errors is now tickerplant.market_data.vendors.errors"
+_MESSAGE = (
+    "tickerplant.market_data.clients.errors works for one more version; import tickerplant.market_data.vendors.errors"
+)
 warnings.warn(_MESSAGE, DeprecationWarning, stacklevel=2)

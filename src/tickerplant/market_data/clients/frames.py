@@ -1,6 +1,6 @@
 """A WebSocket client connection that delivers text messages in bulk.
 
-Feeds send many small text frames, and the library makes an object, an event and a wake-up for each. This class cuts
+Feeds send many small text frames, and the library creates an object, an event and a wake-up for each. This class cuts
 whole unmasked text frames out of the socket's data in one loop. The library processes everything else, frame by frame
 and in order: the handshake, control frames, fragments, binary messages, the close, and protocol errors. The library
 answers, assembles, refuses and closes as usual. `recv` returns nothing on such a connection.
@@ -20,7 +20,8 @@ OnMessages = Callable[[list[bytes]], None]
 MAX_MESSAGE_BYTES: Final = 4 << 20
 """Maximum size of a message in bytes. The answer to a subscription to 2,000 symbols has 200 KB."""
 MAX_UNSENT_BYTES: Final = 1 << 20
-"""Maximum bytes that wait to be sent: answers to pings of a vendor that does not read. More end the connection."""
+"""Maximum bytes that wait to be sent: answers to pings of a vendor that does not read. Above it, the connection is
+aborted."""
 _TEXT: Final = 0x81  # FIN and the opcode of a text
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)

@@ -100,7 +100,7 @@ class PriceLiveness:
     def allowed_s(self, markets: OpenMarkets) -> float:
         """Return the allowed seconds without a price, doubled for each connection in a row without a price.
 
-        The doubled time is at most LONGEST_S. Infinite if no calendar is open.
+        The doubling ends at LONGEST_S. Infinite if no calendar is open.
         """
         if not any(markets):
             return math.inf
@@ -119,7 +119,7 @@ class PriceLiveness:
 
     def is_too_long(self, now_s: float, markets: OpenMarkets) -> bool:
         """Return True if no price arrived for too long; the next connection is then allowed more time."""
-        if markets != self._markets:  # an opening or a close: the former rate no longer applies
+        if markets != self._markets:  # an opening or a close: the earlier rate no longer applies
             self._markets, self._since_s = markets, now_s
         if now_s - self._since_s <= self.allowed_s(markets):
             return False

@@ -37,7 +37,7 @@ def state_partition(feed: str, partitions: int) -> int:
 class Committer:
     """Buffers the records of a feed, and commits them with the feed's cursor. Belongs to one thread at a time.
 
-    Taking a feed's name fences the previous writer of that feed. The buffer is unbounded: the caller commits when
+    A new committer fences the previous writer of its feed. The buffer is unbounded: the caller commits when
     `pending_bytes` is large enough.
     """
 
@@ -79,8 +79,8 @@ class Committer:
     def commit(self, cursor: Cursor) -> None:
         """Commit the four effects of the module's docstring; a no-op if nothing was added.
 
-        Raises Fenced when a newer writer has taken over the feed. Raises LogUnavailable when the log cannot be reached;
-        the buffer is then unchanged, and `recover` continues.
+        Raises Fenced when a newer writer has taken over the feed. Raises LogUnavailable; the buffer is then unchanged,
+        and `recover` continues.
         """
         if not self._cursor_changed and not self._records:
             return
@@ -114,7 +114,7 @@ class Committer:
     def recover(self, cursor: Cursor) -> None:
         """Open a new writer after LogUnavailable, and commit the buffer unless that commit already took place.
 
-        Raises LogUnavailable while the log cannot be reached; the buffer is unchanged then.
+        Raises LogUnavailable while the log is unavailable; the buffer is then unchanged.
         """
         self._writer.close()
         self._writer = self._log.writer(self._key)

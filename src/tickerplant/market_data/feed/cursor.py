@@ -26,21 +26,21 @@ FORMAT: Final = 1
 SEGMENT_IDS: Final = 4_096
 """Number of trade ids in one stored segment: 48 KB. A commit of a live feed rewrites one segment."""
 SEGMENTS: Final = 16
-"""Number of full segments that are stored: 65,536 ids, half a minute of a feed of 2,000 prints a second."""
+"""Number of full segments that are stored: 65,536 ids, which cover half a minute at 2,000 prints a second."""
 FORMER_SLACK_US: Final = HOUR_US
-"""Maximum time by which ticks may be newer than the watermark of a live feed's cursor of a former version."""
+"""Maximum lead of a live feed's ticks over the watermark in its cursor, if an earlier version wrote the cursor."""
 
 NEW, OPEN, DOWN, ENDED = "new", "open", "down", "ended"
 
 
 class Cursor(msgspec.Struct, kw_only=True):
-    """The state of a feed. `resume_token` belongs to the feed (a row of a file, a page) and is not read here.
+    """The state of a feed. `resume_token` (a row of a file, a page) is interpreted only by the feed.
 
     `commits` counts the transactions; the stored count shows whether a commit of unknown outcome took place. `ids`
     contains the hashed identities since the last full segment, and `values` a digest of price and size of each.
     `segments` counts all segments that were ever filled. `conflicts` counts ticks with a known identity and another
-    price or size; `dead` counts them too. `former_until_us`: ticks before this time may repeat a tick that a former
-    version appended, whose stored identity has neither time nor exchange. None: a former version wrote the cursor.
+    price or size; `dead` counts them too. `former_until_us`: ticks before this time may repeat a tick that an earlier
+    version appended, whose stored identity has neither time nor exchange. None: an earlier version wrote the cursor.
     """
 
     format: int = FORMAT
@@ -95,7 +95,7 @@ class Identities(NamedTuple):
     """The identities of ticks with a trade id, one element per tick.
 
     `keys`: hash of the identity (`id_keys`). `values`: digest of price and size (`value_digests`). `former_keys`: the
-    hash that former versions stored, 0 for a tick that cannot repeat one of their ticks; None if no tick can.
+    hash that earlier versions stored, 0 for a tick that cannot repeat one of their ticks; None if no tick can.
     """
 
     keys: UInt64Array
@@ -120,7 +120,7 @@ class RecentIds:
     Contains at most `SEGMENTS` full segments and the segment that is being filled. The oldest segment is dropped when a
     new one is full, so a repeat is found if fewer than 65,536 ids arrived in between. One new id in 10^14 has the hash
     of a different id of a full window. Its tick is dropped as a repeat or becomes a conflict. The digest of an identity
-    that a former version stored is 0, which is equal to every digest.
+    that an earlier version stored is 0, which is equal to every digest.
     """
 
     def __init__(self, segments: Sequence[bytes] = (), ids: bytes = b"", values: bytes = b"") -> None:
@@ -202,7 +202,7 @@ def _sorted(parts: Sequence[tuple[UInt64Array, UInt32Array]]) -> tuple[UInt64Arr
 
 
 def _decoded_segment(data: bytes) -> tuple[UInt64Array, UInt32Array]:
-    """Return the keys and digests of a stored segment. A former version stored keys only; their digests are 0."""
+    """Return the keys and digests of a stored segment. An earlier version stored only keys; their digests are 0."""
     keys = np.frombuffer(data[: SEGMENT_IDS * 8], dtype=np.uint64)
     values = np.frombuffer(data[SEGMENT_IDS * 8 :], dtype=np.uint32)
     return keys, values if len(values) == len(keys) else np.zeros(len(keys), np.uint32)
@@ -275,7 +275,7 @@ def value_digests(prices: Float64Array, sizes: Float64Array) -> UInt32Array:
 
 
 def former_id_keys(symbol_hashes: UInt64Array, trade_ids: pa.Array, kinds: npt.NDArray[np.uint16]) -> UInt64Array:
-    """Return the key that former versions stored: a hash of symbol, trade id and kind."""
+    """Return the key that earlier versions stored: a hash of symbol, trade id and kind."""
     with np.errstate(over="ignore"):
         result: UInt64Array = mix(
             symbol_hashes ^ hash_texts(trade_ids) * _PRIME ^ kinds.astype(np.uint64) << np.uint64(32)

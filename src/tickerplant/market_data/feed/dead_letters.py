@@ -20,7 +20,7 @@ also ends before its payloads and reasons exceed `MAX_DEAD_PAYLOAD_BYTES`."""
 
 @dataclass(frozen=True, slots=True)
 class DeadRow:
-    """A row that could not be used: the reason, and the readable part of the row."""
+    """A row that could not be used: the reason, and the bytes of the row or of its readable part."""
 
     reason: str
     payload: bytes

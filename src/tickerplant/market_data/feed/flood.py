@@ -1,7 +1,7 @@
-"""Bounds of what one live feed can make the plant keep: dead letters by time, and a guard that detects a flood. Pure.
+"""Limits of the dead letters that the plant stores for one live feed, and a guard that detects a flood. Pure.
 
 A vendor may send garbage, or prints of symbols that were never requested, as fast as the network allows. A flood is
-dropped and counted; the log keeps a sample of it. Times are seconds of one monotonic clock, given by the caller.
+dropped and counted; the log stores a sample of it. Times are seconds of one monotonic clock, given by the caller.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ MAX_DEAD_ROWS: Final = 1_000
 MAX_PAYLOAD_BYTES: Final = 4_096
 """Maximum payload bytes of a dead letter of a live feed. A print has some hundred bytes."""
 FLOOD_MESSAGES: Final = 1_000
-"""Minimum unusable messages per `WINDOW_S` that are a flood, if they are also more than the usable ones."""
+"""Minimum count of unusable messages per `WINDOW_S` in a flood. They must also outnumber the usable messages."""
 FIRST_PAUSE_S: Final = 30.0
 LAST_PAUSE_S: Final = 600.0
-"""Bounds of the pause after a flood, in seconds. It doubles with each flood, and is short again after an hour."""
+"""Bounds of the pause after a flood, in seconds. It doubles with each flood, and is short again after an hour without a
+flood."""
 FORGET_S: Final = 3_600.0
 
 
@@ -32,7 +33,7 @@ class DeadLetterBudget:
         self._began_s: float | None = None
         self._taken = 0
         self.dropped = 0
-        """Count of rows that were counted only."""
+        """Count of rows that were not stored."""
 
     def take(self, rows: Sequence[DeadRow], now_s: float) -> list[DeadRow]:
         """Return the rows to store, with cut payloads. The first row above the limit is replaced by a notice."""

@@ -1,8 +1,8 @@
 """Checks of rows before they enter the log: columns in, a reason for each invalid row out. Pure, column-wise.
 
-A row with a price that is not a number, or with an impossible time, becomes a dead letter with its reason. Such a row
-does not advance the watermark. Corrupt data is worse than no data. Rounding noise is no corruption: `widen_bars` moves
-a high or low that misses another price by it.
+An invalid row, such as one with an impossible price, size or time, becomes a dead letter with its reason. Such a row
+does not advance the watermark. Corrupt data is worse than no data. Rounding noise is not corruption: `widen_bars` moves
+a high or low that misses another price only by rounding noise.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def check_bars(batch: pa.RecordBatch, latest_us: int = FOREVER_US) -> Reasons:
 def widen_bars(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Return valid bars whose low and high contain open and close: `check_bars` tolerates rounding noise.
 
-    The batch itself is returned if all bars do.
+    The batch itself is returned if no bar needs a change.
     """
     o, h, low, c = (batch[name].to_numpy(zero_copy_only=False) for name in ("open", "high", "low", "close"))
     highest = np.maximum(np.maximum(o, c), np.maximum(h, low))

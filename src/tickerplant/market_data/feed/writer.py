@@ -141,7 +141,7 @@ class FeedWriter:
         if new_round:
             self._start_new_round()
         elif cursor.state == feed_cursor.ENDED:
-            raise LogError(f"feed {self.feed} has ended and cannot start again")
+            raise LogError(f"feed {self.feed} has ended and cannot start again; use another feed name")
         self._symbols = list(dict.fromkeys(symbols))
         self._partitioner.add(self._symbols)
         digest = zlib.crc32("\n".join(self._symbols).encode())
@@ -165,11 +165,11 @@ class FeedWriter:
     def mark(
         self, watermark_us: int, resume_token: bytes | None = None, *, partitions: Collection[int] | None = None
     ) -> bool:
-        """Append the watermark, which also shows that the feed is alive. Return False if the last mark is too recent.
+        """Append the watermark, which also shows that the feed is alive.
 
-        If it is too recent, the next record contains the watermark. If `partitions` is given, only these are marked,
-        without a minimum interval. A caller that marks the partitions in turn spreads their work (the forming bars of
-        all symbols of a partition) over time.
+        Return False if the last mark is too recent; the next record then contains the watermark. If `partitions` is
+        given, only these are marked, without a minimum interval. A caller that marks the partitions in turn spreads
+        their work (the forming bars of all symbols of a partition) over time.
         """
         self._advance(watermark_us)
         if partitions is not None:

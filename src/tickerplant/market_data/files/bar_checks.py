@@ -24,14 +24,15 @@ _BITS: Final = 20
 """Bits of evidence that the bars have another interval: a chance of one in a million that the times are a coincidence.
 If the times are multiples of k intervals, each time after the first adds log2(k) bits."""
 _LONG_GAP_US: Final = 5 * DAY_US
-"""Minimum gap of bars that are not daily. The longest holiday of an exchange is rarer than one gap in twelve."""
+"""Smallest gap between dates from which bars are not daily. Long holidays cause single gaps, but not every gap of
+twelve dates."""
 _MIN_DAYS: Final = 12
 _VALUES: Final = ("open", "high", "low", "close", "volume")
 
 
 @dataclass(slots=True)
 class _Evidence:
-    """What the rows of one interval show.
+    """Evidence from the rows of one interval.
 
     `rows`: number of rows. `off_grid`: rows whose time is not the start of an interval. `step_us`: common divisor of
     the differences of times. `distinct`: lower bound of the number of distinct times. `gap_us`: least difference of two
@@ -51,9 +52,11 @@ class _Evidence:
 
 
 class BarChecks:
-    """The checks of one file. `repeats` and `conflicts`: rows with the bar of an earlier row, and its or other values.
+    """The checks of one file.
 
-    `first_conflict`: numbers of the first two rows of a bar with different values, and its name; None if there is none.
+    `repeats`, `conflicts`: counts of rows that repeat the bar of an earlier row, with equal and with other values.
+    `first_conflict`: numbers of the first two rows of a bar with different values, and the bar's name; None if there is
+    none.
     """
 
     def __init__(self) -> None:
@@ -72,7 +75,7 @@ class BarChecks:
     def scan(self, groups: Int64Array, times: Int64Array, written: Int64Array) -> None:
         """Add the valid rows of a block. `groups`: see `group_codes`. `written`: each time as written, with its clock.
 
-        Blocks must come in the order of the file. Without a time of day, `written` equals `times`.
+        Add blocks in the order of the file. Without a time of day, `written` equals `times`.
         """
         if not len(times):
             return
@@ -110,7 +113,7 @@ class BarChecks:
         return result
 
     def check_intervals(self, option: str) -> None:
-        """Raise BadInput if an interval does not fit the times. `option`: what sets another interval."""
+        """Raise BadInput if an interval does not fit the times. `option`: advice on setting another interval."""
         for number, evidence in sorted(self._evidence.items()):
             reason = _misfit(evidence, INTERVALS[number])
             if reason is not None:
@@ -118,7 +121,7 @@ class BarChecks:
 
     @property
     def may_repeat(self) -> bool:
-        """Return whether a second pass is needed."""
+        """Return True if a second pass is needed."""
         return bool(self._found)
 
     # Second pass -----------------------------------------------------------------------------------------------------
@@ -174,7 +177,7 @@ def group_codes(symbols: Int64Array, intervals: pa.DictionaryArray) -> Int64Arra
 
 
 def _add(evidence: _Evidence, interval: Interval, times: Int64Array, written: Int64Array) -> None:
-    """Add the rows of one interval in a block."""
+    """Add the rows of one interval in a block to the evidence."""
     evidence.rows += len(times)
     on_grid = times % interval.us == 0
     evidence.off_grid += int(np.count_nonzero(~on_grid))

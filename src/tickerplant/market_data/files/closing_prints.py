@@ -24,7 +24,7 @@ class ClosingPrints:
 
     def add(self, batch: pa.RecordBatch, times: Int64Array) -> None:
         """Count the prints of a batch (`schemas.TICKS`) with these times."""
-        at = np.flatnonzero(times % SECOND_US == 0)  # no session ends within a second
+        at = np.flatnonzero(times % SECOND_US == 0)  # every session ends at a full second
         if self._calendars is None or not len(at):
             return
         column = batch["symbol"]

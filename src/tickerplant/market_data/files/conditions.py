@@ -381,6 +381,6 @@ def _texts(values: pa.Array) -> pa.Array:
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_string_view(kind)):
             raise pa.ArrowNotImplementedError(str(kind))
-        if pa.types.is_floating(kind):  # pandas writes whole numbers with missing values as floats
+        if pa.types.is_floating(kind):  # pandas writes integers with missing values as floats
             values = values.cast(pa.int64())
     return values.cast(pa.utf8()).fill_null("")

@@ -1,4 +1,4 @@
-"""CSV files, gzipped or not, read in blocks of bounded size.
+"""CSV files, plain or gzipped, read in blocks of bounded size.
 
 A file is cut at line ends into blocks of about a megabyte. Each block is parsed separately, so that line numbers stay
 exact after a broken line. Quoted values may contain delimiters but no line ends.
@@ -28,7 +28,7 @@ from tickerplant.market_data.files.csv_head import HEAD_LINES, read_head
 BLOCK_BYTES: Final = 1 << 20
 _MAX_LINE_BYTES: Final = 1 << 20
 MAX_COLUMNS: Final = 4_096
-"""Maximum columns of a file of rows."""
+"""Maximum number of columns of a file."""
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _BINARY: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _OTHER_FORMAT: Final = re.compile(rb"(\xef\xbb\xbf)?\s*(\{\s*[\"}]|\[\s*[\[{\]]|<(!|\?xml|html|table))", re.IGNORECASE)
@@ -55,12 +55,12 @@ class CsvFile:
                 raise BadInput(f"{path.name} is neither a CSV nor a Parquet file; use CSV, Parquet or DBN")
             lines = self._first_lines()
         except _CUT_SHORT as error:
-            raise BadInput(f"{path.name} is damaged: {_reason(error)}", line=1) from error
+            raise BadInput(f"{path.name} is damaged: {_reason(error)}; copy it again", line=1) from error
         number, line = next(((at, line) for at, line in enumerate(lines, 1) if line.strip()), (1, ""))
         if "\r" in line:
             raise BadInput(f"the lines of {path.name} end in CR only; save the file with LF or CRLF", line=number)
         if max(line.count(delimiter) for line in lines for delimiter in ",;\t|") >= MAX_COLUMNS:
-            raise BadInput(f"{path.name} has a line with more than {MAX_COLUMNS:,} values; at most that many are read")
+            raise BadInput(f"{path.name} has a line with more than {MAX_COLUMNS:,} values; remove columns")
         self.head = read_head(lines, path.name)
         self.delimiter, self.header, self.header_number = self.head.delimiter, self.head.header, self.head.line
 
@@ -72,11 +72,11 @@ class CsvFile:
                 data, error = _read(stream, BLOCK_BYTES)
                 if error is not None:
                     at = number + tail.count(b"\n") + data.count(b"\n")
-                    raise BadInput(f"{self.path.name} is damaged: {_reason(error)}", line=at) from error
+                    raise BadInput(f"{self.path.name} is damaged: {_reason(error)}; copy it again", line=at) from error
                 if data:
                     cut = data.rfind(b"\n") + 1
                     if not cut and len(tail) + len(data) > BLOCK_BYTES + _MAX_LINE_BYTES:
-                        raise BadInput("a line is longer than a megabyte", line=number)
+                        raise BadInput("a line is longer than a megabyte; end each row with a line end", line=number)
                     if not cut:
                         tail += data
                         continue
@@ -164,7 +164,7 @@ class CsvFile:
 
 
 def _read(stream: io.BufferedReader, size: int) -> tuple[bytes, Exception | None]:
-    """Return up to `size` bytes, fewer at the end, and the error that ended the file after them, or None."""
+    """Return up to `size` bytes, fewer at the end, and the error that ended the reading after them, or None."""
     pieces: list[bytes] = []
     have = 0
     try:
@@ -177,7 +177,7 @@ def _read(stream: io.BufferedReader, size: int) -> tuple[bytes, Exception | None
 
 
 def _reason(error: Exception) -> str:
-    return "the gzipped file ends too early; copy it again" if isinstance(error, EOFError) else str(error)
+    return "the gzipped file ends too early" if isinstance(error, EOFError) else str(error)
 
 
 def _filled_lines(chunk: bytes) -> tuple[Int64Array, int]:

@@ -1,4 +1,4 @@
-"""The head of a CSV file: delimiter, header, lines above it, and files without a header. Pure: first lines in.
+"""The head of a CSV file: its delimiter, header and lines above, or the columns of a file without a header. Pure.
 
 The header is the first line that contains names of `core.column_names` for a time and a price. Lines above it are not
 read. yfinance writes three header lines. A file without a header is read only if its first rows fit one known order of
@@ -25,7 +25,7 @@ HEAD_LINES: Final = 64
 """Maximum number of lines in a head."""
 _HEADER_WITHIN: Final = 20
 _NEAR: Final = 1.25
-"""Largest quotient of the ratios of adjusted closes to closes in the head of a file."""
+"""Maximum of the largest ratio of adjusted close to close in a head, divided by the smallest ratio."""
 _DELIMITERS: Final = ",;\t|"
 _SEPARATOR: Final = re.compile(r'"?sep=(.)"?\s*')
 _VALUE: Final = re.compile(r"[-+]?[0-9.,]*[0-9][0-9.,:/T Z+-]*(?:[eE][-+]?[0-9]+)?|true|false|", re.IGNORECASE)
@@ -159,7 +159,7 @@ def _names_of_rows(rows: Sequence[Sequence[str]]) -> list[str] | None:
 
 
 def _names_of_bars(columns: Sequence[Sequence[str]]) -> list[str] | None:
-    """Return the names of time, open, high, low, close and volume, after a symbol, and with a clock in a column."""
+    """Return the names of an optional symbol, time, optional clock, open, high, low, close and volume; else None."""
     names: list[str] = []
     at = 0
     if not any(_VALUE.fullmatch(value) for value in columns[0]):
@@ -174,7 +174,7 @@ def _names_of_bars(columns: Sequence[Sequence[str]]) -> list[str] | None:
     names += ["open", "high", "low", "close"]
     amounts = _numbers(columns[len(names)]) if len(columns) > len(names) else None
     if amounts is not None and len(columns) > len(names) + 1 and _are_near(amounts, columns[at + 3]):
-        return None  # an adjusted close, or a volume
+        return None  # the column may be an adjusted close or a volume
     if amounts is not None:
         names.append("volume")
     return names + [f"column {number}" for number in range(len(names) + 1, len(columns) + 1)]

@@ -2,7 +2,7 @@
 
 A file has metadata, then records of one schema and one length. Supported schemas: `trades`, `tbbo`, `mbp-1` (trades
 only), and `ohlcv-1s`, `-1m`, `-1h`, `-1d`. Prices are integers in units of 1e-9, times are nanoseconds UTC. Records
-contain the number of their instrument; the metadata contains its symbol by date. Format:
+contain the number of their instrument; the metadata contains the instrument's symbol by date. Format:
 https://databento.com/docs/standards-and-conventions/databento-binary-encoding.
 """
 
@@ -27,8 +27,8 @@ BLOCK_ROWS: Final = 65_536
 """Maximum number of records in one block: 3 MB of trades."""
 EXPANSION: Final = 1_000
 FEW_BYTES: Final = 16 << 20
-"""Maximum bytes after decompression: `EXPANSION` for each byte of the file, or `FEW_BYTES`. Records have a ratio of 3
-to 20."""
+"""Maximum bytes after decompression: `EXPANSION` for each byte of the file, but at least `FEW_BYTES`. Records have a
+ratio of 3 to 20."""
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 UNDEFINED_PRICE: Final = (1 << 63) - 1
@@ -117,7 +117,7 @@ class DbnFile:
                 try:
                     data = read(BLOCK_ROWS * width)
                 except BadInput as error:
-                    raise BadInput(f"{error}, after record {number - 1}") from error
+                    raise BadInput(f"{error} (after record {number - 1})") from error
                 count = len(data) // width
                 records = np.frombuffer(data, self._dtype, count)
                 if count:
@@ -126,7 +126,7 @@ class DbnFile:
                     yield self._block(records, number, wanted)
                 number += count
                 if len(data) % width:
-                    raise BadInput(f"{self.path.name} ends inside record {number}")
+                    raise BadInput(f"{self.path.name} ends inside record {number}; copy it again")
                 if count < BLOCK_ROWS:
                     return
 
@@ -242,10 +242,12 @@ def _reader(stream: pa.NativeFile, name: str, most: int) -> Callable[[int], byte
                 pieces.append(piece)
                 have += len(piece)
         except (OSError, pa.ArrowException) as error:
-            raise BadInput(f"{name} is damaged: {error}") from error
+            raise BadInput(f"{name} is damaged: {error}; copy it again") from error
         total += have
         if total > most:
-            raise BadInput(f"{name} is damaged: it decompresses to more than {EXPANSION:,} times its size")
+            raise BadInput(
+                f"{name} is damaged: it decompresses to more than {EXPANSION:,} times its size; copy it again"
+            )
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     return read

@@ -62,17 +62,17 @@ def read_metadata(read: Callable[[int], bytes], name: str, most: int = _MAX_META
     """
     head = read(8)
     if head[:3] != MAGIC:
-        raise BadInput(f"{name} is not a DBN file")
+        raise BadInput(f"{name} is not a DBN file; use CSV, Parquet or DBN")
     if len(head) < 8:
-        raise BadInput(f"{name} ends inside its metadata")
+        raise BadInput(f"{name} ends inside its metadata; copy it again")
     version, size = head[3], struct.unpack_from("<I", head, 4)[0]
     if version not in VERSIONS:
         raise BadInput(f"{name} has DBN version {version}; supported are {VERSIONS[0]} to {VERSIONS[-1]}")
     if size > min(most, _MAX_METADATA_BYTES):
-        raise BadInput(f"{name} is not a valid DBN file: {size:,} bytes of metadata")
+        raise BadInput(f"{name} is not a valid DBN file: {size:,} bytes of metadata; copy it again")
     data = read(size)
     if len(data) < size:
-        raise BadInput(f"{name} ends inside its metadata")
+        raise BadInput(f"{name} ends inside its metadata; copy it again")
     try:
         return _metadata(version, data)
     except (struct.error, ValueError) as error:

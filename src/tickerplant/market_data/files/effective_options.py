@@ -26,8 +26,8 @@ from tickerplant.market_data.files.time_column import canonical_zone
 class EffectiveOptions:
     """The options with an effect, each in one spelling, and a note for the user about each option without effect.
 
-    `choices`: notes about choices between two readings. `changes`: names of the rules by which rows differ from those
-    of the first version of the program, which are part of the feed's name.
+    `choices`: notes about choices between two readings. `changes`: names of the rules by which rows differ from the
+    rows that the first version of the program read. They are part of the feed's name.
     """
 
     options: ReadOptions

@@ -25,7 +25,7 @@ _ROWS: Final = 100
 
 
 def layout_of(file: DataFile, options: ReadOptions, *, is_bars: bool = False) -> FileLayout:
-    """Return the layout of a file. `is_bars`: the file is one of bars by another fact than an interval.
+    """Return the layout of a file. `is_bars`: a fact other than the option `interval` shows that it has bars.
 
     Raises BadInput if columns are missing, if they have two readings, and for a symbol that contradicts the file.
     """
@@ -55,7 +55,7 @@ def layout_of(file: DataFile, options: ReadOptions, *, is_bars: bool = False) ->
 
 
 def _check_types(file: ParquetFile, layout: FileLayout) -> None:
-    """Raise BadInput if a column has a type without single values, or if booleans are in the place of numbers.
+    """Raise BadInput if the values of a column are nested, or if a column of numbers contains booleans.
 
     Only conditions may be lists.
     """
@@ -96,7 +96,7 @@ def _with_volume(file: DataFile, layout: FileLayout, symbol: str | None) -> File
     if len(of_base) != 1:
         raise BadInput(
             f"no column is known to be the volume of {symbol or 'the symbol'} in its own units: {', '.join(names)}; "
-            f"set --column 'volume={names[0]}' if it is",
+            f"set --column 'volume={names[0]}' if this column is the volume",
             line=file.header_number,
         )
     ignored = (*layout.ignored, *(column for column in names if column not in of_base))

@@ -53,7 +53,7 @@ class FileLayout:
     which --strict refuses. `zone`: the zone in the name of the time's column. `databento`: the names of Databento's
     columns by their normalised names; {} for other files. `assets`: volumes by the name of their asset, while none of
     them is chosen. `symbol`: the symbol above the header, or None. `is_new`: the first version of the program read
-    other columns of such a file. `has_commas`: the delimiter of the file is a comma, or it is not a text.
+    other columns of such a file. `has_commas`: the delimiter is a comma, or the file is not a text.
     """
 
     kind: str
@@ -103,7 +103,7 @@ def detect_layout(
 ) -> FileLayout:
     """Return the layout of a header.
 
-    `index`: a column without a name that has times, which is the time if no column has a name of a time.
+    `index`: a column without a name that contains times; it is the time if no other column is.
     `columns`: the user's columns by role, which precede the known names. `is_bars`: the user has given an interval.
     Raises BadInput if a column is missing, or if the columns have two readings; the message names both.
 
@@ -261,7 +261,7 @@ def _has_new_size(roles: Mapping[str, str], header: Sequence[str]) -> bool:
 
 
 def _roles(kind: str, found: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """Return the columns by role. A column has one role; the user's roles precede."""
+    """Return the columns by role. A column has one role; the user's roles take precedence."""
     roles: dict[str, str] = {}
     taken = set(given.values())
     for role in _OF_TICKS if kind == TICKS else _OF_BARS:
@@ -295,8 +295,8 @@ def _check_columns(kind: str, roles: Mapping[str, str], header: Sequence[str], l
     names = [normalise(name) for name in header]
     if kind == TICKS and any("bid" in name for name in names) and any("ask" in name for name in names):
         raise BadInput(
-            "the file has quotes (bid and ask) and no trades; bars are made of trades. Set --column price=NAME to read "
-            "one of the columns as the price",
+            "the file has quotes (bid and ask) and no trades; bars are built from trades. Set --column price=NAME to "
+            "read one of the columns as the price",
             line=line,
         )
     raise BadInput(

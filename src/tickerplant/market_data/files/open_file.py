@@ -25,7 +25,7 @@ _UNREADABLE: Final = (
     pa.ArrowException, csv.Error, ValueError, OverflowError, MemoryError, RecursionError, EOFError, zlib.error,
     struct.error,
 )  # fmt: skip
-"""Errors of libraries for a file of unknown form."""
+"""Errors of libraries for a file of invalid form."""
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ class ParquetFile:
             raise BadInput(f"{self.path.name} is damaged after row {number - 1}: {error}") from error
 
     def _column(self, column: pa.Array, name: str, kind: pa.DataType, number: int) -> pa.Array:
-        """Return a column with the type of the file. Texts come as dictionaries, which may repeat one long value."""
+        """Return a column with the file's type. Texts are read as dictionaries, which may repeat one long value."""
         if not pa.types.is_dictionary(column.type):
             return column
         values = column.dictionary
@@ -73,7 +73,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _text(column: pa.Array) -> pa.Array:
-    """Return bytes as text, with a replacement for bytes that are not UTF-8; other columns as they are."""
+    """Return bytes as text, with a replacement for bytes that are not UTF-8. Other columns are returned unchanged."""
     if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
         return column
     try:

@@ -1,7 +1,7 @@
-"""The sizes that a Parquet file declares, read from its footer and page headers before any page is decoded. Pure reads.
+"""The sizes that a Parquet file declares, read from its footer and page headers before any page is decoded.
 
 A page header declares the decompressed size, which the decoder allocates. A dictionary or run-length encoding stores
-any number of rows in a few bytes. So a file of two kilobytes can need gigabytes. Format:
+any number of rows in a few bytes. A file of two kilobytes can therefore need gigabytes of memory. Format:
 https://parquet.apache.org/docs/file-format/.
 """
 
@@ -15,18 +15,19 @@ from typing import Any, BinaryIO, Final
 from tickerplant.core.errors import BadInput
 
 MAX_PAGE_BYTES: Final = 64 << 20
-"""Maximum bytes of a decompressed page. Writers make pages of about 1 MB."""
+"""Maximum bytes of a decompressed page. Writers create pages of about 1 MB."""
 MAX_COLUMNS: Final = 4_096
-"""Maximum columns of a file of rows."""
+"""Maximum number of columns of a file."""
 MAX_VALUE_BYTES: Final = 1_024
 """Maximum bytes of one value of a column that is read: a symbol, a time or conditions."""
 MAX_LISTED_VALUES: Final = 16 << 20
 """Maximum values of a column of lists in one row group: 16 for each of a million rows."""
 BLOCK_BYTES: Final = 32 << 20
-"""Aim for the bytes of one block of rows."""
+"""Target size of one block of rows, in bytes."""
 ROWS_PER_BYTE: Final = 1_000
 FEW_ROWS: Final = 10_000_000
-"""A file may have `FEW_ROWS`, or `ROWS_PER_BYTE` for each of its bytes: no times and prices are more compressible."""
+"""Maximum rows of a file: `FEW_ROWS`, or `ROWS_PER_BYTE` for each of its bytes if that is more. Times and prices are
+less compressible."""
 _HEAD_BYTES: Final = 1_024
 _MAX_HEAD_BYTES: Final = 1 << 20
 _DATA_HEADERS: Final = (5, 7, 8)  # data page, dictionary page, data page of version 2; field 1 of each is its count
@@ -55,7 +56,9 @@ def block_rows(path: Path, metadata: Any, columns: Sequence[str], most: int) -> 
     if metadata.num_columns > MAX_COLUMNS:
         raise BadInput(f"{name} has {metadata.num_columns:,} columns; at most {MAX_COLUMNS:,} are read")
     if metadata.num_rows > max(FEW_ROWS, ROWS_PER_BYTE * size):
-        raise BadInput(f"{name} declares {metadata.num_rows:,} rows in {size:,} bytes, which is not plausible")
+        raise BadInput(
+            f"{name} declares {metadata.num_rows:,} rows in {size:,} bytes, which is not plausible; write it again"
+        )
     wanted = [at for at in range(metadata.num_columns) if metadata.schema.column(at).path.partition(".")[0] in columns]
     row_bytes = 0.0
     with path.open("rb") as stream:
@@ -63,7 +66,7 @@ def block_rows(path: Path, metadata: Any, columns: Sequence[str], most: int) -> 
             column = metadata.schema.column(at)
             if column.length > MAX_VALUE_BYTES:
                 raise BadInput(
-                    f"{name} has values of {column.length:,} bytes in {column.name}; at most {MAX_VALUE_BYTES}"
+                    f"{name} has values of {column.length:,} bytes in {column.name}; at most {MAX_VALUE_BYTES} are read"
                 )
             row_bytes += max(
                 (

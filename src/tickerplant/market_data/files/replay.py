@@ -4,8 +4,8 @@ The name of the feed is a hash of the file's content and of the options that cha
 second replay of the same file therefore changes nothing, and a killed replay resumes where it stopped.
 
 A replay reads the file twice. The first pass reads times and symbols only. The watermark is the least time in the
-remaining rows, so a file sorted by symbol works too. `start` contains all symbols. If no speed is given, only the log
-limits the replay. Memory contains one block of the file and one transaction (`TRANSACTION_BYTES`).
+remaining rows, so a file sorted by symbol works too. The `start` record contains all symbols. If no speed is given,
+only the log limits the replay. Memory contains one block of the file and one transaction (`TRANSACTION_BYTES`).
 """
 
 from __future__ import annotations
@@ -109,11 +109,11 @@ class ReplayProgress:
 class ReplaySummary:
     """The result of a replay. `ends`: the last offset of the file in each partition of `market.prices.raw`.
 
-    `already`: an earlier replay has completed this file, and nothing was appended; `ends` are then the topic's last
-    records. `stopped`: the replay was stopped; the same call resumes it. `rows_read` and `seconds` count this run, and
-    the other counts all runs of this feed. `conflicts`: dead rows with the identity of an earlier trade, but another
-    price or size. Rows with the bar of an earlier row, but other values, count too. `unknown_conditions`: number of
-    rows with each unknown code; they count as ordinary trades.
+    `already`: an earlier replay has completed this file, and nothing was appended; `ends` are then the offsets of the
+    topic's last records. `stopped`: the replay was stopped; the same call resumes it. `rows_read` and `seconds` count
+    this run, and the other counts all runs of this feed. `conflicts`: dead rows with the identity of an earlier trade,
+    but another price or size. Rows with the bar of an earlier row, but other values, count too. `unknown_conditions`:
+    number of rows with each unknown code; they count as ordinary trades.
     """
 
     feed: str
@@ -149,7 +149,7 @@ class _Scan:
 def feed_name(path: Path, effective: EffectiveOptions, *, whole: bool | None) -> str:
     """Return the name of the file's feed: a hash of its content, and a hash of what determines its rows.
 
-    The hash of `whole` None contains True: former versions had only True and False.
+    The hash of `whole` None contains True: earlier versions had only True and False.
     """
     with path.open("rb") as stream:
         content = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=10)).hexdigest()
@@ -210,7 +210,7 @@ def replay(
 
 
 def _can_miss_closing_prints(layout: FileLayout) -> bool:
-    """Return whether nothing in the file assigns a print to a session's closing auction."""
+    """Return True if nothing in the file assigns a print to a session's closing auction."""
     return layout.kind != BARS and not {"conditions", "flags"} & {*layout.columns}
 
 

@@ -1,1 +1,1 @@
-"""Former place of `tickerplant.market_data.vendors`; works for one more version."""
+"""Earlier import path of `tickerplant.market_data.vendors`; works for one more version."""

@@ -1,4 +1,4 @@
-"""Former place of `tickerplant.market_data.vendors.port`, with its former names; works for one more version."""
+"""Earlier import path of `tickerplant.market_data.vendors.port`, with the old names; works for one more version."""
 
 import warnings
 from typing import Protocol, TypeAlias
@@ -32,12 +32,14 @@ StreamEvent: TypeAlias = Connected | Received | Lost | Refused
 
 
 class Provider(port.Provider, Protocol):
-    """The former form of `vendors.port.Provider`."""
+    """The earlier form of `vendors.port.Provider`."""
 
     async def actions(self, symbol: str, from_us: int, to_us: int) -> ActionsAnswer:
         """Send one request for splits and dividends."""
         ...
 
 
-_MESSAGE = "tickerplant.market_data.providers.port is now tickerplant.market_data.vendors.port"
+_MESSAGE = (
+    "tickerplant.market_data.providers.port works for one more version; import tickerplant.market_data.vendors.port"
+)
 warnings.warn(_MESSAGE, DeprecationWarning, stacklevel=2)

@@ -3,7 +3,7 @@
 In: requests for bars, splits and dividends from the backfill. Out: answers of vendors, or the reason why no vendor can
 be asked now. The scheduler never spends more than the quotas allow, even after a kill.
 
-Begin with `port`, the interface of a vendor, and `scheduler.RequestScheduler`, which chooses a vendor and makes the
-request. It obeys `rate_limits`, `circuit_breaker`, `rejections` and `comparison`, all pure. `account` contains the
+Begin with `port`, the interface of a vendor, and `scheduler.RequestScheduler`, which chooses a vendor and sends the
+request. It applies `rate_limits`, `circuit_breaker`, `rejections` and `comparison`, all pure. `account` contains the
 state of one vendor; `state_store` stores it in the event log. `registry` lists the installed vendors.
 """

@@ -28,15 +28,15 @@ _COUNT: Final = re.compile(r"[0-9]{1,12}")
 
 
 def shortened(text: str, chars: int = MAX_ERROR_CHARS) -> str:
-    """Return the text; if it has more than `chars` characters, its beginning and its length."""
+    """Return the text, or its beginning and its length if it has more than `chars` characters."""
     return text if len(text) <= chars else f"{text[:chars]}… ({len(text):,} characters)"
 
 
 def retry_after(headers: Mapping[str, str], now_us: int) -> tuple[float | None, str]:
     """Return the seconds of the header `retry-after`, 0 to `MAX_WAIT_S`, and a note about an invalid header.
 
-    The seconds are None if the header is missing or invalid. The note is "" for a valid or missing header. A date of
-    HTTP is valid too.
+    The seconds are None if the header is missing or invalid. The note is "" for a valid or missing header. An HTTP date
+    is valid too.
     """
     text = (headers.get("retry-after") or "").strip()
     if not text:
@@ -63,7 +63,7 @@ def parse_count(text: str) -> int | None:
 
 
 def is_same_symbol(asked: str, answered: str) -> bool:
-    """Return whether an answer names the requested symbol. A vendor may use another case, separator or no exchange."""
+    """Return True if an answer names the requested symbol; its case, separators and exchange may differ."""
     return _letters(asked) == _letters(answered)
 
 
@@ -72,7 +72,7 @@ def _letters(symbol: str) -> str:
 
 
 def bounded_wait_s(seconds: object) -> float:
-    """Return the seconds of an error as a finite number, 0 to `MAX_WAIT_S`. Anything that is no number becomes 0.
+    """Return the seconds of an error as a finite number, 0 to `MAX_WAIT_S`. Anything that is not a number becomes 0.
 
     A plug-in may set any value.
     """

@@ -54,7 +54,7 @@ class CircuitBreaker:
     def open_until(self, now_us: int) -> int | None:
         """Return the end of the pause; None if a request may be sent now."""
         until = self.state.until_us
-        # No pause is longer than a day: a longer one was made with a wrong clock.
+        # No pause is longer than a day: a longer pause was computed with a wrong clock.
         return until if now_us < until < now_us + DAY_US else None
 
     def answered(self) -> None:

@@ -93,7 +93,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """The common bars at one shift, as logarithms of prices; `rounding`: the difference that rounding may cause."""
+    """Logarithms of the prices of the common bars at one shift: `a` of the reference, `b` of the candidate.
+
+    `rounding`: the difference of each bar that rounding may cause.
+    """
 
     a: Float64Array
     b: Float64Array

@@ -7,11 +7,12 @@ from tickerplant.market_data.vendors.bounds import shortened
 
 
 class VendorError(TickerplantError):
-    """A vendor refused or failed.
+    """A vendor rejected a request, or failed.
 
-    `retry_after_s`: seconds after which another try may help; None: waiting does not help. No message contains a key.
-    `about_vendor`: the error concerns the vendor as a whole and not the request. Another vendor is then asked, and this
-    vendor is not asked for a while. A longer message than `bounds.MAX_ERROR_CHARS` is cut: it may quote an answer.
+    `retry_after_s`: seconds after which another attempt may help; None: waiting does not help. No message contains a
+    key. `about_vendor`: the error concerns the vendor as a whole and not the request. Another vendor is then asked, and
+    this vendor is not asked for a while. A message longer than `bounds.MAX_ERROR_CHARS` is cut, because it may quote an
+    answer.
     """
 
     retry_after_s: float | None = None
@@ -62,7 +63,7 @@ class UnknownSymbol(VendorError):
 
 
 class NoData(VendorError):
-    """The vendor has nothing for this symbol and range; that is a complete answer."""
+    """The vendor has no data for this symbol and range. This is a complete answer."""
 
 
 class BadRequest(VendorError):
@@ -70,7 +71,7 @@ class BadRequest(VendorError):
 
 
 class VendorDown(VendorError):
-    """The vendor cannot be reached or fails (a timeout, a 5xx); another try later may help."""
+    """The vendor cannot be reached or fails (a timeout, a 5xx); a later attempt may help."""
 
     retry_after_s = 5.0
     about_vendor = True

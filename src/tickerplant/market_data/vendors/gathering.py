@@ -16,7 +16,7 @@ import pyarrow as pa
 from tickerplant.market_data.vendors.port import StreamEvent, Ticks
 
 FULL_MESSAGES: Final = 64
-"""Count of messages that are not made to wait for more."""
+"""Count of messages from which an event does not wait for more."""
 
 
 class Gatherer:
@@ -78,7 +78,7 @@ def _messages(events: deque[StreamEvent]) -> int:
 
 
 def _may_gather(event: StreamEvent) -> bool:
-    """Return True for ticks alone. The order of all other news among the ticks must not change."""
+    """Return True for an event that contains only ticks. The order of other events must not change."""
     return isinstance(event, Ticks) and event.gap is None and not event.rejected and event.batch is not None
 
 

@@ -1,7 +1,7 @@
 """Reads an HTTP answer of a vendor within a maximum number of bytes, before and after decoding.
 
 A body of a kilobyte can decode to gigabytes, and a body can have no end. This module decodes by itself, with a bound at
-each step. It accepts one encoding, gzip or deflate; those are the ones that the request offers.
+each step. It accepts one encoding, gzip or deflate: the request offers only these.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from tickerplant.market_data.vendors.errors import Malformed
 
 ACCEPT_ENCODING: Final = "gzip, deflate"
 MAX_ANSWER_BYTES: Final = 32 << 20
-"""Default maximum bytes of an answer. A full history of 20 years has 2 MB; a month of minutes has 4 MB."""
+"""Default maximum bytes of an answer. A full history of 20 years has 2 MB; a month of minutes with extended hours has 4
+MB."""
 MAX_ERROR_BYTES: Final = 256 << 10
 """Maximum bytes of an answer with an error status; the remainder is not read."""
 _PIECE_BYTES: Final = 1 << 20
@@ -57,7 +58,7 @@ async def fetch(client: httpx.AsyncClient, path: str, params: Mapping[str, str],
 
 
 async def _read(chunks: AsyncIterator[bytes], bound: int) -> tuple[bytes, bool]:
-    """Return at most `bound` bytes, and whether there are no more."""
+    """Return at most `bound` bytes, and True if these are all bytes."""
     parts, size = [], 0
     async for chunk in chunks:
         parts.append(chunk[: bound - size])
@@ -76,7 +77,7 @@ def check_encoding(encoding: str) -> None:
 
 
 def decoded(raw: bytes, encoding: str, bound: int, *, cut: bool = False) -> bytes:
-    """Return the decoded bytes. `cut`: return the first `bound` bytes of more, and what can be decoded of fewer.
+    """Return the decoded bytes. `cut`: return at most `bound` bytes, and of a truncated body the decodable part.
 
     Raises Malformed for another encoding than gzip or deflate, for more than `bound` bytes, and for invalid data.
     """

@@ -1,4 +1,4 @@
-"""Streams of the former plug-in port, which put raw messages on the queue and parse them in `read`.
+"""Streams of the earlier plug-in port, which put raw messages on the queue and parse them in `read`.
 
 They work for one more version: `adapt` wraps such a stream so that it puts parsed `Ticks` instead.
 """
@@ -26,7 +26,7 @@ class Received:
 
 @dataclass(slots=True)
 class Said:
-    """Parsed messages in the former form; see `port.Ticks` for the fields (`refused`: `rejected`, `hole`: `gap`)."""
+    """Parsed messages in the earlier form; see `port.Ticks` for the fields (`refused`: `rejected`, `hole`: `gap`)."""
 
     ticks: pa.RecordBatch | None = None
     dead: list[DeadRow] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Said:
 
 
 class LegacyTickStream(Protocol):
-    """A stream of the former port."""
+    """A stream of the earlier port."""
 
     async def run(self, out: asyncio.Queue[Any]) -> None:
         """Put Connected, Received, Disconnected and KeyRejected on `out` until cancelled."""
@@ -48,12 +48,12 @@ class LegacyTickStream(Protocol):
         ...
 
     def reconnected(self) -> None:
-        """Drop the state of the former connection."""
+        """Remove the state of the previous connection."""
         ...
 
 
 def adapt(stream: TickStream | LegacyTickStream) -> TickStream:
-    """Return a stream of the present port. A stream with `read` is wrapped, with a DeprecationWarning."""
+    """Return a stream of this version's port. A stream with `read` is wrapped, with a DeprecationWarning."""
     if not _is_legacy(stream):
         return stream
     message = (

@@ -191,7 +191,7 @@ class TickStream(Protocol):
         """Connect, subscribe and put events on `out`, again and again, until cancelled.
 
         Never raises for errors of the network or the vendor. `out` is bounded: while it is full, the stream reads
-        nothing more. An event contains whole columns; only the parser may make an object per tick.
+        nothing more. An event contains whole columns; only the parser may create an object per tick.
         """
         ...
 

@@ -260,7 +260,7 @@ class RateLimits:
     def blocked(self, now_us: int) -> tuple[int, str] | None:
         """Return the end of the current block and its reason; None if requests are not blocked."""
         until = self._state.blocked_us
-        # No block is longer than a vendor's day: a longer one was made with a wrong clock.
+        # No block lasts two days: a longer block was computed with a wrong clock.
         return (until, self._state.blocked_by) if now_us < until < now_us + 2 * DAY_US else None
 
     def status(self, now_us: int) -> list[WindowStatus]:
@@ -330,7 +330,7 @@ class RateLimits:
             entries.append(_Entry(start_us, end_us, credits))
 
     def _forget(self, quota: Quota, now_us: int) -> None:
-        """Drop entries that are more than two periods old or ahead; a wrong clock made the latter."""
+        """Remove entries that are more than two periods old or in the future; a wrong clock caused the latter."""
         span = 2 * quota.period_us + self._flight_us
         self._state.spent[_key(quota)] = [
             e for e in self._entries(quota) if e.used and e.end_us > now_us - span and e.start_us < now_us + span

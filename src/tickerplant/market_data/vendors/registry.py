@@ -28,7 +28,7 @@ def factory(name: str) -> Callable[[ProviderContext], Provider]:
     """
     found = {entry.value: entry for entry in entry_points(group=ENTRY_POINTS, name=name)}
     if not found:
-        raise ConfigError(f"there is no vendor {name!r}; known are {', '.join(names()) or 'none'}")
+        raise ConfigError(f"there is no vendor {name!r}; use one of {', '.join(names()) or 'none'}")
     if len(found) > 1:
         raise ConfigError(
             f"the vendor {name!r} is in several packages: {_packages(found.values())}; uninstall all but one"
@@ -45,7 +45,7 @@ def factory(name: str) -> Callable[[ProviderContext], Provider]:
 
 
 def provider(context: ProviderContext) -> Provider:
-    """Return the vendor `context.name`, made with this context.
+    """Return the vendor `context.name`, created with this context.
 
     Raises ConfigError as `factory` does, and if the vendor rejects the context (a missing key) or its factory fails.
     Also raises ConfigError if the result lacks a member of `Provider` or has another name.
@@ -57,7 +57,7 @@ def provider(context: ProviderContext) -> Provider:
     except ConfigError:
         raise
     except Exception as error:  # only the type: the text may contain the key
-        raise _broken(entry, f"cannot be made: {type(error).__name__}") from error
+        raise _broken(entry, f"cannot be created: {type(error).__name__}") from error
     missing = [name for name in _MEMBERS if not hasattr(made, name)]
     if missing:
         raise _broken(entry, f"is not a provider: it lacks {', '.join(missing)}")

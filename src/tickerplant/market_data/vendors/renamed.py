@@ -39,7 +39,7 @@ def _alias(cls: type, old: str, new: str) -> property:
         _warn(cls, old, new)
         return getattr(self, new)
 
-    return property(read, doc=f"Former name of `{new}`.")
+    return property(read, doc=f"Old name of `{new}`; works for one more version.")
 
 
 def _warn(cls: type, old: str, new: str) -> None:

@@ -1,11 +1,11 @@
-"""The request scheduler: makes every request for bars or corporate actions, within the vendors' quotas.
+"""The request scheduler: sends every request for bars or corporate actions, within the vendors' quotas.
 
 One request does, in this order:
 
 1. wait for its turn at the vendor (one request in flight per vendor) and for the pace,
 2. debit the quota,
 3. store the debit, durably (`desk.debited`): if a kill follows, the credits count as spent,
-4. have the provider send the request (`desk.answered`): it is abandoned after a minute,
+4. have the provider send the request (`desk.answered`): it is abandoned after the longest flight, usually a minute,
 5. record the outcome of the answer or error, and store it.
 
 Before Step 3 nothing has been sent. A kill between Steps 3 and 5 loses only the outcome.
@@ -92,7 +92,7 @@ class VendorPlan:
 
 
 class RequestScheduler:
-    """Chooses a vendor for each request and makes the request through the vendor's provider.
+    """Chooses a vendor for each request, and sends the request through the vendor's provider.
 
     `save` and `stored`: see `state_store`; only one process may use them. `jitter` returns numbers in [0, 1). Raises
     SnapshotRefused for a stored state of another format.
@@ -136,8 +136,8 @@ class RequestScheduler:
         """Return the vendor to ask for bars of `[start_us, end_us)`.
 
         This is the first vendor of the order that offers the bars and is free. A vendor whose bars differ from the
-        others' is skipped if any other vendor offers the bars, even one that cannot be asked now. If a vendor is free
-        again within `WAIT_US`, the result is Blocked until then. `without`: vendors to skip.
+        others' is skipped if any other vendor offers the bars, even one that cannot be asked now. If the credits of an
+        earlier vendor return within `WAIT_US`, the result is Blocked until then. `without`: vendors to skip.
         """
         now = self._clock.now_us()
         having: list[tuple[Account, BarsOffer]] = []
@@ -265,7 +265,9 @@ class RequestScheduler:
             raise VendorDown(f"{account.name} did not answer within {self._flight_s:g} s") from None
         except Exception as error:
             # A plug-in that violates the port. Its message is not logged: it may contain the key.
-            log.warning("vendor_plugin_failed", vendor=account.name, error=type(error).__name__)
+            log.warning(
+                "the vendor's plug-in failed; update or uninstall it", vendor=account.name, error=type(error).__name__
+            )
             raise Malformed(f"the client of {account.name} failed: {type(error).__name__}") from None
 
     async def _save_debit(self, account: Account, charge: Charge) -> None:
@@ -281,7 +283,9 @@ class RequestScheduler:
         except TickerplantError as error:
             # The debit of the answer is stored already. The next request's debit also stores the outcome, and raises if
             # the log stays unavailable.
-            log.warning("vendor_state_not_stored", vendor=account.name, error=str(error))
+            log.warning(
+                "the vendor's state was not stored; its next request stores it", vendor=account.name, error=str(error)
+            )
 
     async def _save_accounts(self, account: Account) -> None:
         """Store the state of a vendor, and of other vendors whose state changed without a request."""
@@ -314,7 +318,13 @@ class RequestScheduler:
         self._accounts[name].compared(symbol, interval, verdict, self._clock.now_us())
         self._unsaved.add(name)
         if not verdict.usable:
-            log.warning("vendors_differ", vendor=name, symbol=symbol, interval=interval, how=str(verdict))
+            log.warning(
+                "the vendor's bars differ from those of other vendors and are not used",
+                vendor=name,
+                symbol=symbol,
+                interval=interval,
+                how=str(verdict),
+            )
 
     # Status ----------------------------------------------------------------------------------------------------------
 

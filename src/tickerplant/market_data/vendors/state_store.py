@@ -1,7 +1,8 @@
 """The stored state of the request scheduler: one state value per key in `market.state.feeds`, written by `desk`.
 
-The writer's name is the lock of the scheduler. A process that takes it fences the former owner, whose next debit fails,
-so that it sends no more requests. All debits of the former owner are in the log before the new owner reads them.
+The writer's name is the lock of the scheduler. A process that takes the lock fences the previous owner, whose next
+debit fails, so that it sends no more requests. All debits of the previous owner are in the log before the new owner
+reads them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Yahoo's chart API, with the cookie and the crumb that its clients fetch first. Pure.
 
 Prices are float32 and always adjusted for splits. Bars of a day and longer have an `adjclose`, adjusted for dividends
-too. The row of the current day is the day so far. Its stamp is the present time, or the session's close once the
-session is over. A forming intraday bar is followed by a row with the last price.
+too. The row of the current day is the day so far. Its stamp is the current time, or the session's close after the
+session. A forming intraday bar is followed by a row with the last price.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def _range(query: Mapping[str, str], market: Market, instrument: Instrument) -> 
 def _has_session(market: Market, instrument: Instrument, day: dt.datetime) -> bool:
     """Return True if a session of the instrument has begun on a local date.
 
-    A stock that trades round the clock has a daily bar from the open of the exchange on; other instruments always have.
+    A stock without sessions has a daily bar from the open of the exchange on. A pair without sessions always has one.
     """
     if instrument.kind != STOCK and not instrument.has_sessions:
         return True

@@ -41,7 +41,7 @@ PACE_S: Final = 1.0
 
 _COMPACT_ROWS: Final = 100
 _COMPACT_DAYS: Final = 138  # 100 sessions, five a week, last at least that long
-_TRAILING_US: Final = 29 * DAY_US  # an answer without a month has 30 days; one day for the difference of clocks
+_TRAILING_US: Final = 29 * DAY_US  # an answer without a month has 30 days; one day less, because clocks may differ
 _MONTH_US: Final = 31 * DAY_US
 _SETTLED_US: Final = 36 * HOUR_US
 _DAYS: Final = 10_000  # "20+ years"
@@ -58,9 +58,9 @@ def provider(context: ProviderContext) -> AlphaVantageProvider:
 class AlphaVantageProvider:
     """The vendor for one key; see `vendors.port.Provider`.
 
-    The vendor returns the newest 100 intraday bars, those of the trailing 30 days, or those of a month of New York.
-    It returns either the newest 100 daily bars or all of them. The free plan delivers the newest day after its end. An
-    answer therefore does not cover times after its newest bar that are younger than 36 hours.
+    The vendor returns the newest 100 intraday bars, those of the trailing 30 days, or those of a calendar month in New
+    York. It returns either the newest 100 daily bars or all of them. The free plan delivers the newest day after its
+    end. An answer therefore does not cover times after its newest bar that are younger than 36 hours.
     """
 
     def __init__(self, context: ProviderContext) -> None:
@@ -169,7 +169,7 @@ class AlphaVantageProvider:
 def _offer(*, extended: bool) -> Offer:
     """Return the intervals, page sizes and quotas of the vendor.
 
-    Bars of 1 h require extended hours: without these they begin at half past the hour.
+    1h bars require extended hours: in regular hours alone, they begin at half past the hour.
     """
     names = [name for name in INTERVAL_NAMES if extended or name != "1h"]
     months = (BarsOffer(name, page_bars=_MONTH_US // intervals.parse(name).us, page_us=_MONTH_US) for name in names)
@@ -185,9 +185,10 @@ def _offer(*, extended: bool) -> Offer:
 
 
 class _WithKey(httpx.AsyncBaseTransport):
-    """Adds the key to the address at the lowest layer, because the vendor accepts it only there.
+    """Adds the key to the address, because the vendor accepts the key only in the address.
 
-    The request that httpx logs, and that responses and errors contain, has no key.
+    The key is added at the lowest layer. The request that httpx logs, and that responses and errors contain, has no
+    key.
     """
 
     def __init__(self, key: str, proxy: str | None) -> None:

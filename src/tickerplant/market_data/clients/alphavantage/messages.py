@@ -1,7 +1,7 @@
 """Alpha Vantage's answers as columns and typed errors. Pure.
 
-Errors have HTTP 200 and one of three keys (`Error Message`, `Note`, `Information`); their text distinguishes them.
-Numbers before names (`5. volume`) differ between functions, so names are matched without numbers.
+Errors have HTTP 200 and one of three keys (`Error Message`, `Note`, `Information`); the text determines the error's
+kind. Numbers before names (`5. volume`) differ between functions, so names are matched without numbers.
 """
 
 from __future__ import annotations

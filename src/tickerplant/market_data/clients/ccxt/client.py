@@ -46,7 +46,7 @@ def provider(context: ProviderContext) -> CcxtProvider:
     """
     unknown = sorted(set(context.options) - _OPTIONS)
     if unknown:
-        raise ConfigError(f"the vendor {context.name} has no option {unknown[0]!r}; it has exchange and markets")
+        raise ConfigError(f"the vendor {context.name} has no option {unknown[0]!r}; use exchange or markets")
     return CcxtProvider(context)
 
 

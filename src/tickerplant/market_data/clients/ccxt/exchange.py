@@ -1,7 +1,7 @@
 """One exchange of ccxt, with our addresses, clock and errors.
 
 ccxt is an extra of the package (`tickerplant[ccxt]`). Its import takes seconds and happens only when an exchange is
-made. Its errors are converted by the classes of `ccxt.base.errors` and by the HTTP status.
+created. Its errors are converted by the classes of `ccxt.base.errors` and by the HTTP status.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Exchange:
         self._clock = clock
         self._library = _import()
         if name not in self._library.exchanges:
-            raise ConfigError(f"ccxt has no exchange {name!r}; its list is `ccxt.exchanges`")
+            raise ConfigError(f"ccxt has no exchange {name!r}; use one of `ccxt.exchanges`")
         timeout_s = max(clock.real_s(_TIMEOUT_S), _LEAST_TIMEOUT_S)
         made = _subclass(getattr(self._library, name), self._library.BadResponse)
         self.own: Any = made({"enableRateLimit": True, "timeout": int(1_000 * timeout_s)})
@@ -151,7 +151,7 @@ def _import() -> Any:
 
 
 def _subclass(base: Any, malformed: type[Exception]) -> Any:
-    """Return a class of the exchange that stores the last HTTP status, and whose session emits no warnings."""
+    """Return a class of the exchange that stores the last HTTP status and rejects answers with invalid JSON."""
 
     class StatusExchange(base):  # type: ignore[misc]
         last_status = 0
@@ -185,7 +185,7 @@ def _subclass(base: Any, malformed: type[Exception]) -> Any:
 def _bounded_response() -> Any:
     """Return a class of aiohttp's answers that reads at most `MAX_BYTES` after decoding. It raises Malformed for more.
 
-    aiohttp decodes one encoding only; a body with several encodings is no valid JSON then.
+    aiohttp decodes only one encoding, so a body with several encodings is not valid JSON.
     """
     import aiohttp
 

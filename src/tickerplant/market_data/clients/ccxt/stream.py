@@ -1,4 +1,4 @@
-"""A stream of an exchange's trades, made by polling. Trades have the exchange's own ids.
+"""A stream of an exchange's trades, obtained by polling. Trades have the exchange's own ids.
 
 Symbols are requested in turn, as fast as the exchange allows and at most about once a second. Each answer must reach
 back to a known trade, so that no trade between two answers is missing. Otherwise there is a gap, which is delivered as
@@ -38,7 +38,7 @@ FROM_ID: Final = ("binance", "binanceus", "binanceusdm", "binancecoinm")
 """Exchanges that accept the id of the first trade: their answers always reach back to a known trade."""
 POLL_S: Final = 1.0
 MUTE_S: Final = 10.0
-"""Maximum time of failed requests before the feed is down."""
+"""Maximum time of failed requests before the feed is reported as down."""
 PAGE: Final = 1_000
 """Trades per answer of the exchanges in FROM_ID; each other exchange defines its own page."""
 
@@ -144,7 +144,10 @@ class TradesStream:
         return page
 
     def _trade(self, symbol: str, one: Any) -> Trade | None:
-        """Return a trade, None for one without id or time. A trade without a price or with an odd value is dead."""
+        """Return a trade, or None if it cannot be used.
+
+        A trade that has an id and a time, but no price or an invalid value, is added to the dead rows.
+        """
         try:
             name, time_ms, price, size = one.get("id"), one.get("timestamp"), one.get("price"), one.get("amount")
             if not name or not isinstance(time_ms, int):
@@ -186,9 +189,9 @@ class TradesStream:
     # Events ----------------------------------------------------------------------------------------------------------
 
     async def _flush(self, out: asyncio.Queue[StreamEvent], began_us: int) -> None:
-        """Put the waiting trades on the queue, except those newer than the round.
+        """Put the waiting trades on the queue, except trades more than 0.9 s newer than the start of the round.
 
-        Other symbols may have trades older than these.
+        Other symbols may still have older trades than those.
         """
         before_ms = (began_us + _IN_ORDER_US) // MILLISECOND_US
         ready = [trade for trade in self._waiting if trade.time_ms < before_ms]
@@ -218,7 +221,8 @@ class TradesStream:
     async def _on_failure(self, out: asyncio.Queue[StreamEvent], error: VendorError, began_us: int) -> None:
         """Wait after a failure, with exponential backoff or as long as the exchange requests.
 
-        If the time without an answer would exceed `MUTE_S`, the feed is down since the oldest request.
+        If the time without an answer would exceed `MUTE_S`, the feed is down since the oldest of the symbols' last
+        answered requests.
         """
         self._failures += 1
         pause_s = min(_PAUSE_S * 2 ** min(self._failures - 1, 10), _LONGEST_PAUSE_S)
@@ -227,7 +231,11 @@ class TradesStream:
             await out.put(KeyRejected(str(error)))
             pause_s = _LONGEST_PAUSE_S
         elif self._failures == 1:
-            log.warning("the exchange does not answer", feed=self._source, error=str(error)[:300])
+            log.warning(
+                "the exchange does not answer; requests are repeated until it answers",
+                feed=self._source,
+                error=str(error)[:300],
+            )
         pause_s = max(pause_s, bounded_wait_s(error.retry_after_s) if error.about_vendor else 0.0)
         until_us = self._clock.now_us() + int(pause_s * SECOND_US)
         active = [one for one in self._symbols if one.rejected_until_us <= began_us]

@@ -113,7 +113,12 @@ class FilesProvider:
         self._log_problems(failed)
         for symbol, one in found.items():
             if one.conflict is not None:
-                log.warning("several rows of one bar", vendor=self.name, symbol=symbol, reason=one.conflict)
+                log.warning(
+                    "a bar has several rows with different values; keep one of them",
+                    vendor=self.name,
+                    symbol=symbol,
+                    reason=one.conflict,
+                )
         known = self._folder.symbols
         answers = {symbol: self._found(found, symbol, known) for symbol in request.symbols}
         covers = {symbol: (one.start_us, one.end_us) for symbol, one in found.items()}
@@ -130,14 +135,25 @@ class FilesProvider:
     def _log_problems(self, files: Sequence[IndexedFile]) -> None:
         for file in files:
             if file.error is not None:
-                log.warning("file not read", vendor=self.name, file=str(file.path), reason=_as_option(file.error))
+                log.warning(
+                    "a file cannot be read; correct it or remove it from the folder",
+                    vendor=self.name,
+                    file=str(file.path),
+                    reason=_as_option(file.error),
+                )
             elif file.broken:
                 first = _as_option(file.first_reason)
                 log.warning(
-                    "rows of a file not read", vendor=self.name, file=str(file.path), rows=file.broken, first=first
+                    "rows of a file cannot be read; correct or delete them",
+                    vendor=self.name,
+                    file=str(file.path),
+                    rows=file.broken,
+                    first=first,
                 )
             for choice in file.choices if file.error is None else ():
-                log.info("file read with a choice", vendor=self.name, file=str(file.path), choice=choice)
+                log.info(
+                    "a file has two readings, and one was chosen", vendor=self.name, file=str(file.path), choice=choice
+                )
 
 
 def _folder_arguments(context: ProviderContext) -> tuple[Path, ReadOptions]:

@@ -19,15 +19,15 @@ GATHER_BYTES: Final = 4 << 20
 """Maximum bytes of messages that wait for the parser, besides those of one read: 40,000 prints."""
 HEARTBEAT: Final = '{"action":"heartbeat"}'
 MANY_FAILURES: Final = 6
-"""Failures that a refused connection counts as: the next attempt waits about half a minute."""
+"""Failures that a refused connection counts as: the next attempt follows after 16 to 32 s."""
 
 
 class Connection:
     """One connection: messages that are not delivered yet, the times of the last messages, and messages to send.
 
     At most two batches are between socket and queue. One is parsed and waits for room in the queue. The other is being
-    gathered, with at most `GATHER_MESSAGES` or `GATHER_BYTES`, and the messages of one read. The socket is not read if
-    this batch is full.
+    gathered, with at most `GATHER_MESSAGES` or `GATHER_BYTES`, and the messages of one read. While the gathered batch
+    is full, the socket is not read.
     """
 
     def __init__(self, session: Session, socket: FrameConnection, out: asyncio.Queue[StreamEvent]) -> None:

@@ -8,16 +8,18 @@ A volume is *plausible* if it is between the former volume and its double. Other
 - Messages in the wrong order within one batch: messages of one symbol and second are sorted by their volumes.
 - A late message, or a correction by less than half: its size is unknown, and the former volume stays in force. The
   growth of the total already contains that trade. Its place among the prints of its second is unknown too.
-- A new day: a volume of less than half after hours of silence. The whole volume is new.
+- A new day: a volume of less than half the former one, after hours of silence. The whole volume is new.
 - A new day without silence, or a large auction: the next volumes continue the new one.
 - An error: the next volumes continue the former one.
 
-The last two differ only in what follows. The size of such a tick is therefore unknown, until a later volume is
-plausible after it or after the former one. The size of that tick contains all growth since the last known volume.
+The last two differ only in the volumes that follow, so the size of such a tick is unknown. A later volume that is
+plausible after this volume, or after the former one, ends the doubt. The size of its tick contains all growth since the
+last known volume.
 
 The sizes of a session never add up to more than its highest volume. After a fall on the same UTC date, the session is
 in doubt for `NEW_DAY_US`: the lower volumes may be errors that continue each other. Sizes that would exceed the bound
-are then unknown. If the former volume comes back, its growth is reduced by what the errors have counted.
+are then unknown. If later volumes continue the former volume again, their growth is reduced by the sizes that the
+errors have counted.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ class _SymbolVolume:
 
     @property
     def is_in_doubt(self) -> bool:
-        """Return whether the next volume requires more than the volume in force."""
+        """Return True if the next size depends on more than the volume in force."""
         return bool(self.debt) or not np.isnan(self.pending) or (self.former is not None and self.former.same_day)
 
     def size(self, volume: float, now: int) -> float:
@@ -146,12 +148,12 @@ class _SymbolVolume:
 
 
 def _continues(level: float, volume: float) -> bool:
-    """Return whether a volume is plausible after a level. False for NaN."""
+    """Return True if a volume is plausible after a level. False for NaN."""
     return level <= volume <= 2 * level
 
 
 def _is_late(level: float, volume: float) -> bool:
-    """Return whether a volume is plausible just before a level. False for NaN."""
+    """Return True if a volume is plausible just before a level. False for NaN."""
     return level / 2 <= volume < level
 
 
@@ -164,7 +166,7 @@ class DayVolumes:
         self._at = np.empty(0, np.int64)
         self._in_doubt: dict[int, _SymbolVolume] = {}
         """Symbols with a pending volume, a debt or a former volume, by code."""
-        self._apart = np.empty(0, np.bool_)  # those of them in doubt: their ticks are not vectorised
+        self._apart = np.empty(0, np.bool_)  # a mask of the symbols in doubt: their ticks are not vectorised
 
     def grow(self, symbols: int) -> None:
         """Extend the state to this number of symbols."""
@@ -176,7 +178,7 @@ class DayVolumes:
             self._apart = np.concatenate([self._apart, np.zeros(new, np.bool_)])
 
     def forget(self) -> None:
-        """Drop all volumes, for a new connection."""
+        """Remove all volumes, for a new connection."""
         self._level[:] = np.nan
         self._apart[:] = False
         self._in_doubt.clear()

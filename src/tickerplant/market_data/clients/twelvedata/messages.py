@@ -51,8 +51,8 @@ def credits_of(headers: Mapping[str, str]) -> Credits:
     """Return the quota in an answer's headers (lower-case names).
 
     `api-credits-used` and `api-credits-left` count the minute; headers with `day` in their names count the day. The
-    day's quota is returned if it has no credits left, or if there is no header of the minute. A header that is no count
-    is left out and noted.
+    day's quota is returned if it has no credits left, or if there is no header of the minute. A header that is not a
+    count is ignored and noted.
     """
     found: dict[tuple[bool, str], int] = {}
     problem = ""
@@ -71,7 +71,7 @@ def credits_of(headers: Mapping[str, str]) -> Credits:
 
 
 def error_of(code: int, message: str, now_us: int, retry_after_s: float | None = None) -> VendorError:
-    """Return the error for a code and message of the vendor. `retry_after_s`: value of the header."""
+    """Return the error for a code and message of the vendor. `retry_after_s`: seconds of the header `Retry-After`."""
     text = message.lower()
     if code == 429 or "out of api credits" in text:
         return _quota(message, text, now_us, retry_after_s)
@@ -132,7 +132,7 @@ class _Body(msgspec.Struct):
 
 
 class _Error(msgspec.Struct):
-    """The fields that show an error of the whole request, without the remaining answer."""
+    """The fields of an answer that report an error of the whole request."""
 
     status: str | None = None
     code: int | None = None

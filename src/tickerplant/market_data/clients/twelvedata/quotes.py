@@ -42,7 +42,7 @@ class Price(msgspec.Struct, gc=False):
 
 
 _SAMPLES: Final = 100
-"""Maximum symbols that were not requested whose first print is a dead row."""
+"""Maximum count of unrequested symbols whose first print is stored as a dead row."""
 _ALIASES: Final = 10_000
 """Maximum spellings of names that are remembered."""
 _STATUS_TEXTS: Final = 20
@@ -128,7 +128,7 @@ def _name(item: Mapping[str, Any]) -> str:
 
 
 class QuoteDecoder:
-    """Turns price messages into ticks (`schemas.TICKS`); stores each symbol's volume of the day (see `day_volume`).
+    """Converts price messages to ticks (`schemas.TICKS`); stores each symbol's volume of the day (see `day_volume`).
 
     Symbols are written as subscribed: the vendor answers `RY:TSX` with symbol RY and exchange TSX. `stamped`: use
     `sent_ns`, which the sandbox may send, as the time. `wanted_only`: messages of symbols that were not added are
@@ -149,7 +149,7 @@ class QuoteDecoder:
         self._by_exchange: set[str] = set()
 
     def forget_volumes(self) -> None:
-        """Drop all volumes, for a new connection: trades between two connections belong to no tick."""
+        """Remove all volumes, for a new connection: trades between two connections belong to no tick."""
         self._volumes.forget()
 
     def add_symbols(self, symbols: Sequence[str]) -> None:
@@ -163,7 +163,7 @@ class QuoteDecoder:
         self._grow()
 
     def columns(self, prices: Sequence[Price]) -> tuple[PriceColumns, list[DeadRow]]:
-        """Return the messages as columns, and the messages that are not ticks, except most of the unwanted ones."""
+        """Return the ticks as columns, and dead rows for other messages. Most unwanted messages have no dead row."""
         dead: list[DeadRow] = []
         codes_of = self._codes
         known = len(codes_of)

@@ -67,7 +67,7 @@ class Subscriptions:
         self.hours = OpenHours(self._calendars, ())
 
     def first_messages(self, now_s: float) -> list[str]:
-        """Return the messages that subscribe a new connection: all symbols except those rejected within `retry_s`."""
+        """Return the first messages of a connection: subscribe all symbols except those rejected within `retry_s`."""
         before_s = now_s - self._retry_s
         return messages("subscribe", [s for s in self._wanted if self._rejected_s.get(s, before_s) <= before_s])
 

@@ -135,7 +135,7 @@ class YahooProvider:
         self._closed = False
 
     def cost(self, request: BarsRequest) -> int:
-        """Return one credit, and one more for the later splits if they are not cached."""
+        """Return the credits: 1, and for intraday bars 1 more for each symbol whose splits are not cached."""
         if request.interval == "1d":
             return 1
         now_us = self._clock.now_us()

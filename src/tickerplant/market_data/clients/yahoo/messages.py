@@ -214,9 +214,9 @@ def read_columns(columns: Columns, request: BarsRequest, now_us: int, splits: Sp
     """Return the answer to a request of one symbol; `splits` are all splits of the symbol from `start_us` up to now.
 
     Rows outside the requested range, rows with an unknown price and rows off the grid (the live last row) are dropped.
-    So are bars that are still forming; the vendor's clock decides this for intraday bars. Raises NotEntitled if several
-    rows have prices and none is on the grid. Exchanges that open at half past the hour have 1h bars that start at half
-    past.
+    Bars that are still forming are dropped too; the vendor's clock decides this for intraday bars. Raises NotEntitled
+    if several rows have prices and none is on the grid. Exchanges that open at half past the hour have 1h bars that
+    start at half past.
     """
     symbol, interval, start_us, end_us = request.symbols[0], request.interval, request.start_us, request.end_us
     daily = interval == "1d"
@@ -284,7 +284,7 @@ def _in_the_currency_of_prices(
 def _as_traded(prices: Float64Array, factor: Float64Array) -> Float64Array:
     """Return prices as traded: multiplied by `factor` and rounded.
 
-    Each price has 2, 4, 6 or 8 decimal places, the fewest within the noise of float32; it stays as it is if none fits.
+    Each price has 2, 4, 6 or 8 decimal places, the fewest within the noise of float32; it is unchanged if none fits.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         result: Float64Array = prices * factor
