@@ -1,7 +1,7 @@
 """Market data: vendors and files in, records of `market.prices.raw` out.
 
 - `feed`: the only way into the raw topic. `feed/writer.py` appends records and commits a feed's cursor with them.
-- `vendors`: the interface of a vendor (`port`), and the scheduler that makes all requests within quotas.
+- `vendors`: the interface of a vendor (`port`), and the scheduler that sends all requests within quotas.
 - `clients`: one package per vendor: pure parsing, requests, streams.
 - `files`: readers for CSV, Parquet and DBN, and the replay of a file.
 - `backfill`: finds gaps in the store and fills them.

@@ -57,7 +57,7 @@ quick."""
 
 QUEUE_EVENTS: Final = 2  # the stream gathers further ticks into its next event
 MARK_EVERY_S: Final = 1.0
-"""Minimum time in which every partition of a feed is marked once."""
+"""Minimum time between two marks of a partition by its feed."""
 MARK_TURNS: Final = 20
 """Maximum number of turns in which the partitions of a feed are marked."""
 _MARK_REAL_S: Final = 0.5  # by the machine's clock; every partition is marked once in this time
@@ -91,8 +91,8 @@ class FeedCounters:
     """Counters of a feed since the service started, for metrics and tests.
 
     `lag_us`: maximum recent delay from the time in a message to its arrival; 0 if the times are ahead of our clock.
-    `skew_us`: minimum lead of the vendor's clock over ours, from messages that arrived before their own time; 0 if
-    there were none.
+    `skew_us`: lower bound of the lead of the vendor's clock over ours, from messages that arrived before their own
+    time; 0 if there were none.
     """
 
     messages: int = 0
@@ -349,7 +349,7 @@ class MarketData:
             await self._on_unusable(refused + event.unwanted, usable, why)
 
     async def _on_unusable(self, unusable: int, usable: int, why: str) -> None:
-        """Count unusable messages. In a flood, the stream drops its connection, and health shows why."""
+        """Count unusable messages. In a flood, the stream drops its connection, and health shows the reason."""
         flood = self._stream.observe(unusable, usable, why)
         if flood is None:
             return

@@ -71,15 +71,20 @@ class _Renamed(argparse.Action):
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tickerplant.sandbox", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=0, help="0 selects a free port")
     parser.add_argument("--symbols", type=int, default=12, help="number of symbols")
     parser.add_argument("--names", default="", help="symbols, such as AAPL,MSFT; replaces --symbols")
     parser.add_argument(
         "--rate", type=float, default=50.0, help="average trades per second over all symbols while markets are open"
     )
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--sessions", choices=["always", "us"], default="always")
+    parser.add_argument("--seed", type=int, default=7, help="seed of the simulated market")
+    parser.add_argument(
+        "--sessions",
+        choices=["always", "us"],
+        default="always",
+        help="always: all symbols trade round the clock; us: stocks trade in New York's regular sessions",
+    )
     parser.add_argument("--start", default="", help="initial time of the sandbox's clock, such as 2026-03-09T13:00:00Z")
     parser.add_argument("--speed", type=float, default=1.0, help="speed of this clock relative to the machine's clock")
     parser.add_argument("--credits", type=int, default=0, help="Twelve Data's credits per minute; 0: no limit")

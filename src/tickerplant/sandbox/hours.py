@@ -103,7 +103,7 @@ class WeekHours(Hours):
         return True
 
     def of(self, days: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """Return open and length of each day; on Friday and Sunday a part of the day is closed."""
+        """Return open and length of each day: a part of Friday and Sunday, nothing of Saturday, all of other days."""
         assert self._calendar is not None
         starts, ends = days * DAY_US, (days + 1) * DAY_US
         first, last = self._calendar.session_of(starts), self._calendar.session_of(ends - 1)
@@ -119,7 +119,7 @@ class WeekHours(Hours):
 
 
 def _flat_shape(length: int) -> Float64Array:
-    """Return the activity of each minute of a day round the clock, or of a part of it.
+    """Return the activity of each of the first `length` minutes of a day round the clock.
 
     The maximum is at 15:00 UTC, during the day of Europe and America; the minimum is at 03:00.
     """

@@ -80,7 +80,7 @@ class Paths:
         terms = heights.view(np.int32).astype(np.float32)
         terms *= tents.view(np.int32).astype(np.float32)
         total = np.zeros(len(points), np.float32)
-        # The sum is made level by level: the order of NumPy's own sum depends on the array's shape.
+        # The sum is computed level by level: the order of NumPy's own sum depends on the array's shape.
         for level, amplitude in enumerate(self._amplitudes):
             total += terms[level] * amplitude
         return total

@@ -122,7 +122,7 @@ class QuotaTracker:
         self._requests.append(LoggedRequest(now_us, vendor, request.path, query, status, credits, refused))
 
     def requests(self, vendor: str = "") -> list[dict[str, Any]]:
-        """Return the logged requests of one vendor (all by default), oldest first."""
+        """Return the logged requests of a vendor, or of all vendors if it is "", oldest first."""
         return [asdict(request) for request in self._requests if vendor in ("", request.vendor)]
 
     def counts(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The backfill manager: fetches missing bars for as long as the service runs.
 
 No plan is stored. Each round plans from the store: expected bars, minus stored bars, minus answered ranges. A round
-starts only after the store has applied every record of `market.prices.raw`, so nothing is requested twice. The manager
-appends an empty round to every partition as a barrier, and waits until the store has applied it. After a kill, the
-barrier also covers the records of the killed process. The request that was in flight is sent again; its credits are
+starts only after the store has applied every record of `market.prices.raw`, so no stored bar is requested again. The
+manager appends an empty round to every partition as a barrier, and waits until the store has applied it. After a kill,
+the barrier also covers the records of the killed process. The request that was in flight is sent again; its credits are
 spent twice.
 
 A round does, in this order:

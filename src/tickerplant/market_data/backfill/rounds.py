@@ -21,11 +21,11 @@ from tickerplant.market_data.vendors.scheduler import Blocked, Choice, RequestSc
 IDLE_S: Final = 60.0
 """Pause after a round without requests, and the shortest time between two requests for recent gaps."""
 IDLE_MAX_S: Final = 1_800.0
-"""Longest time between two requests for recent gaps, if credits are few."""
+"""Longest time between two requests for recent gaps, if few credits are left."""
 _ROUND_S: Final = 60.0
 _ROUND_REQUESTS: Final = 50
 _MAX_REPORTED: Final = 100_000
-"""Maximum number of remembered reasons. When it is exceeded, all are dropped, and some are reported again."""
+"""Maximum number of remembered reasons. When it is exceeded, all are removed, and some are reported again."""
 _REPORT_AGAIN_US: Final = 10 * MINUTE_US
 """Change of the time of the next request beyond which the same reason is reported again."""
 _MAX_UNREPORTED: Final = 1_000
@@ -132,7 +132,7 @@ class RoundPlanner:
         return rows
 
     def forget(self) -> None:
-        """Drop expired penalties and old reasons, so that memory does not grow with the running time."""
+        """Remove expired penalties and old reasons, so that memory does not grow with the running time."""
         self._penalties.forget(self._clock.now_us())
         if len(self._reported) > _MAX_REPORTED:
             self._reported.clear()

@@ -88,7 +88,7 @@ class Series:
         """Replace the state of `[start_us, end_us)` by the content of the store.
 
         `stored`: starts of the stored bars, and whether each is complete. `silent`: starts of intervals in which a live
-        feed that was up delivered nothing of the symbol.
+        feed that was up delivered no ticks of the symbol.
         """
         starts = self.grid.starts(start_us, end_us)
         if not len(starts):
@@ -179,7 +179,7 @@ class Series:
         self._set(new_start, new_end, np.concatenate([again[others], again[before], again[after]]))
 
     def _add(self, start: Int64Array, end: Int64Array, again: Int64Array) -> None:
-        """Add runs that do not overlap the present ones."""
+        """Add runs that do not overlap the existing runs."""
         self._set(*(np.concatenate(pair) for pair in (
             (self._start, start), (self._end, end), (self._again, again))))  # fmt: skip
 

@@ -33,7 +33,7 @@ class Depth:
         if self.days is not None:
             return now_us - self.days * DAY_US
         max_us = MAX_DAYS.get(self.interval, 731) * DAY_US
-        # An hour less than the vendor's limit: the oldest request is sent a while after it was planned.
+        # An hour less than the vendor's limit: the oldest request is sent some time after it was planned.
         return now_us - (max_us if lookback_us is None else min(max_us, max(0, lookback_us - HOUR_US)))
 
 

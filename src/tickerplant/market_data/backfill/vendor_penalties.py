@@ -80,7 +80,7 @@ class VendorPenalties:
         return blocked, []
 
     def forget(self, now_us: int) -> None:
-        """Drop expired penalties."""
+        """Remove expired penalties."""
         self._penalties = {
             key: left
             for key, penalties in self._penalties.items()
@@ -94,7 +94,7 @@ class VendorPenalties:
 
 
 def market_key(symbol: str, calendar: str) -> tuple[str, str]:
-    """Return the key of symbols that share a vendor's delay: the same form of symbol, the same calendar.
+    """Return the key that symbols share if a vendor delays them alike: their form and their calendar.
 
     A plan delays all shares of an exchange alike, and crypto or currencies differently. A pair (`BTC/USD`) has its own
     key.

@@ -1,4 +1,4 @@
-"""Records of `market.prices.raw` that belong to no feed: settings, rebuilds, and corporate actions by a user."""
+"""Records of `market.prices.raw` that belong to no feed: settings, rebuilds, and users' corporate actions."""
 
 from __future__ import annotations
 

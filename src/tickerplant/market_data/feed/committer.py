@@ -77,7 +77,7 @@ class Committer:
         self._cursor_changed = True
 
     def commit(self, cursor: Cursor) -> None:
-        """Commit the four effects of the module's docstring; a no-op if nothing was added.
+        """Commit the four effects of the module's docstring; do nothing if there is no change.
 
         Raises Fenced when a newer writer has taken over the feed. Raises LogUnavailable; the buffer is then unchanged,
         and `recover` continues.

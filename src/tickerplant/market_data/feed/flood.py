@@ -14,9 +14,9 @@ from tickerplant.market_data.feed.dead_letters import DeadRow
 
 WINDOW_S: Final = 60.0
 MAX_DEAD_ROWS: Final = 1_000
-"""Maximum dead letters of one live feed per `WINDOW_S`. Further ones are counted only."""
+"""Maximum dead letters of one live feed per `WINDOW_S`. Further dead letters are only counted."""
 MAX_PAYLOAD_BYTES: Final = 4_096
-"""Maximum payload bytes of a dead letter of a live feed. A print has some hundred bytes."""
+"""Maximum payload bytes of a dead letter of a live feed. A print has about 150 bytes."""
 FLOOD_MESSAGES: Final = 1_000
 """Minimum count of unusable messages per `WINDOW_S` in a flood. They must also outnumber the usable messages."""
 FIRST_PAUSE_S: Final = 30.0

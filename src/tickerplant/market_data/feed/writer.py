@@ -225,8 +225,8 @@ class FeedWriter:
         corrections must also have equal price and size. A repeat with the same price and size is dropped and counted. A
         repeat with another price or size is a conflict: it becomes a dead letter, as invalid rows do. `watermark_us`:
         ticks of later batches are at or after this time, unless they are out of order. The commit of these ticks also
-        stores `resume_token`. `locate` returns the place in the file of a row of the batch; the reason of a conflict
-        begins with it.
+        stores `resume_token`. `locate(row)` returns the file and the number of a row of the batch; the reason of a
+        conflict begins with it.
         """
         batch, codes, numbers = self._valid(_TICKS, batch)
         if batch["trade_id"].null_count < batch.num_rows:
@@ -389,7 +389,7 @@ class FeedWriter:
         return max(self._cursor.watermark_us, 0)
 
     def _advance(self, watermark_us: int) -> int:
-        """Advance the watermark and return it. The watermark never decreases, and a live feed's never exceeds now."""
+        """Advance the watermark and return it. It never decreases, and is never in the future for a live feed."""
         if self._cursor.live:
             watermark_us = min(watermark_us, self._clock())
         if watermark_us > self._cursor.watermark_us:

@@ -1,4 +1,4 @@
-"""Files of ticks or bars: CSV, gzipped CSV, Parquet and DBN.
+"""Files of ticks or bars: CSV (plain or gzipped), Parquet, and DBN (plain or zstd).
 
 In: files and the user's `options`. Out: records of a file's feed (`replay`), all bars of one file (`bars`), or bars by
 symbol and range from a folder (`bar_folder`).

@@ -21,8 +21,8 @@ from tickerplant.core.times import DAY_US, MINUTE_US, NEVER_US, BoolArray, Int64
 from tickerplant.market_data.files.options import INTERVAL_NAMES, INTERVALS
 
 _BITS: Final = 20
-"""Bits of evidence that the bars have another interval: a chance of one in a million that the times are a coincidence.
-If the times are multiples of k intervals, each time after the first adds log2(k) bits."""
+"""Minimum evidence, in bits, that the bars have another interval: the times are a coincidence in one of a million
+cases. If the times are multiples of k intervals, each time after the first adds log2(k) bits."""
 _LONG_GAP_US: Final = 5 * DAY_US
 """Smallest gap between dates from which bars are not daily. Long holidays cause single gaps, but not every gap of
 twelve dates."""

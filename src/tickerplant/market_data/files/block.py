@@ -23,7 +23,7 @@ class BrokenRow:
 
 
 def with_advice(reason: str) -> str:
-    """Return the reason of the first unreadable row with what to do, for a file that is refused for it."""
+    """Return the reason why the first row is unreadable, with advice, for a file that is refused because of it."""
     return reason if "; " in reason or "--" in reason or ": use " in reason else f"{reason}; {_ADVICE}"
 
 

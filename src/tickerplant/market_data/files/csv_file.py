@@ -65,7 +65,7 @@ class CsvFile:
         self.delimiter, self.header, self.header_number = self.head.delimiter, self.head.header, self.head.line
 
     def blocks(self, wanted: Sequence[str]) -> Iterator[Block]:
-        """Yield the blocks from the start of the file. Raises BadInput when the rest of the file cannot be read."""
+        """Yield the blocks from the start of the file. Raises BadInput when the remainder cannot be read."""
         number, tail = 1, b""
         with self._open() as stream:
             while True:

@@ -25,7 +25,7 @@ HEAD_LINES: Final = 64
 """Maximum number of lines in a head."""
 _HEADER_WITHIN: Final = 20
 _NEAR: Final = 1.25
-"""Maximum of the largest ratio of adjusted close to close in a head, divided by the smallest ratio."""
+"""Maximum quotient of the largest and the smallest ratio of adjusted close to close within a head."""
 _DELIMITERS: Final = ",;\t|"
 _SEPARATOR: Final = re.compile(r'"?sep=(.)"?\s*')
 _VALUE: Final = re.compile(r"[-+]?[0-9.,]*[0-9][0-9.,:/T Z+-]*(?:[eE][-+]?[0-9]+)?|true|false|", re.IGNORECASE)

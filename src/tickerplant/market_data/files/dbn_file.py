@@ -108,7 +108,7 @@ class DbnFile:
         return self._layout.interval
 
     def blocks(self, wanted: Sequence[str]) -> Iterator[Block]:
-        """Yield the blocks from the start of the file. Raises BadInput when the rest of the file cannot be read."""
+        """Yield the blocks from the start of the file. Raises BadInput when the remainder cannot be read."""
         width, number, only = self._dtype.itemsize, 1, None
         with self._open() as stream:
             read = self._reader(stream)

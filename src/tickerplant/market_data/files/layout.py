@@ -104,8 +104,8 @@ def detect_layout(
     """Return the layout of a header.
 
     `index`: a column without a name that contains times; it is the time if no other column is.
-    `columns`: the user's columns by role, which precede the known names. `is_bars`: the user has given an interval.
-    Raises BadInput if a column is missing, or if the columns have two readings; the message names both.
+    `columns`: the user's columns by role, which precede the known names. `is_bars`: an interval shows that the file has
+    bars. Raises BadInput if a column is missing, or if the columns have two readings; the message names both.
 
     >>> detect_layout(["Date", "Open", "High", "Low", "Close", "Volume"]).kind
     'bars'

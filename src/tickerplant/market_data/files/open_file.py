@@ -74,7 +74,7 @@ def _opened(path: Path) -> DataFile:
 
 
 def _check_interval(file: DbnFile) -> DbnFile:
-    """Return the same file. Raises BadInput if its bars have an interval that is not stored."""
+    """Return the file. Raises BadInput if its bars have an interval that is not stored."""
     if file.interval and file.interval not in [interval.name for interval in INTERVALS]:
         raise BadInput(f"{file.path.name} has {file.interval} bars; supported are {INTERVAL_NAMES}")
     return file

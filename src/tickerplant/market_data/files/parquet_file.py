@@ -35,7 +35,7 @@ class ParquetFile:
             raise BadInput(f"{path.name} is not a Parquet file: {error}") from error
 
     def blocks(self, wanted: Sequence[str]) -> Iterator[Block]:
-        """Yield the blocks from the start of the file. Raises BadInput when the rest of the file cannot be read."""
+        """Yield the blocks from the start of the file. Raises BadInput when the remainder cannot be read."""
         number = 1
         try:
             with pa.parquet.ParquetFile(self.path) as file:

@@ -3,9 +3,10 @@
 The name of the feed is a hash of the file's content and of the options that change its rows (`effective_options`). A
 second replay of the same file therefore changes nothing, and a killed replay resumes where it stopped.
 
-A replay reads the file twice. The first pass reads times and symbols only. The watermark is the least time in the
-remaining rows, so a file sorted by symbol works too. The `start` record contains all symbols. If no speed is given,
-only the log limits the replay. Memory contains one block of the file and one transaction (`TRANSACTION_BYTES`).
+A replay reads the file at least twice. The first pass reads only times, symbols and intervals. The watermark is the
+least time in the remaining rows, so a file sorted by symbol works too. The `start` record contains all symbols. If no
+speed is given, only the log limits the replay. Memory contains one block of the file and one transaction
+(`TRANSACTION_BYTES`).
 """
 
 from __future__ import annotations
@@ -110,10 +111,10 @@ class ReplaySummary:
     """The result of a replay. `ends`: the last offset of the file in each partition of `market.prices.raw`.
 
     `already`: an earlier replay has completed this file, and nothing was appended; `ends` are then the offsets of the
-    topic's last records. `stopped`: the replay was stopped; the same call resumes it. `rows_read` and `seconds` count
-    this run, and the other counts all runs of this feed. `conflicts`: dead rows with the identity of an earlier trade,
-    but another price or size. Rows with the bar of an earlier row, but other values, count too. `unknown_conditions`:
-    number of rows with each unknown code; they count as ordinary trades.
+    topic's last records. `stopped`: the replay was stopped; the same call resumes it. `rows_read` and `seconds` refer
+    to this run, the other counts to all runs of this feed. `conflicts`: count of dead letters with the identity of an
+    earlier trade, but another price or size. Rows with the bar of an earlier row, but other values, count too.
+    `unknown_conditions`: number of rows with each unknown code; they count as ordinary trades.
     """
 
     feed: str
@@ -422,7 +423,7 @@ class _Run:
         return f"{self.file.path.name} {self.file.unit} {rows.numbers[begin + row]}"
 
     def _due(self, newest: Int64Array, at: int) -> tuple[int, int]:
-        """Return the end of the rows that are due, and the present time of the replay. Waits if a speed is given."""
+        """Return the end index of the due rows, and the replay's current time. Waits if a speed is given."""
         end = min(at + BATCH_ROWS, len(newest))
         speed = self.options.speed
         if speed is None or at == len(newest):

@@ -1,4 +1,4 @@
-"""The canonical names of time zones. The list of aliases is a packaged file."""
+"""The canonical names of time zones. The list of aliases is a file of the package tzdata."""
 
 from __future__ import annotations
 

@@ -35,8 +35,9 @@ MAX_COMPARISONS: Final = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """The reason why no vendor can be asked now. `verdict`: `schemas.QUOTA`, `OUTAGE` or `NOT_OFFERED`.
+    """The reason why no vendor can be asked now.
 
+    `verdict`: `schemas.QUOTA`, `OUTAGE` or `NOT_OFFERED`; the backfill adds `NO_DATA` and `DIFFERS`.
     `again_us`: time from which another request may help; None: waiting does not help.
     """
 

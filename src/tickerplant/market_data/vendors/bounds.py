@@ -15,7 +15,8 @@ from typing import Final
 from tickerplant.core.times import SECOND_US, datetime_of
 
 MAX_WAIT_S: Final = 86_400.0
-"""Maximum seconds that a vendor can make us wait. No quota period of a vendor is longer than a day."""
+"""Maximum seconds that the plant waits because a vendor requests it. No quota period of a vendor is longer than a
+day."""
 MAX_COUNT: Final = 10**12
 """Maximum credits that a header can count. No plan has a trillion credits."""
 MAX_ERROR_CHARS: Final = 500

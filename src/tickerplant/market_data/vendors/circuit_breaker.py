@@ -1,4 +1,4 @@
-"""The circuit breaker of one vendor: a vendor that fails repeatedly is not asked for a while. Pure.
+"""The circuit breaker of one vendor: requests to a vendor that fails repeatedly are paused. Pure.
 
 The breaker is *closed* until `FAILURES` failures in a row or a bad key *open* it. After the pause it is *half-open*:
 one request is the trial. An answer closes the breaker; a failure opens it for twice as long.

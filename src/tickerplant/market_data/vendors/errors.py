@@ -11,7 +11,7 @@ class VendorError(TickerplantError):
 
     `retry_after_s`: seconds after which another attempt may help; None: waiting does not help. No message contains a
     key. `about_vendor`: the error concerns the vendor as a whole and not the request. Another vendor is then asked, and
-    this vendor is not asked for a while. A message longer than `bounds.MAX_ERROR_CHARS` is cut, because it may quote an
+    requests to this vendor are paused. A message longer than `bounds.MAX_ERROR_CHARS` is cut, because it may quote an
     answer.
     """
 

@@ -78,7 +78,7 @@ def _messages(events: deque[StreamEvent]) -> int:
 
 
 def _may_gather(event: StreamEvent) -> bool:
-    """Return True for an event that contains only ticks. The order of other events must not change."""
+    """Return True for ticks without a gap and without rejected symbols. Other events must keep their order."""
     return isinstance(event, Ticks) and event.gap is None and not event.rejected and event.batch is not None
 
 

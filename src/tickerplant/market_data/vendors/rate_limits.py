@@ -330,7 +330,7 @@ class RateLimits:
             entries.append(_Entry(start_us, end_us, credits))
 
     def _forget(self, quota: Quota, now_us: int) -> None:
-        """Remove entries that are more than two periods old or in the future; a wrong clock caused the latter."""
+        """Remove entries more than two periods old, and entries far in the future, which a wrong clock has caused."""
         span = 2 * quota.period_us + self._flight_us
         self._state.spent[_key(quota)] = [
             e for e in self._entries(quota) if e.used and e.end_us > now_us - span and e.start_us < now_us + span

@@ -1,6 +1,6 @@
 """Data that one vendor does not have, by its own answers.
 
-Such data is not requested again for a while, to save credits. Pure.
+Such data is not requested again until the rejection expires, to save credits. Pure.
 """
 
 from __future__ import annotations

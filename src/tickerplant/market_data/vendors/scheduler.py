@@ -174,7 +174,7 @@ class RequestScheduler:
         """Send one request for bars.
 
         Raises VendorError if the request fails. Before the request is sent, raises QuotaSpent if the credits were
-        spent after the choice, or VendorDown if the circuit breaker is open. Also raises BadRequest before, if the cost
+        spent after the choice, or VendorDown if the circuit breaker is open. It then also raises BadRequest if the cost
         exceeds the quota, and LogError if the debit cannot be stored.
         """
         account, cost = self._accounts[choice.name], choice.provider.cost(request)

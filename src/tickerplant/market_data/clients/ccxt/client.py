@@ -97,8 +97,8 @@ class CcxtProvider:
         return ", ".join(offer.interval for offer in self.offer.bars)
 
     async def actions(self, symbol: str, start_us: int, end_us: int) -> ActionsAnswer:
-        """Raise NotEntitled: crypto currencies have no splits or dividends."""
-        raise NotEntitled("exchanges of crypto currencies have no splits or dividends")
+        """Raise NotEntitled: cryptocurrencies have no splits or dividends."""
+        raise NotEntitled("exchanges of cryptocurrencies have no splits or dividends")
 
     def stream(self, symbols: Sequence[str]) -> TradesStream | None:
         """Return a stream of these symbols' trades; None for an exchange without public trades."""

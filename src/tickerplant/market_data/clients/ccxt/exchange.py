@@ -1,7 +1,7 @@
 """One exchange of ccxt, with our addresses, clock and errors.
 
 ccxt is an extra of the package (`tickerplant[ccxt]`). Its import takes seconds and happens only when an exchange is
-created. Its errors are converted by the classes of `ccxt.base.errors` and by the HTTP status.
+created. Its errors are converted according to their class in `ccxt.base.errors` and the HTTP status.
 """
 
 from __future__ import annotations

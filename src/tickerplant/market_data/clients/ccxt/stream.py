@@ -146,7 +146,7 @@ class TradesStream:
     def _trade(self, symbol: str, one: Any) -> Trade | None:
         """Return a trade, or None if it cannot be used.
 
-        A trade that has an id and a time, but no price or an invalid value, is added to the dead rows.
+        A trade that has an id and a time, but no price or an invalid value, becomes a dead letter.
         """
         try:
             name, time_ms, price, size = one.get("id"), one.get("timestamp"), one.get("price"), one.get("amount")

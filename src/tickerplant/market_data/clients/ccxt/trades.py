@@ -48,7 +48,7 @@ class SymbolTrades:
     rejected_until_us: int = 0
 
     def add(self, page: Sequence[Trade]) -> None:
-        """Add the trades of an answer, oldest first; drop known trades that are no longer recent."""
+        """Add the trades of an answer, oldest first; remove known trades that are no longer recent."""
         if not page:
             return
         if page[-1].time_ms >= self.last_ms or not self.last_id:

@@ -16,7 +16,7 @@ from tickerplant.market_data.vendors.port import Connected, StreamEvent, Ticks
 
 GATHER_MESSAGES: Final = 16_384
 GATHER_BYTES: Final = 4 << 20
-"""Maximum bytes of messages that wait for the parser, besides those of one read: 40,000 prints."""
+"""Maximum bytes of messages that wait for the parser, besides those of one read: about 28,000 prints."""
 HEARTBEAT: Final = '{"action":"heartbeat"}'
 MANY_FAILURES: Final = 6
 """Failures that a refused connection counts as: the next attempt follows after 16 to 32 s."""

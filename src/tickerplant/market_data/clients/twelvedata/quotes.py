@@ -42,9 +42,9 @@ class Price(msgspec.Struct, gc=False):
 
 
 _SAMPLES: Final = 100
-"""Maximum count of unrequested symbols whose first print is stored as a dead row."""
+"""Maximum count of unrequested symbols whose first print becomes a dead letter."""
 _ALIASES: Final = 10_000
-"""Maximum spellings of names that are remembered."""
+"""Maximum number of remembered spellings of names."""
 _STATUS_TEXTS: Final = 20
 """Maximum messages of one answer to a subscription that are passed on."""
 
@@ -132,7 +132,7 @@ class QuoteDecoder:
 
     Symbols are written as subscribed: the vendor answers `RY:TSX` with symbol RY and exchange TSX. `stamped`: use
     `sent_ns`, which the sandbox may send, as the time. `wanted_only`: messages of symbols that were not added are
-    dropped and counted. The first message of each of `_SAMPLES` such symbols is a dead row.
+    dropped and counted. The first message of each of `_SAMPLES` such symbols becomes a dead letter.
     """
 
     def __init__(self, *, source: str = SOURCE, stamped: bool = False, wanted_only: bool = False) -> None:
@@ -163,7 +163,7 @@ class QuoteDecoder:
         self._grow()
 
     def columns(self, prices: Sequence[Price]) -> tuple[PriceColumns, list[DeadRow]]:
-        """Return the ticks as columns, and dead rows for other messages. Most unwanted messages have no dead row."""
+        """Return the ticks as columns, and dead letters for the other messages, except for most unwanted messages."""
         dead: list[DeadRow] = []
         codes_of = self._codes
         known = len(codes_of)
@@ -231,7 +231,7 @@ class QuoteDecoder:
         return valid, codes
 
     def _new_code(self, name: str) -> tuple[str, int]:
-        """Return the reason why a message is a dead row, or "", and the code of its unknown name; -1 for no code."""
+        """Return why a message becomes a dead letter, or "", and the code of its unknown name; -1 for no code."""
         try:
             symbol = check_symbol(name)
         except BadInput as error:

@@ -432,7 +432,7 @@ def columns_of(frame: Any, meta: Any, paid_in: Mapping[int, str] | None = None) 
 def _import(cache: str) -> Any:
     """Import and return yfinance.
 
-    The first import in the process sets the folder of its caches and silences its warnings.
+    The first import in the process sets the folder of yfinance's caches and silences yfinance's warnings.
     """
     was_imported = "yfinance" in sys.modules
     import yfinance
