@@ -364,7 +364,9 @@ class MarketData:
     async def _on_live_gap(self, writer: FeedWriter, start_us: int, end_us: int) -> None:
         """Append a `down` and a `start` record: a live connection missed the ticks of a range."""
         seconds = (end_us - start_us) / SECOND_US
-        log.warning("ticks were missed on a live connection", feed=self.config.feed, seconds=seconds)
+        log.warning(
+            "ticks were missed on a live connection; the gap is recorded", feed=self.config.feed, seconds=seconds
+        )
         self.counts.losses += 1
         self._start_us = end_us
 

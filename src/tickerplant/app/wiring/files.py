@@ -75,5 +75,5 @@ def file_bars(file: Path, options: ReadOptions, *, strict: bool = False) -> File
     check_decimal(options.decimal)
     found = read_bars(file, options)
     if strict and found.choices:
-        raise BadInput(f"{file.name}: --strict: {'; '.join(found.choices)}")
+        raise BadInput(f"{file.name}: --strict: {'; '.join(found.choices)}; set an option for it, or omit --strict")
     return found

@@ -259,7 +259,7 @@ class BarFolder:
         """Yield a file's bars by block; blocks without a bar in `[start_us, end_us)` are skipped."""
         stat = indexed.path.stat()
         if (stat.st_mtime_ns, stat.st_size) != indexed.signature:
-            raise BadInput("the file is being written; it will be read again later")
+            raise BadInput("the file is being written; the next scan reads it again")
         file = open_file(indexed.path)
         layout = self._layout(indexed, file)
         reader = RowReader.of(file, layout, indexed.options)
@@ -283,7 +283,9 @@ def options_of(name: str, layout: FileLayout, options: ReadOptions) -> ReadOptio
         try:
             symbol = layout.symbol or check_symbol(symbol_in(name))
         except BadInput as error:
-            raise BadInput(f"no column has the symbol, and its name is not a symbol: {error}") from None
+            raise BadInput(
+                f"no column has the symbol, and its name is not a symbol: {error}; rename the file"
+            ) from None
     interval = None if "interval" in layout.columns else _interval_in(name) or options.interval
     return replace(options, symbol=symbol, interval=interval)
 

@@ -59,7 +59,7 @@ def _read_file(path: Path, options: ReadOptions) -> FileBars:
     layout = layout_of(file, options)
     is_closes = layout.kind == CLOSES or (layout.kind == TICKS and set(layout.columns) <= {"time", "symbol", "price"})
     if layout.kind != BARS and not is_closes:
-        raise BadInput(f"{path.name} has ticks; indicators are computed over bars: open, high, low and close")
+        raise BadInput(f"{path.name} has ticks; indicators need a file of bars: open, high, low and close")
     chosen = check_symbol(options.symbol) if options.symbol else None
     symbol = None if "symbol" in layout.columns else chosen or layout.symbol or _symbol_of(path)
     given = replace(options, symbol=symbol, interval=options.interval)

@@ -130,7 +130,7 @@ class CsvFile:
         except pa.ArrowInvalid as error:
             clean = chunk.decode("utf-8", "replace").encode()
             if clean == chunk:
-                raise BadInput(f"{self.path.name} cannot be read: {error}", line=int(numbers[0])) from error
+                raise BadInput(f"{self.path.name} cannot be read: {error}; correct it", line=int(numbers[0])) from error
             invalid.clear()
             broken.clear()
             table = pa.csv.read_csv(pa.BufferReader(clean), read, parse, options)

@@ -64,7 +64,7 @@ def read_head(lines: Sequence[str], name: str) -> CsvHead:
     separator = _SEPARATOR.fullmatch(lines[0]) if lines else None
     filled = [at for at in range(1 if separator else 0, len(lines)) if lines[at].strip()]
     if not filled:
-        raise BadInput(f"{name} is empty", line=1)
+        raise BadInput(f"{name} is empty; add a header and rows", line=1)
     given = separator[1] if separator else None
     first = filled[0]
     delimiter = given or _delimiter(lines[first])

@@ -145,7 +145,7 @@ class DbnFile:
             raise BadInput(
                 f"{self.path.name} is damaged: record {number + at} has type {wrong['rtype']:#04x} and "
                 f"{int(wrong['length']) * 4} bytes, but records of {self.metadata.schema} have type "
-                f"{self._layout.rtype:#04x} and {self._dtype.itemsize} bytes"
+                f"{self._layout.rtype:#04x} and {self._dtype.itemsize} bytes; copy the file again"
             )
         venues = records["publisher_id"]
         if self._layout.interval and (venues != venues[0]).any():

@@ -76,7 +76,7 @@ def read_metadata(read: Callable[[int], bytes], name: str, most: int = _MAX_META
     try:
         return _metadata(version, data)
     except (struct.error, ValueError) as error:
-        raise BadInput(f"the metadata of {name} cannot be read: {error}") from error
+        raise BadInput(f"the metadata of {name} cannot be read: {error}; copy it again") from error
 
 
 def _metadata(version: int, data: bytes) -> Metadata:

@@ -69,7 +69,7 @@ def _opened(path: Path) -> DataFile:
     except OSError as error:
         raise BadInput(f"{path} cannot be opened: {error.strerror}") from error
     if not start:
-        raise BadInput(f"{path.name} is empty", line=1)
+        raise BadInput(f"{path.name} is empty; add a header and rows", line=1)
     return ParquetFile(path) if start == b"PAR1" else CsvFile(path)
 
 

@@ -32,7 +32,7 @@ class ParquetFile:
                 self.header = list(schema.names)
                 self.types: dict[str, pa.DataType] = dict(zip(schema.names, schema.types, strict=True))
         except (pa.ArrowException, OSError) as error:
-            raise BadInput(f"{path.name} is not a Parquet file: {error}") from error
+            raise BadInput(f"{path.name} is not a Parquet file: {error}; copy it again") from error
 
     def blocks(self, wanted: Sequence[str]) -> Iterator[Block]:
         """Yield the blocks from the start of the file. Raises BadInput when the remainder cannot be read."""
@@ -50,7 +50,7 @@ class ParquetFile:
                     yield Block(columns, np.arange(number, end, dtype=np.int64), end)
                     number = end
         except (pa.ArrowException, OSError) as error:
-            raise BadInput(f"{self.path.name} is damaged after row {number - 1}: {error}") from error
+            raise BadInput(f"{self.path.name} is damaged after row {number - 1}: {error}; copy it again") from error
 
     def _column(self, column: pa.Array, name: str, kind: pa.DataType, number: int) -> pa.Array:
         """Return a column with the file's type. Texts are read as dictionaries, which may repeat one long value."""

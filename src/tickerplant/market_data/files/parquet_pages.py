@@ -82,7 +82,10 @@ def _value_bytes(stream: BinaryIO, name: str, group: Any, at: int, column: Any) 
     """Return the bytes per value of the densest page of a column chunk. Raises BadInput."""
     chunk, densest, values = group.column(at), 8.0, 0
     if column.max_repetition_level and chunk.num_values > MAX_LISTED_VALUES:
-        raise BadInput(f"{name} has {chunk.num_values:,} values in lists of {group.num_rows:,} rows in {column.name}")
+        raise BadInput(
+            f"{name} has {chunk.num_values:,} values in lists of {group.num_rows:,} rows in {column.name}; "
+            "write smaller row groups"
+        )
     for page in _pages(stream, name, chunk):
         if page.bytes_ > MAX_PAGE_BYTES:
             raise BadInput(
@@ -102,7 +105,7 @@ def _pages(stream: BinaryIO, name: str, chunk: Any) -> Iterator[Page]:
         header, length = _header(stream, name, at)
         yield header
         if header.stored < 0 or header.bytes_ < 0 or header.values < 0:
-            raise BadInput(f"{name} is damaged: a page at byte {at:,} has a negative size")
+            raise BadInput(f"{name} is damaged: a page at byte {at:,} has a negative size; copy it again")
         at += length + header.stored
 
 
@@ -116,13 +119,15 @@ def _header(stream: BinaryIO, name: str, at: int) -> tuple[Page, int]:
             fields, length = _struct(data, 0, depth=0)
         except _TooShort:
             if len(data) < size or size >= _MAX_HEAD_BYTES:
-                raise BadInput(f"{name} is damaged: the page header at byte {at:,} cannot be read") from None
+                raise BadInput(
+                    f"{name} is damaged: the page header at byte {at:,} cannot be read; copy it again"
+                ) from None
             size *= 8
             continue
         counts = [fields[field].get(1, 0) for field in _DATA_HEADERS if isinstance(fields.get(field), dict)]
         sizes = fields.get(2), fields.get(3), (counts or [0])[0]
         if not all(isinstance(one, int) for one in sizes):
-            raise BadInput(f"{name} is damaged: the page header at byte {at:,} has no size")
+            raise BadInput(f"{name} is damaged: the page header at byte {at:,} has no size; copy it again")
         return Page(*sizes), length  # type: ignore[arg-type]
 
 

@@ -190,7 +190,10 @@ def replay(
             )
         effective = effective_options(file, layout, options.read_options)
         if options.strict and effective.choices:
-            raise BadInput(f"--strict: {'; '.join(effective.choices)}", line=file.header_number)
+            raise BadInput(
+                f"--strict: {'; '.join(effective.choices)}; set an option for it, or omit --strict",
+                line=file.header_number,
+            )
     feed = feed_name(path, effective, whole=options.whole)
     summary = ReplaySummary(feed, layout.kind, notes=(*effective.choices, *layout.notes, *effective.notes))
     with FeedWriter(log, summary.feed, hold_bytes=0 if options.speed else TRANSACTION_BYTES, clock=clock) as writer:
@@ -371,7 +374,7 @@ class _Run:
         """Add choices to the notes, if they are new. Raises BadInput if the user refuses choices."""
         found = tuple(choice for choice in choices if choice not in self.summary.notes)
         if found and self.options.strict:
-            raise BadInput(f"--strict: {'; '.join(found)}")
+            raise BadInput(f"--strict: {'; '.join(found)}; set an option for it, or omit --strict")
         self.summary.notes += found
 
     def _bars(self, reader: RowReader) -> Iterator[tuple[pa.RecordBatch, Int64Array, Int64Array]]:

@@ -97,7 +97,7 @@ class RowReader:
         self._given_symbol = _one_symbol(options.symbol, layout.symbol)
         self._given_interval = intervals.parse(options.interval) if options.interval else None
         if self._given_interval is not None and self._given_interval.is_activity:
-            raise BadInput(f"bars of {self._given_interval} are aggregated from ticks; a file cannot supply them")
+            raise BadInput(f"bars of {self._given_interval} are aggregated from ticks; replay a file of ticks")
         if self._given_interval is not None and self._given_interval not in INTERVALS:
             raise BadInput(
                 f"a file may have bars of {INTERVAL_NAMES}; {self._given_interval} bars are derived from these"

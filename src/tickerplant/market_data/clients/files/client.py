@@ -55,7 +55,7 @@ def provider(context: ProviderContext) -> FilesProvider:
     """
     unknown = sorted(set(context.options) - set(_OPTIONS))
     if unknown:
-        raise ConfigError(f"the vendor {context.name} has no option {unknown[0]!r}; it has {', '.join(_OPTIONS)}")
+        raise ConfigError(f"the vendor {context.name} has no option {unknown[0]!r}; use one of {', '.join(_OPTIONS)}")
     return FilesProvider(context)
 
 
