@@ -7,7 +7,7 @@ import warnings
 
 if __name__ == "__main__":
     warnings.warn(
-        "python -m tickerplant.market_data.sandbox works for one more version; use python -m tickerplant.sandbox",
+        "python -m tickerplant.market_data.sandbox works for one more version only; use python -m tickerplant.sandbox",
         FutureWarning,
         stacklevel=1,
     )

@@ -65,7 +65,7 @@ class _Renamed(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         new = f"--{self.dest.replace('_', '-')}"
-        warnings.warn(f"{option_string} works for one more version; use {new}", FutureWarning, stacklevel=2)
+        warnings.warn(f"{option_string} works for one more version only; use {new}", FutureWarning, stacklevel=2)
         setattr(namespace, self.dest, values)
 
 

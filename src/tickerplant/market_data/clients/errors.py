@@ -14,6 +14,7 @@ from tickerplant.market_data.vendors.errors import VendorDown as VendorDown
 from tickerplant.market_data.vendors.errors import VendorError as VendorError
 
 _MESSAGE = (
-    "tickerplant.market_data.clients.errors works for one more version; import tickerplant.market_data.vendors.errors"
+    "tickerplant.market_data.clients.errors is now tickerplant.market_data.vendors.errors; import the new name, "
+    "because the old name works for one more version only"
 )
 warnings.warn(_MESSAGE, DeprecationWarning, stacklevel=2)

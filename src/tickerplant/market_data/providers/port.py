@@ -40,6 +40,7 @@ class Provider(port.Provider, Protocol):
 
 
 _MESSAGE = (
-    "tickerplant.market_data.providers.port works for one more version; import tickerplant.market_data.vendors.port"
+    "tickerplant.market_data.providers.port is now tickerplant.market_data.vendors.port; import the new name, because "
+    "the old name works for one more version only"
 )
 warnings.warn(_MESSAGE, DeprecationWarning, stacklevel=2)

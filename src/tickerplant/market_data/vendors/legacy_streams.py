@@ -58,7 +58,7 @@ def adapt(stream: TickStream | LegacyTickStream) -> TickStream:
         return stream
     message = (
         f"{type(stream).__name__}.read is deprecated: put vendors.port.Ticks on the queue of run() instead; "
-        "streams with read() and reconnected() work for one more version"
+        "streams with read() and reconnected() work for one more version only"
     )
     warnings.warn(message, DeprecationWarning, stacklevel=2)
     return _AdaptedStream(stream)

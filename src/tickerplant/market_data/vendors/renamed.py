@@ -43,5 +43,8 @@ def _alias(cls: type, old: str, new: str) -> property:
 
 
 def _warn(cls: type, old: str, new: str) -> None:
-    message = f"{cls.__name__}.{old} is now {cls.__name__}.{new}; the old name works for one more version"
+    message = (
+        f"{cls.__name__}.{old} is now {cls.__name__}.{new}; use the new name, because the old name works for one more "
+        "version only"
+    )
     warnings.warn(message, DeprecationWarning, stacklevel=3)
