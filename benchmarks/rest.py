@@ -1,4 +1,4 @@
-"""What a plant costs at rest: CPU, growth of log and database, memory, with the sandbox's live ticks at a low rate.
+"""Costs of a plant at rest: CPU, growth of log and database, memory, with the sandbox's live ticks at a low rate.
 
     python benchmarks/rest.py                       # 12 symbols with 50 ticks a second in all
     python benchmarks/rest.py --symbols 1           # one symbol

@@ -191,7 +191,7 @@ class Parts:
         self.stop()
 
     def stop(self) -> None:
-        """Send SIGTERM to all; fail if one does not end in order."""
+        """Send SIGTERM to all; fail if one does not end cleanly."""
         for process in self.running.values():
             process.send_signal(signal.SIGTERM)
         codes = {name: process.wait(PATIENCE.seconds(30)) for name, process in self.running.items()}

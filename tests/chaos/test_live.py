@@ -128,7 +128,7 @@ class Live:
             assert not warnings, (name, warnings)
 
     def stop(self) -> None:
-        """Send SIGTERM to all, feeds first; fail if one does not end in order."""
+        """Send SIGTERM to all, feeds first; fail if one does not end cleanly."""
         for name in reversed(SERVICES):
             self.running[name].send_signal(signal.SIGTERM)
             assert self.running.pop(name).wait(PATIENCE.seconds(30)) == 0, name

@@ -9,7 +9,7 @@ Expected bars are those of regular hours by the symbol's calendar. Each has one 
 - `quota`: the vendor's quota is used up; the bar will be requested later.
 - `unavailable`: no vendor offers the bar, or the vendor's bars were rejected; the note contains the reason.
 - `missing`: not stored, and not requested yet.
-- `pending`: its interval has not ended, or ended a moment ago.
+- `pending`: not stored; its interval has not ended, or ended a moment ago.
 
 The time between expected bars is `closed`: the market is not in session.
 """
@@ -55,7 +55,7 @@ def expected(calendar: Calendar, interval: str, start_us: int, end_us: int) -> I
 
     A daily bar is expected for each session. A shorter bar is expected for each interval that starts in regular hours
     or contains an open. Lunch breaks are excluded. Raises BadInput for an unknown interval, and ValueError for an
-    interval of activity or of more than a day.
+    activity interval, or for an interval longer than a day.
 
     >>> from tickerplant.core.sessions import calendar
     >>> len(expected(calendar("24/7"), "5m", 0, DAY_US)), len(expected(calendar("24/7"), "1d", 0, 7 * DAY_US))
@@ -63,7 +63,7 @@ def expected(calendar: Calendar, interval: str, start_us: int, end_us: int) -> I
     """
     length = intervals.parse(interval)
     if length.us > DAY_US or length.is_activity:
-        raise ValueError(f"no expected bars of {interval}: it is longer than a day, or an interval of activity")
+        raise ValueError(f"no expected bars of {interval}: it is longer than a day, or an activity interval")
     low, high = calendar.bounds()
     start_us, end_us = max(start_us, low), min(end_us, high)
     if end_us <= start_us:
@@ -179,7 +179,7 @@ def classify(
 
     `starts` must ascend. `have`, `complete`: starts and completeness of the stored bars, in any order. `silent`: starts
     of intervals in which a live feed was up and had no data of the symbol. `down`: starts of intervals in which
-    expected live feeds were down. Bars that start at or after `over_us` are pending.
+    expected live feeds were down. Bars that are not stored and start at or after `over_us` are pending.
     """
     code = np.full(len(starts), STATUSES.index(MISSING), np.int8)
     code[np.isin(starts, down)] = STATUSES.index(OUTAGE)

@@ -1,6 +1,6 @@
 """Bar intervals: names, lengths and bucket arithmetic. Buckets are half-open, `[start, end)`, in UTC.
 
-Intervals of activity have no length in time. `100t` is a bar of 100 trades, and `10000v` a bar of 10,000 shares or
+Activity intervals have no length in time. `100t` is a bar of 100 trades, and `10000v` a bar of 10,000 shares or
 units. `1000000d` is a bar with a turnover of 1,000,000 in the symbol's currency (dollar bars).
 
 Intraday buckets are aligned to midnight UTC. The time of a `1d` bar is 00:00 UTC of its session's date; `sessions`
@@ -27,7 +27,7 @@ _MONDAY_OFFSET_US = 4 * DAY_US  # 1970-01-01 was a Thursday; the first Monday is
 class Interval:
     """A bar interval. Intervals are ordered by length, then by name. Use the constants of this module or `parse`.
 
-    `us` is the length in microseconds, 0 for an interval of activity. Only an interval of activity has a `measure`
+    `us` is the length in microseconds, 0 for an activity interval. Only an activity interval has a `measure`
     (`t`, `v` or `d`) and an `amount`.
     """
 
@@ -66,7 +66,7 @@ class Interval:
 
     def _require_length(self) -> None:
         if self.is_activity:
-            raise ValueError(f"{self.name} is an interval of activity: it has no buckets of time")
+            raise ValueError(f"{self.name} is an activity interval: it has no buckets of time")
 
 
 M1: Final = Interval(MINUTE_US, "1m")

@@ -68,7 +68,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Sessions whose closed bars stay in memory, so that late ticks revise them."""
 
     activity_bars: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
-    """Intervals of activity (`100t`, `10000v`, `1000000d`) by pattern of symbols. The first match applies."""
+    """Activity intervals (`100t`, `10000v`, `1000000d`) by pattern of symbols. The first match applies."""
 
     indicators: Mapping[str, tuple[str, ...]] = msgspec.field(
         default_factory=lambda: {"5m": SEED_INDICATORS, "1d": SEED_INDICATORS}

@@ -1,4 +1,4 @@
-"""What persistence cannot write, as state keys of the log, so that health in any process shows it.
+"""State keys of the log that report what persistence cannot write. `health` of every process reads them.
 
 A *refusal* is a record that the database refuses for good. An *outage report* is the repeating error of one member.
 Both are JSON objects in partition 0 of `STATE_FEEDS`, so that health reads one partition.
@@ -86,7 +86,7 @@ def write(log: EventLog, member: str, changes: Mapping[str, bytes | None]) -> No
 
 
 def read_refusals(log: EventLog) -> list[Refusal]:
-    """Return all refusals in the log, by topic and partition. Raises LogError."""
+    """Return all refusals in the log, sorted by their keys. Raises LogError."""
     found = []
     for name, value in _values(log, REFUSED_PREFIX):
         topic, _, partition = name.rpartition("/")

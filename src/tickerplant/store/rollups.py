@@ -1,4 +1,4 @@
-"""Roll-ups: 5m bars made of stored ticks, and days made of stored 1m bars: a second opinion on published bars.
+"""Roll-ups: 5m bars made of stored ticks, and days made of stored 1m bars: a second computation of published bars.
 
 On TimescaleDB they are continuous aggregates, on plain PostgreSQL tables. `arrivals` has the ranges of time in which
 rows arrived since the last roll-up, and only these are computed again. A roll-up therefore keeps its rows when

@@ -47,7 +47,7 @@ TRANSIENT: Final = (
     TimeoutError,
 )
 """Errors that may pass while the caller waits. Classes of SQLSTATEs are listed by their members. Class 53, for example,
-also contains a limit of the server's configuration (53400), which no wait changes."""
+also contains a limit of the server's configuration (53400), which waiting does not change."""
 
 DRIVER_ERRORS: Final = (
     asyncpg.PostgresError,
@@ -62,7 +62,7 @@ MAX_ERROR_CHARS: Final = 1_000
 """Maximum characters of the database's text in an error message. PostgreSQL quotes the rows of a failed statement."""
 
 _PERMANENT: Final = (ssl.SSLCertVerificationError, PermissionError)
-"""OSErrors that no wait changes."""
+"""OSErrors that waiting does not remove."""
 _ENDED: Final = ("closed", "closing", "released back", "another operation is in progress")
 """Words of the driver's InterfaceErrors about a connection that has ended. Its other InterfaceErrors are about
 arguments."""
@@ -71,9 +71,9 @@ arguments."""
 NOT_LOADED: Final = 'extension "timescaledb" must be preloaded'
 """Text of the error with which TimescaleDB ends a connection to a server that does not load its library."""
 LOAD_IT: Final = (
-    "TimescaleDB is installed on this server, but not loaded: add timescaledb to shared_preload_libraries in the "
-    "server's postgresql.conf (SHOW config_file prints its path) and restart the server, or create plain tables in a "
-    "database without the extension with `tickerplant init-db --plain`"
+    "TimescaleDB is installed on this server, but not loaded. Add timescaledb to shared_preload_libraries in the "
+    "server's postgresql.conf (SHOW config_file prints its path) and restart the server. Or create plain tables in a "
+    "database without the extension: `tickerplant init-db --plain`"
 )
 
 
@@ -86,7 +86,7 @@ def is_transient(error: BaseException) -> bool:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Translate the driver's errors: StoreUnavailable for transient errors, otherwise StoreError."""
+    """Translate the driver's errors: StoreUnavailable for transient errors, otherwise MigrationError or StoreError."""
     try:
         yield
     except asyncpg.UndefinedTableError as error:
@@ -181,7 +181,7 @@ class Session:
             await self.connection.execute(sql, timeout=timeout_s)
 
     async def value(self, sql: str, *arguments: Any) -> Any:
-        """Return the first column of the first row; None if there is no row."""
+        """Return the first column of the first row; None if there is no row, or if the value is NULL."""
         with translate_errors():
             return await self.connection.fetchval(sql, *arguments)
 

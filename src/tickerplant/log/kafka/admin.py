@@ -1,8 +1,8 @@
 """Administrative requests to the brokers: topics, offsets, groups.
 
 No request here is one that librdkafka sends to a group's coordinator. Such requests describe a group, or list
-or delete its offsets. In librdkafka 2.16 they abort the process if they were pending when the brokers went away
-(https://github.com/confluentinc/librdkafka/issues/4605).
+or delete its offsets. In librdkafka 2.16 they abort the process if they were pending when the brokers became
+unavailable (https://github.com/confluentinc/librdkafka/issues/4605).
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def error_of(exception: KafkaException) -> KafkaError:
 
 @contextlib.contextmanager
 def translate_errors(doing: str) -> Iterator[None]:
-    """Raise a LogError for each Kafka error in the block; `doing` begins its message."""
+    """Raise a LogError for each Kafka error in the block; its message starts with `doing`."""
     try:
         yield
     except KafkaException as exception:

@@ -151,7 +151,7 @@ class KafkaLog:
         """Return a reader of these topics. A reader with a group joins it during its first polls.
 
         `member` is the client's id in the brokers' tools. It is not a static member id. A static member leaves only
-        when its session expires, so its partitions would stay unassigned for 10 s after an orderly stop.
+        when its session expires, so its partitions would stay unassigned until then, even after a clean stop.
         """
         return KafkaReader(self._context, topics, group, member, start, listener)
 

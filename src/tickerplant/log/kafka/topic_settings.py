@@ -48,7 +48,7 @@ def new_topic(spec: TopicSpec, replicas: int) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Findings:
-    """What an existing topic's settings should be: by setting, the present value and the value to set."""
+    """Wrong settings of an existing topic: by setting, the present value and the value to set."""
 
     topic: str
     replicas: int
