@@ -112,7 +112,7 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise ConfigError(f"{path} is a symbolic link, which may name another file; remove it") from None
+            raise ConfigError(f"{path} is a symbolic link; remove it, because it may name another file") from None
         raise ConfigError(
             f"the data folder {path.parent} cannot be used: {error.strerror}; choose another folder with --data"
         ) from None
