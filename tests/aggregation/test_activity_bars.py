@@ -51,7 +51,7 @@ def by_activity(steps: list[list[Output]]) -> dict[tuple[str, str], list[dict[st
 def by_hand(rows: list[Any], name: str) -> list[dict[str, Any]]:
     """Return the bars of one symbol and one session, computed tick by tick.
 
-    Sums are exact because prices are whole cents and sizes are whole numbers.
+    Sums are exact because prices are whole cents and sizes are integers.
     """
     interval, total, made = parse(name), 0, []
     number, last = None, -1

@@ -221,7 +221,7 @@ def test_the_last_morning_bars_close_at_lunch_and_the_daily_bar_includes_the_aft
     assert not days(steps[:-1])
     (day,) = days(steps)
     assert [day[name] for name in ("time", *NUMBERS)] == [at(session), 10.0, 13.0, 10.0, 13.0, 15.0, 4, True]
-    # Intraday bars do not depend on the session, so the lunch break has two.
+    # Intraday bars do not depend on the session, so the lunch break has two bars.
     starts = [at(morning), lunch - M, lunch, again - M, again, over - M]
     assert of("1m", symbol, steps) == [iso(start) for start in starts]
     assert of("5m", symbol, steps) == [iso(start - start % (5 * M)) for start in starts]

@@ -149,7 +149,7 @@ def test_a_restart_before_each_record_changes_nothing() -> None:
         ]
 
 
-def test_a_snapshot_of_a_former_version_without_files_equals_the_recomputed_state() -> None:
+def test_a_snapshot_of_an_earlier_version_without_files_equals_the_recomputed_state() -> None:
     stage = AggregationStage(1)
     run([*file("file:first", *MORNING), *file("file:second", *NOON, days=5)], stage)
     state = msgspec.msgpack.decode(stage.snapshot())

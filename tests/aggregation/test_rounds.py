@@ -22,7 +22,7 @@ def minutes(begin: int, *offsets: int) -> list[tuple[Any, ...]]:
 
 
 def live() -> list[bytes]:
-    """Return the records of a live feed that is up since the open, except in minutes 2 and 3."""
+    """Return the records of a live feed that has been up since the open, except in minutes 2 and 3."""
     return [
         start("live", OPEN, ["A"], live=True),
         ticks([(OPEN + n * MINUTE_US, "A", 10.0, 1) for n in (0, 1)], OPEN + 2 * MINUTE_US, "live"),
@@ -91,7 +91,7 @@ def test_a_round_that_fills_a_part_of_a_gap_does_not_complete_the_5m_bar() -> No
     assert (five["complete"], five["volume"]) == (True, 5.0)
 
 
-def test_a_round_of_older_bars_does_not_remove_the_coverage_of_former_rounds() -> None:
+def test_a_round_of_older_bars_does_not_remove_the_coverage_of_earlier_rounds() -> None:
     raw = [*live(), *present_round(OPEN + 2 * MINUTE_US, OPEN + 5 * MINUTE_US, *minutes(OPEN, 2, 3))]
     raw += [*old_round(*minutes(OLD, 0)), *nothing()]
     # A late tick revises a minute. The new roll-up of the 5m bar is still complete.

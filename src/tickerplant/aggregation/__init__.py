@@ -1,4 +1,4 @@
-"""Makes bars from ticks and vendors' bars. Only this package writes `market.prices.ohlcv`.
+"""Builds bars from ticks and vendors' bars. Only this package writes `market.prices.ohlcv`.
 
 In: one partition of `market.prices.raw`, record by record. Out: bars (`market.prices.ohlcv`), interval and feed status
 (`market.status`), and dead letters. `service` does the IO; every other module is pure.
@@ -10,7 +10,8 @@ Seven concepts, each with its module:
 3. winner (`candidates`, `source_priority`): the candidate that is published.
 4. roll-up (`rollup`): 1m to 5m to 1d, from the winners.
 5. forming bar (`forming`): the state that an open bar would have if it closed now.
-6. correction (`corrections`): a cancelled or corrected trade; its bar is recomputed from the log.
+6. correction, cancel (`corrections`): a message that changes or removes an earlier trade. The engine recomputes the
+trade's bar from the log.
 7. completeness (`completeness`): whether the feed covered the bar and all sizes are known, and which expected symbols
 had no bar.
 

@@ -36,7 +36,7 @@ _TYPES: Final = ("<i8", "<i4", "<f8", "<f8", "<i4", "<u2")
 
 
 def _units(interval: Interval) -> int:
-    """Return the count of units per trade, share or currency unit: the greatest power of ten in both digit limits."""
+    """Return the units per trade, share or currency unit: the greatest power of ten within both digit limits."""
     return int(10 ** max(0, min(_DIGITS[interval.measure], _BAR_DIGITS - len(str(interval.amount)))))
 
 
@@ -168,12 +168,12 @@ class ActivityBars:
         self.released_us = NEVER_US
 
     def fit(self, intervals: Sequence[Interval]) -> None:
-        """Count these intervals from now on. An interval that was counted before keeps its counter."""
+        """Set the intervals to count. An interval that was counted before keeps its counter."""
         known = {counter.interval: counter for counter in self._counters}
         self._counters = [known.get(interval) or _Counter(interval) for interval in intervals]
 
     def add(self, ticks: TickColumns) -> int:
-        """Add ticks, which wait for the horizon. Drop the ticks that are before the horizon, and return their count."""
+        """Add ticks, which wait for the horizon. Drop ticks before the horizon; return the count of dropped ticks."""
         late = ticks.time < self.released_us
         if late.any():
             ticks = ticks.where(~late)

@@ -1,7 +1,7 @@
 """The engine of one partition: feeds' records in, bars out. Pure: no IO, no clock.
 
-One raw record is one step: `begin`, the method of the record's type if it has one, and `finish`. `settings` precedes
-`begin`, because it may raise. All times are int64 microseconds UTC. `version` is the version of the record.
+One raw record is one step: `begin`, the method of the record's type if it has one, and `finish`. `settings` is called
+before `begin`, because `settings` may raise. All times are int64 microseconds UTC. `version` is the record's version.
 
     ticks ──> windows of (feed, symbol, minute) ──closed──> 1m candidates ──winner──> 5m ──winner──> 1d by the calendar
     vendors' bars ───────────────────────────────────────> candidates of their interval ──┘
@@ -13,8 +13,8 @@ When bars close:
 - A 5m bar closes when its feed's horizon reaches the end of the bar. A daily bar closes when the horizon reaches the
   end of the session. Both also close at the feed's `end`. They do not close at `down`, because the feed may be up again
   before the bar ends. While a live feed is down, its horizon advances to log time less the allowed lateness.
-- A feed may end beside a live feed of the same symbols, such as a backfill of this morning. Coarser bars that end after
-  the live feed's horizon then remain open until the live feed closes them.
+- A feed, such as a backfill of this morning, may end while a live feed of the same symbols is up. Coarser bars that
+  end after the live feed's horizon then remain open until the live feed closes them.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class BarAggregator:
     ) -> None:
         """Mark the feed up from `start_us`, and expect it to deliver `symbols`.
 
-        `firm`: the first and the last interval of a file are complete, even if other files continue it.
+        `firm`: the first and the last interval of a file are complete, even if other files have trades of them.
         """
         feed = self.state.feed(name)
         feed.firm = firm
@@ -251,7 +251,7 @@ class BarAggregator:
         return feed
 
     def _count_activity(self, feed: FeedState, ticks: TickColumns) -> None:
-        """Add the ticks, except cancels and corrections, to the feed's activity bars."""
+        """Add the ticks of symbols that have activity bars, except cancels and corrections; report the late ticks."""
         counts = self.state.members[ticks.symbol].any(axis=1) & ((ticks.flags & CORRECTIVE) == 0)
         late = feed.activity.add(ticks.where(counts)) if counts.any() else 0
         if late:
@@ -273,7 +273,7 @@ class BarAggregator:
                 self._outcome.closed.setdefault(len(INTERVALS) + number, []).append(rows)
 
     def _add_auction(self, feed: FeedState, ticks: TickColumns, offset: int, version: int) -> None:
-        """Store, by session, the closing auction trades that arrive after the close: parts of the daily bar."""
+        """Store, by session, the closing auction trades with a time after the close: parts of the daily bar."""
         state = self.state
         ticks = ticks.where((ticks.flags & TickFlag.CLOSING_AUCTION) != 0)
         sessions = auction_sessions(state, ticks)
@@ -313,7 +313,7 @@ class BarAggregator:
             self._add_minutes(feed, rows, LATE)
 
     def _add_minutes(self, feed: FeedState, rows: Rows, reason: int, *, add: bool = True) -> None:
-        """Add closed minutes of a feed, sorted by start, to its candidates; replace these if `add` is false."""
+        """Add closed minutes of a feed, sorted by start, to its candidates; if `add` is false, replace them."""
         if len(rows):
             rows["complete"] = completeness.minutes_complete(feed, rows)
             self._wait_for_better_feeds(feed, rows)

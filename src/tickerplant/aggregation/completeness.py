@@ -4,9 +4,9 @@ A bar from ticks is complete if its feed was up for the whole bar and the size o
 complete if all its parts are complete and its feeds together were up for the whole bar. A vendor's bar is complete if
 the vendor marks it complete.
 
-A file claims its first and its last minute whole. The claim is void for a symbol if another file of the same source has
-trades of that minute outside the range of this file's trades. The two files then cut the minute. The minute and its
-roll-ups are incomplete, with the reason `cut`.
+A file claims that its first and its last minute are whole. The claim is void for a symbol if another file of the same
+source has trades of that minute outside the range of this file's trades. The two files then cut the minute. The minute
+and its roll-ups are incomplete, with the reason `cut`.
 
 An interval of a feed is *declared over* when the feed's horizon reaches the interval's end. The declaration contains
 the expected symbols and marks those that have a bar. If a later record shows that the feed was down, the interval is
@@ -41,7 +41,7 @@ from tickerplant.core.sessions import NO_SESSION
 from tickerplant.core.times import MINUTE_US, NEVER_US, BoolArray, Int64Array
 
 _MAX_DECLARED_MINUTES: Final = 1440
-"""Maximum minutes that one step declares. A feed whose watermark jumps by weeks declares the last day only."""
+"""Maximum count of minutes that one step declares. A feed whose watermark jumps by weeks declares the last day only."""
 
 
 def minutes_complete(feed: FeedState, rows: Rows) -> BoolArray:

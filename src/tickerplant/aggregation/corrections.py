@@ -1,9 +1,10 @@
 """Recomputes the bars that contain cancelled or corrected trades, from the log.
 
 The engine stores no ticks. A closed bar and an open window store the range of raw offsets that contains their ticks.
-The ranges of all bars that one record changes are read in one pass. Each bar is recomputed from its remaining trades. A
-cancel or correction that arrives before its trade is stored as unmatched. When a tick of the same symbol and time
-arrives, its minute is recomputed. A trade, its correction and its cancel may therefore arrive in any order.
+The ranges of all minutes that one record changes are read together. A second read follows if closing auction trades
+change. Each bar is recomputed from its remaining trades. A cancel or correction that arrives before its trade is stored
+as unmatched. When a tick of the same symbol and time arrives, its minute is recomputed. A trade, its correction and its
+cancel may therefore arrive in any order.
 
 A trade is identified by symbol, `time` and `trade_id`, and by its exchange if the tick has one. A cancel wins over
 every correction. The last correction to arrive replaces earlier ones. A correction changes price and size only.
@@ -58,7 +59,7 @@ class Corrected:
 
 @dataclass(frozen=True, slots=True)
 class _Recomputed:
-    """Rows that replace the present ones.
+    """Recomputed rows, which replace the rows in memory.
 
     `reasons`: the reason for the change of each minute. `unmatched`: count of cancels and corrections whose trade has
     not arrived. `lost`: count of bars left unchanged, because the log no longer contains their ticks.
@@ -92,8 +93,8 @@ class _ReadTicks:
 def affected_ticks(feed: FeedState, ticks: TickColumns) -> BoolArray | None:
     """Return a mask of the ticks whose minute must be recomputed; None if there are none.
 
-    Either this batch cancels or corrects a trade of that minute, or an unmatched correction awaits a trade of that
-    minute and time.
+    Either this batch cancels or corrects a trade of that minute, or an unmatched cancel or correction waits for a trade
+    with the tick's time.
     """
     corrective = (ticks.flags & CORRECTIVE) != 0
     if not len(feed.unmatched) and not corrective.any():
@@ -108,13 +109,13 @@ def apply_corrections(
 ) -> Corrected:
     """Recompute the minutes of these ticks, which are from one record. Replace their open windows and auction rows.
 
-    Return the recomputed closed minutes, which the caller replaces.
+    Return the recomputed closed minutes; the caller replaces the candidates with them.
     """
     ticks = retention.drop_evicted(state, outcome, feed, ticks)
     if not len(ticks):
         return Corrected(LATE, [])
     again = _recompute(state, feed, ticks, offset, version, history)
-    reports = (
+    reports = (  # `market.status` stores these texts, and a replay must give the same bytes
         ("cancel or correction of a print that has not come", again.unmatched),
         ("the log no longer has the prints of a bar to correct", again.lost),
     )
@@ -127,7 +128,7 @@ def apply_corrections(
         here = rows["start"] == start
         symbols = rows["symbol"][here]
         feed.windows.drop(start, symbols)
-        # If the feed went down within the minute, its first part is closed: the new row replaces the whole minute.
+        # If the feed went down within the minute, the first part is closed: the new row replaces the whole minute.
         done = state.candidates[MINUTES].of_feed(start, symbols, feed.number)["symbol"]
         closed[here] |= np.isin(symbols, done)
     if not closed.all():
@@ -215,7 +216,8 @@ def _read(
 def _apply(ticks: TickColumns, fresh: BoolArray) -> tuple[BoolArray, BoolArray]:
     """Correct the trades in place.
 
-    Return a mask of the remaining trades, and a mask of the fresh cancels and corrections without a trade.
+    `fresh`: mask of the ticks of the record being applied. Return a mask of the remaining trades, and a mask of that
+    record's cancels and corrections without a trade.
     """
     corrective = (ticks.flags & CORRECTIVE) != 0
     groups = _groups(ticks)
@@ -296,7 +298,10 @@ def _reasons(rows: Rows, ticks: TickColumns, keys: Int64Array) -> npt.NDArray[np
 def _recompute_auctions(
     state: State, feed: FeedState, ticks: TickColumns, every: TickColumns, offset: int, version: int, history: History
 ) -> Rows:
-    """Return the recomputed closing auction rows of the sessions that have affected auction trades."""
+    """Return recomputed rows of closing auction trades, one for each (session, symbol) that a change affects.
+
+    No rows if no closing auction trade is affected.
+    """
     sessions = auction_sessions(state, every)
     affected = np.unique(minute_keys(sessions, every.symbol)[sessions != NO_SESSION])
     if not len(affected):
@@ -336,7 +341,7 @@ def _auction_rows(state: State, feed: FeedState, keys: Int64Array) -> Rows:
 
 
 def auction_sessions(state: State, ticks: TickColumns) -> Int64Array:
-    """Return the session of each closing auction trade after the close, and NO_SESSION for every other tick."""
+    """Return for each tick the session of a closing auction trade outside regular hours, or NO_SESSION: int64[n]."""
     sessions = np.full(len(ticks), NO_SESSION)
     flagged = (ticks.flags & TickFlag.CLOSING_AUCTION) != 0
     if not flagged.any():

@@ -28,8 +28,8 @@ _MAX_REASONS: Final = 100
 class Dispatcher:
     """Applies raw records to an engine. The caller calls the engine's `finish` after each `apply`.
 
-    `only`: codes of the symbols whose ticks and bars are applied, in a rebuild; None: all. A rebuild ignores `Settings`
-    records and keeps the engine's rules.
+    `only`: codes of the symbols whose ticks and bars a rebuild applies; None for all symbols, outside a rebuild. A
+    rebuild ignores `Settings` records and keeps the engine's rules.
     """
 
     def __init__(self, engine: BarAggregator, generation: int, *, only: Codes | None = None) -> None:

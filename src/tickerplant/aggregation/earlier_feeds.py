@@ -1,12 +1,12 @@
 """Sessions that a file of ticks shares with a feed whose bars are no longer in memory.
 
-A file that begins or ends inside a session has only a part of it. Another feed may have had the rest: a file of other
-hours, or the live feed. If that feed's bars were evicted, the session is recomputed from the raw records of both. Thus
-the result does not depend on the time between two replays. If the log no longer has the other feed's records, the bars
-that need them are published incomplete, with the reason `cut`. These are the daily bar, and the 1m and 5m bars in which
-this file begins or ends.
+A file that begins or ends inside a session has only a part of the session. Another feed may have delivered the other
+part: a file of other hours, or the live feed. If that feed's bars were evicted, the session is recomputed from the raw
+records of both feeds. Thus the result does not depend on the time between two replays. If the log no longer has the
+other feed's records, the bars that need them are published incomplete, with the reason `cut`. These are the daily bar,
+and the 1m and 5m bars in which this file begins or ends.
 
-Only the first and the last session of a file are concerned. A file has all trades of the sessions between them.
+This applies only to the first and the last session of a file. A file has all trades of the sessions between them.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _shared_sessions(
         begin, end = start_us, end_us
         if not state.rules.extended_hours:
             begin, end = int(known.open_of(key)[0]), int(known.close_of(key)[0])
-        # Of the session, the part that is in its daily bar or in the file's first or last 5m bar is of interest.
+        # Only the part of the session in its daily bar, or in the file's first or last 5m bar, matters.
         five, minute = M5.floor(edge), edge - edge % MINUTE_US
         outside = (min(begin, five), edge) if before else (edge + 1, max(end, five + M5.us))
         # Only another file cuts a minute.
@@ -111,7 +111,7 @@ def _present_feeds(state: State, start_us: int, end_us: int) -> set[int]:
 
 
 def _of_files(state: State, mine: FileSpan, symbols: Codes, start_us: int, end_us: int) -> Iterator[_Part]:
-    """Yield the parts of other files in `[start_us, end_us)`, which is outside the file."""
+    """Yield the parts of other files in `[start_us, end_us)`, a range outside the file."""
     for span in state.file_spans.values():
         if span is not mine and max(start_us, span.first_us) < min(end_us, span.last_us + 1):
             common = np.intersect1d(span.symbols, symbols)
@@ -123,7 +123,7 @@ def _of_files(state: State, mine: FileSpan, symbols: Codes, start_us: int, end_u
 def _of_other_feeds(
     state: State, feed: FeedState, symbols: Codes, start_us: int, end_us: int, offset: int
 ) -> Iterator[_Part]:
-    """Yield the parts of feeds of ticks that are no files in `[start_us, end_us)`, which is outside the file."""
+    """Yield the parts of other feeds of ticks, not files, in `[start_us, end_us)`, a range outside the file."""
     for other in state.feeds.values():
         if other is feed or other.is_file or not other.sources:
             continue
@@ -140,7 +140,8 @@ def _join(
 ) -> None:
     """Recompute a session from the raw records of the file and of the other feeds' parts.
 
-    If the user states that the file has its first and last interval whole, nothing is marked incomplete.
+    No bar of a `firm` file is marked incomplete. If all records of the other feeds are lost, such a file changes
+    nothing.
     """
     state = engine.state
     lost = [part for part in shared.parts if next(history(part.begin, part.begin + 1), None) is None]

@@ -90,9 +90,9 @@ class FeedState:
     max_horizon_us: int = FOREVER_US
     """Upper bound of the horizon; in a rebuild, the horizon of the original feed."""
     firm: bool = False
-    """The user states that the feed covers its first and last interval, even if other files continue them."""
+    """True if the user states that the file covers its first and last interval, even if other files continue them."""
     coverage_fixed: bool = False
-    """The coverage is final. A rebuild copies it from the original feed, and replayed records do not change it."""
+    """True if the coverage is final. A rebuild copies it from the original feed; replayed records do not change it."""
     expected: Codes = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     """Symbols that the feed is subscribed to, sorted."""
     sources: set[int] = field(default_factory=set)
@@ -121,9 +121,9 @@ class FeedState:
 
     @property
     def last_minutes_us(self) -> set[int]:
-        """Return the start of the last minute of a file that has ended, {} before.
+        """Return the possible starts of the last minute of a file that has ended; an empty set before the end.
 
-        Two starts are possible: records of former versions do not contain the time of the file's last row.
+        Two starts are possible: records of earlier versions do not contain the time of the file's last row.
         """
         times_us = (self.newest_us, self.watermark_us) if self.ended else ()
         return {time_us - time_us % MINUTE_US for time_us in times_us if time_us > NEVER_US}
@@ -141,7 +141,7 @@ class FeedState:
             self.horizon_us = max(self.horizon_us, min(self.watermark_us - lateness_us, self.max_horizon_us))
 
     def start_new_round(self, start_us: int) -> None:
-        """Restart a feed that has ended, with a range that may be older than its former one (a backfill).
+        """Restart an ended feed (a backfill) with a range that may be older than its previous range.
 
         The feed counts as up from `start_us`, in addition to its former coverage. Its retention starts over.
         """
@@ -190,7 +190,7 @@ class FeedState:
         return covered(self.coverage, starts, ends)
 
     def drop_coverage_before(self, time_us: int) -> None:
-        """Drop coverage that ended before `time_us`, and the oldest ranges beyond the maximum."""
+        """Drop coverage that ended before `time_us`, and the oldest ranges beyond the maximum; keep the last range."""
         kept = [each for each in self.coverage if each[1] >= time_us] or self.coverage[-1:]
         self.coverage = kept[-_MAX_COVERAGE_RANGES:]
 

@@ -16,9 +16,9 @@ from tickerplant.core.times import FOREVER_US, MINUTE_US, NEVER_US, BoolArray, F
 
 @dataclass(frozen=True, slots=True)
 class TickColumns:
-    """The columns of a batch of ticks that bars are made of. `symbol` and `source` are codes of the engine.
+    """The columns of a batch of ticks from which bars are built. `symbol` and `source` are codes of the engine.
 
-    `ids` is the Arrow column of trade ids, with the exchange if it is known; None where it is not read.
+    `ids` is the Arrow column of trade ids, with the exchange if it is known; None if the ids are not needed.
     """
 
     time: Int64Array

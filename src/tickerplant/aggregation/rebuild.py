@@ -35,13 +35,13 @@ FEED: Final = "rebuild"
 """Feed name in the `market.status` record of a rebuild that is not possible."""
 
 MARGIN_US: Final = HOUR_US
-"""Margin before the range, in which raw records are read too. The clocks of senders differ by seconds."""
+"""Time before the range from which raw records are also read. The clocks of senders may differ by seconds."""
 
 
 def rebuild(engine: BarAggregator, generation: int, record: records.Record, offset: int, history: History) -> None:
     """Recompute the range of a `Rebuild` record and put the result into the engine; `finish` publishes it.
 
-    If no raw records from before the range are retained, nothing changes, and `market.status` reports the failure.
+    If the log no longer has the raw records from before the range, no bar changes. `market.status` reports the failure.
     """
     state, header = engine.state, record.header
     assert isinstance(header, records.Rebuild)
@@ -64,7 +64,7 @@ def rebuild(engine: BarAggregator, generation: int, record: records.Record, offs
 class Span:
     """The symbols of a rebuild, and its range: whole 5m bars and sessions, `[start_us, end_us)`.
 
-    `from_us`, `to_us`: the requested range. Its dates without a session are a part of the rebuild.
+    `from_us`, `to_us`: the requested range. The rebuild includes the dates in this range that have no session.
     """
 
     symbols: Codes
@@ -80,7 +80,8 @@ def replace_range(
 ) -> None:  # fmt: skip
     """Replace the bars of a span by those of these raw records.
 
-    `finish` may change the bars before that: it receives the state of the second engine and the bars that it closed.
+    `finish` may change the new bars first. Its arguments are the state of the second engine, and the bars that it
+    closed.
     """
     state, symbols = engine.state, span.symbols
     fresh, closed = _run_again(state, generation, span, raw, history)
@@ -186,7 +187,7 @@ class _Range:
         calendars = [state.calendars[number] for number in np.unique(state.calendar_of[span.symbols]).tolist()]
         times = np.append(np.arange(start_us, end_us, HOUR_US), end_us - 1)
         sessions = [known.session_of(times) for known in calendars]
-        # Also dates without a session in the present calendar: a daily bar of such a date must be withdrawn.
+        # Include dates without a session in the present calendar: a daily bar of such a date must be withdrawn.
         first, last = max(span.from_us, start_us), min(span.to_us, end_us) - 1
         dates = np.arange(first - first % DAY_US, last + 1, DAY_US)
         closed = np.ones(len(dates), dtype=np.bool_)

@@ -77,8 +77,8 @@ def is_retained(state: State, starts: Int64Array) -> BoolArray:
 def drop_silent_feeds(state: State, sent_at_us: int) -> None:
     """Drop feeds that sent no record for three days of log time if they ended, or six days if they are down.
 
-    Each session of the revision window adds one day. Six days span a long weekend: the completeness of a
-    feed's bars must be known while they are retained. A rebuild drops no feed.
+    Each session of the revision window adds one day. Six days span a long weekend: the completeness of a feed's
+    bars must be known while they are retained. A feed with open windows is not dropped. A rebuild drops no feed.
     """
     if state.held:
         return

@@ -172,7 +172,7 @@ def _closed_by(state: State, feed: FeedState, parts: Rows) -> BoolArray:
 
 
 def _arrival(parts: Rows) -> int:
-    # Only the order among candidates matters. A roll-up exists since its newest part arrived.
+    # Only the order among candidates matters. A roll-up exists from the arrival of its newest part.
     return int(parts["arrival"].max())
 
 
@@ -220,7 +220,7 @@ def day_parts(state: State, calendar: int, session: int) -> Rows:
         parts = _with_edge_minutes(state, parts, minutes[~inside.all(axis=1)], inside[~inside.all(axis=1)])
     auction = state.auctions.blocks.get(session)
     if auction is not None and not state.rules.extended_hours:
-        # Auction trades arrive after the close, so they follow all 5m bars of the session.
+        # These auction trades are later than the close, so they follow all 5m bars of the session.
         auction = auction.copy()
         auction["start"] = end
         parts = join((parts, auction))
@@ -228,7 +228,7 @@ def day_parts(state: State, calendar: int, session: int) -> Rows:
 
 
 def _with_edge_minutes(state: State, parts: Rows, minutes: Int64Array, inside: BoolArray) -> Rows:
-    """Replace each 5m bar that is partly outside the session by its minutes inside; return all parts, by start.
+    """Replace each 5m bar that is partly outside the session by its minutes inside it; return all parts, by start.
 
     A 5m bar without retained minutes is not replaced.
     """

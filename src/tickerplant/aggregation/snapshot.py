@@ -63,9 +63,9 @@ def encode_snapshot(state: State) -> bytes:
 
 
 def is_equal(kept: bytes, state: bytes) -> bool:
-    """Return whether a kept snapshot has this recomputed state. A damaged snapshot has another state.
+    """Return whether a kept snapshot contains the recomputed `state`; False for a damaged snapshot.
 
-    A former version stored no files. The recomputed state may therefore have files that the snapshot does not have.
+    An earlier version stored no files. `state` may therefore contain files that the snapshot does not contain.
     """
     if kept == state:
         return True
@@ -103,7 +103,7 @@ def decode_snapshot(data: bytes) -> State:
 
 
 def _encode_files(state: State) -> dict[str, Any]:
-    """Return the files of ticks. Without files, the snapshot has the bytes of former versions."""
+    """Return the files of ticks. Without files, the snapshot has the bytes of earlier versions."""
     files = [
         (span.name, span.symbols.tobytes(), span.first_us, span.last_us, span.first_offset, span.last_offset)
         for span in state.file_spans.values()
@@ -114,7 +114,7 @@ def _encode_files(state: State) -> dict[str, Any]:
 def _encode_feed(feed: FeedState) -> dict[str, Any]:
     rows, dirty = feed.windows.dump()
     unmatched = feed.unmatched
-    firm = {"firm": True} if feed.firm else {}  # rare: other snapshots have the bytes of former versions
+    firm = {"firm": True} if feed.firm else {}  # rare: other snapshots have the bytes of earlier versions
     return (
         {name: getattr(feed, attribute) for name, attribute in _FEED_FIELDS.items()}
         | firm

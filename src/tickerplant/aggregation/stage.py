@@ -107,7 +107,7 @@ class AggregationStage(Stage):
 
 
 class AggregationStageFactory(StageFactory):
-    """Makes the stages of a log of one generation."""
+    """Creates the stages of a log of one generation."""
 
     format: int = FORMAT
 
@@ -115,5 +115,5 @@ class AggregationStageFactory(StageFactory):
         self._generation = generation
 
     def __call__(self, partition: int, snapshot: bytes | None) -> AggregationStage:
-        """Return the stage restored from `snapshot`, or a new stage if that is None."""
+        """Return the stage restored from `snapshot`, or a new stage if `snapshot` is None."""
         return AggregationStage(self._generation, snapshot)

@@ -20,8 +20,9 @@ from tickerplant.core.sessions import Calendar, Calendars, matches
 from tickerplant.core.times import FOREVER_US, HOUR_US, NEVER_US, BoolArray, Int64Array
 
 _MAX_HOURS: Final = 24 * 8
+"""Maximum entries of `State.hours`: eight days of a log that has records in each hour."""
 _MAX_FILES: Final = 1_024
-"""Maximum files of ticks that are remembered. Each takes some 150 bytes, and 4 for each symbol, in every snapshot."""
+"""Maximum files of ticks in `file_spans`. In each snapshot, a file takes about 150 bytes and 4 bytes per symbol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class State:
         self.hours: list[tuple[int, int]] = []
         """(log time, raw offset), at least one hour apart. All records before the offset were sent by that time."""
         self.file_spans: dict[str, FileSpan] = {}
-        """The files of ticks so far, also after their feeds were dropped: at most `_MAX_FILES`, oldest first."""
+        """The last `_MAX_FILES` files of ticks, oldest first, including files whose feeds were dropped."""
         self.next_check_us = NEVER_US
         """Log time of the next check for silent feeds."""
         self.last_sent_us = NEVER_US
@@ -82,7 +83,7 @@ class State:
         self._file_claims: dict[int, list[int]] | None = None
 
     def record_hour(self, offset: int) -> None:
-        """Add the log's clock and this offset to `hours` if the last entry is an hour old; keep eight days."""
+        """Add the log's clock and this offset to `hours` if the last entry is an hour old; keep `_MAX_HOURS`."""
         if not self.hours or self.last_sent_us >= self.hours[-1][0] + HOUR_US:
             self.hours = [*self.hours[-_MAX_HOURS + 1 :], (self.last_sent_us, offset)]
 
@@ -95,7 +96,7 @@ class State:
         return min((known for sent, known in self.hours if sent > time_us), default=offset)
 
     def file_begins(self, name: str, symbols: Codes, first_us: int, offset: int) -> None:
-        """Store the begin of a file, whose `Start` record has this offset. A file that resumes keeps its begin."""
+        """Store the start of a file, whose `Start` record has this offset. A resumed file keeps its first start."""
         known = self.file_spans.get(name)
         if known is not None:
             symbols, first_us = np.union1d(known.symbols, symbols), min(known.first_us, first_us)
@@ -167,7 +168,7 @@ class State:
         return None if number is None else self.feeds[number]
 
     def file_claims(self) -> dict[int, list[int]]:
-        """Return the numbers of the files that claim a minute whole because they begin or end in it, by its start."""
+        """Return, by start of a minute, the numbers of the files that begin or end in it and claim the whole minute."""
         if self._file_claims is None:
             self._file_claims = {}
             for feed in self.feeds.values():
