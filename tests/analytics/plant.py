@@ -162,7 +162,7 @@ class Bench:
     def idle(self, *, analytics: bool = True) -> bool:
         """Return True if both services have applied every record and no series is queued.
 
-        Analytics is checked first: afterwards it appends nothing that persistence has still to apply.
+        Analytics is checked first, because it appends nothing afterwards that persistence must still apply.
         """
         if analytics and (not self.read_all() or self.pending()):
             return False
@@ -171,7 +171,7 @@ class Bench:
         return all(positions.get(tp, 0) == end for tp, end in ends.items() if end)
 
     def pending(self) -> int:
-        """Return the number of queued series plus the number of stages that started without the store.
+        """Return the count of queued series plus the count of stages that started without the store.
 
         A series counts until the commit of its values.
         """

@@ -33,7 +33,10 @@ class BrokenPlugin:
     reason: str
 
     def __str__(self) -> str:
-        return f"the plug-in {self.entry} of the package {self.package} cannot be loaded: {self.reason}"
+        return (
+            f"the plug-in {self.entry} of the package {self.package} cannot be loaded: {self.reason}; "
+            "repair or uninstall the package"
+        )
 
 
 @cache

@@ -43,9 +43,9 @@ from tickerplant.log.processor import SNAPSHOT_RECORDS, Bootstrap, Processor
 
 GROUP: Final = "analytics"
 RECOMPUTE_BARS: Final = 100_000
-"""Maximum stored bars that are computed again between two batches; a single series may exceed it. Their computation
-delays live bars by some 0.15 s with the default indicators, several times the cost of the snapshot that commits with
-them."""
+"""Maximum stored bars that are computed again between two batches; a single series may exceed this maximum. Their
+computation delays live bars by some 0.15 s with the default indicators, several times the cost of the snapshot that
+commits with them."""
 RECOMPUTE_SERIES: Final = 64
 MAX_OVERLAY_RECORDS: Final = 500
 """Maximum records between the store's position and that of the state when series are computed again. They are read
@@ -128,7 +128,7 @@ class _StoreStage(Stage):
                 return self._recompute_some(session, position)
         except StoreError as error:
             if self._outage.fail(str(error), time.time()):
-                log.warning("store unavailable; queued series wait", error=str(error))
+                log.warning("store unavailable; queued series wait until it is available again", error=str(error))
             shared.update(self._partition, len(pure.recompute_queue.marks), store_missing=True)
             self._next_check_s = time.monotonic() + STORE_RETRY_S
             return None
@@ -214,7 +214,7 @@ class _Shared:
 
 
 class _Factory:
-    """Makes new stages, and stages restored from snapshots."""
+    """Creates new stages, and stages restored from snapshots."""
 
     format = FORMAT
 
@@ -226,10 +226,11 @@ class _Factory:
 
 
 class _BootstrapFactory:
-    """Makes the stage of a partition without a snapshot from stored history.
+    """Creates the stage of a partition without a snapshot from stored history.
 
-    The state is that of the store's position. Reading starts at the smaller of the store's and the group's position,
-    but not before the first retained record. The state already contains the records before the store's position.
+    The state corresponds to the store's position. Reading starts at the smaller of the store's and the group's
+    position, but not before the first retained record. The state already contains the records before the store's
+    position.
     """
 
     def __init__(self, shared: _Shared) -> None:

@@ -28,7 +28,7 @@ class PartitionState:
     """The state of a partition's stage.
 
     `clock_us` and `cause` are the newest sending time and the newest cause of the applied records. A state that was
-    made from the store contains all records before the offset `known_to`. `has_rules` is true if this state was made
+    built from the store contains all records before the offset `known_to`. `has_rules` is true if this state was built
     under the rules of the log. `cold` is true if the store was unavailable at the start.
     """
 
@@ -83,7 +83,7 @@ class _StoredState(msgspec.Struct, array_like=True):
     symbols: list[str]
     intervals: list[_StoredInterval]
     alerts: _StoredAlerts | None = None
-    """None if there are no rules, or in old snapshots. Snapshots of versions without marks end with this field."""
+    """None without alert rules, or in old snapshots. Snapshots of versions without marks end with this field."""
     cause: int = 0
     known_to: int = 0
     has_rules: bool = False

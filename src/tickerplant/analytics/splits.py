@@ -39,7 +39,7 @@ class Splits:
         self._calendars = Calendars(Rules())
         self._starts: dict[tuple[str, int], int] = {}
         self.changes = 0
-        """Counter that grows with every change that can alter the adjustment of a bar."""
+        """Count of changes that can alter the adjustment of a bar."""
 
     def set_calendars(self, rules: Rules) -> None:
         """Replace the calendars with those of the rules."""
@@ -51,7 +51,7 @@ class Splits:
     def add(self, splits: Sequence[Split], clock_us: int) -> list[str]:
         """Add splits and return the symbols whose adjustment changes now.
 
-        Ignores a split whose ratio is not a positive number. `clock_us` is the log's clock.
+        Ignores a split whose ratio is not positive and finite. `clock_us` is the log's clock.
         """
         changed = []
         for split in splits:

@@ -8,8 +8,9 @@ If memory is too short to correct a series, the series is queued (`recompute_que
 between two records. `due` returns the series that may be computed, and `recompute` computes one. The values contain the
 newest cause of the applied records. Nothing newer has been published for these bars, and a later value wins.
 
-A state that was made from the store (`begin`) already contains all records before `known_to`. The stage only determines
-which series those records changed. When the stage reaches `known_to`, it publishes these series from its state.
+A state that was built from the store (`begin`) already contains all records before `known_to`. The stage only
+determines which series those records changed. When the stage reaches `known_to`, it publishes these series from its
+state.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class AnalyticsStage(Stage):
         return self.recompute_queue.due(self._state.clock_us)
 
     def recompute(self, series: Series, bars: pa.RecordBatch) -> Iterator[Output]:
-        """Make a series' state from its whole history (`Engine.rebuild`) and yield its new values as records.
+        """Build a series' state from its whole history (`Engine.rebuild`) and yield its new values as records.
 
         The caller must exhaust the iterator; until then the state is incomplete.
         """
@@ -182,7 +183,7 @@ class AnalyticsStage(Stage):
 
     def _apply_settings(self, rules: Rules, offset: int) -> None:
         if offset < self._state.known_to and self._state.has_rules:
-            return  # the state was made under rules that are at least as new
+            return  # the state was built under rules that are at least as new
         grown = self.engine.apply_rules(rules)
         self.alerts.apply_rules(rules)
         for interval in grown:

@@ -74,7 +74,8 @@ class StorePartition:
             identity = self._log.identity()
             if bound is not None and (bound.log_id, bound.generation) != (identity.log_id, identity.generation):
                 raise StoreMismatch(
-                    f"the store follows log {bound.log_id}, and this is log {identity.log_id}; use its own store"
+                    f"the store follows log {bound.log_id}, but the service reads log {identity.log_id}; "
+                    "use the store of that log"
                 )
             positions = connection.run(lambda _: session.positions())
             position = positions.get((schemas.OHLCV, self._partition), 0)

@@ -484,7 +484,7 @@ def made_at(one: Rule, i: float, values: dict[str, Any] | None = None) -> Analyt
 def test_a_bar_that_ended_before_the_rule_was_created_fires_nothing(
     operator: str, prices: tuple[float, ...], expected_bars: list[int], when: str, *, together: bool
 ) -> None:
-    """Create the rule in minute 4, then send bars since minute 0, as a backfill does."""
+    """Create the rule in minute 4, then send bars from minute 0 on, as a backfill does."""
     bars = closes(*prices)
     batches = [bars] if together else [[bar] for bar in bars]
     made = made_at(rule("close", operator, "10", when=when), 4.5)

@@ -138,7 +138,7 @@ def test_series_are_separated_and_sorted_by_time() -> None:
         ([1.0, 2.0], "RSI(x)", "not a number"),
         ([1.0, 2.0], "RSI 14", "not an indicator; write"),
         ([1.0, 2.0], "TA_RSI(1)", "TA-Lib refuses"),
-        ([1.0, 2.0], "APO(12.5)", "whole number"),
+        ([1.0, 2.0], "APO(12.5)", "must be an integer"),
         ([1.0, 2.0], "APO(matype=best)", "sma, ema"),
         ([1.0, 2.0], "TA_CCI@wilder", "no parameter 'dialect'"),
         ([1.0, 2.0], "RSI@mine", "no dialect 'mine'"),

@@ -214,7 +214,7 @@ class AlertEvaluator:
         return mask
 
     def sync_states(self) -> None:
-        """Copy the tables into the rule states and discard the tables; they are made again when needed."""
+        """Copy the tables into the rule states and discard the tables; they are built again when needed."""
         for table in (self._tables or {}).values():
             for index in range(len(table.states)):
                 table.load(index)

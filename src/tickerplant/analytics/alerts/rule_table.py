@@ -70,7 +70,7 @@ class RuleTable:
         return range(int(np.searchsorted(self.rows, row)), int(np.searchsorted(self.rows, row, side="right")))
 
     def load(self, index: int) -> RuleState:
-        """Return a rule's state, with the times copied from the columns: only these are current."""
+        """Copy the current times from the columns into a rule's state, and return the state."""
         one = self.states[index]
         one.last_us, one.observed_us = int(self.last_us[index]), int(self.observed_us[index])
         one.max_closed_us = max(one.max_closed_us, one.last_us)

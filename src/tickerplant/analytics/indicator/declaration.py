@@ -71,11 +71,11 @@ class Parameter:
     default: float | None = None
 
     def check(self, value: float, indicator: str) -> float:
-        """Return the value, as an int if it is a whole number. Raises BadInput with the bounds."""
+        """Return the value, as an int if it has no fraction. Raises BadInput with the bounds."""
         if not self.least <= value <= self.most:
             raise BadInput(f"{indicator}: {self.name} is {value:g}; it must be in {self.least:g}..{self.most:g}")
         if self.whole and value != int(value):
-            raise BadInput(f"{indicator}: {self.name} is {value:g}; it must be a whole number")
+            raise BadInput(f"{indicator}: {self.name} is {value:g}; it must be an integer")
         return int(value) if value == int(value) else value
 
 

@@ -1,14 +1,14 @@
 """Highest and lowest values of the last n bars, in constant time per bar.
 
-Bars are counted in blocks of n from the symbol's first, as in `moments`. A window that ends inside a block consists of
-the tail of the previous block and the head of this one. The running extreme of the head is stored. The extremes of all
-tails of a block are computed once, backwards, when the block ends.
+Bars are counted in blocks of n from the symbol's first bar, as in `moments`. A window that ends inside a block consists
+of the tail of the previous block and the head of this one. The running extreme of the head is stored. The extremes of
+all tails of a block are computed once, backwards, when the block ends.
 
 Source: M. van Herk, "A fast algorithm for local minimum and maximum filters on rectangular and octagonal kernels"
 (1992); J. Gil and M. Werman, "Computing 2-D min, median, and max filters" (1993).
 
-The extreme of a set of numbers does not depend on their order. The exception is 0.0 and −0.0, which compare
-equal, so −0.0 is replaced by 0.0.
+The extreme of a set of numbers does not depend on their order. The exception is 0.0 and −0.0, which compare equal, so
+−0.0 is replaced by 0.0.
 
 A state that starts empty at any bar gives correct extremes after 2n − 1 bars: by then a whole block has ended.
 """

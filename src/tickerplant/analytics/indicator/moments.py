@@ -1,8 +1,8 @@
 """Mean and squared deviations over the last n bars, in constant time per bar, without drift.
 
-Bars are counted in blocks of n from the symbol's first. A window that ends inside a block consists of the tail of the
-previous block and the head of this one. A head's sum grows by one term per bar. The sums of all tails of a block are
-computed once, backwards, when the block ends. Nothing is subtracted from a sum, so a spike has no effect after it
+Bars are counted in blocks of n from the symbol's first bar. A window that ends inside a block consists of the tail of
+the previous block and the head of this one. A head's sum grows by one term per bar. The sums of all tails of a block
+are computed once, backwards, when the block ends. Nothing is subtracted from a sum, so a spike has no effect after it
 leaves the window.
 
 Terms are differences from a bar of the same sum: a head's first bar, a tail's last bar. Therefore sum(d²) <= n · sum((x
@@ -12,8 +12,8 @@ the method of Chan, Golub and LeVeque, "Updating formulae and a pairwise algorit
 (1979).
 
 The state has `width` floats. [0, n) contains the block's prices so far, followed by the tail sums of the previous
-block. Then follow the head's first price, the head's sum, and the previous block's last price. If `squares` is
-set, the head's sum of squares and n tail sums of squares follow.
+block. Then follow the head's first price, the head's sum, and the previous block's last price. If `squares` is set, the
+head's sum of squares and n tail sums of squares follow.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ _BY_COLUMN: Final = 64
 def _tables(n: int) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
     """Return four tables, indexed by the count of bars in the head.
 
-    They contain 1 / the head's bars, 1 / the tail's bars, the tail's share of n, and the weight of the gap.
+    They contain 1 / the head's bars, 1 / the tail's bars, the tail's share of n, and the weight of the difference
+    between both means.
     """
     held = np.arange(n + 1)
     rest = n - held

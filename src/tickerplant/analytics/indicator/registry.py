@@ -1,7 +1,7 @@
 """The registry of indicators by name, and `parse`, which converts `RSI(14)` to an indicator.
 
-The import registers every indicator in the modules of the families `trend`, `momentum`, `volatility` and `volume`.
-`register` adds an indicator of another package.
+Importing this module registers every indicator in the modules of the families `trend`, `momentum`, `volatility` and
+`volume`. `register` adds an indicator of another package.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ class WilderSum(Smoothing):
 
 
 class Sum:
-    """The sum of all values since the first."""
+    """The sum of all values from the first one on."""
 
     def step(self, before: Float64Array, index: Count, x: Float64Array) -> Float64Array:
         """Process one value of each symbol and return the new state."""

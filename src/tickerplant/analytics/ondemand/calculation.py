@@ -55,7 +55,7 @@ class Calculation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeclaredIndicator:
-    """A declared indicator over stored bars, computed by the code of the stream."""
+    """A declared indicator over bars, computed by the code of the stream."""
 
     indicator: Indicator
     series: str = ""
@@ -80,7 +80,7 @@ class DeclaredIndicator:
     def memory(self) -> int | None:
         """Return the count of earlier bars that determine a bar's value; None for a recursion.
 
-        The count is two blocks, because reading may start inside a block.
+        The count is at least two blocks, because reading may start inside a block.
         """
         block = self.indicator.block
         return max(2 * block, self.indicator.warmup - 1) if block else None
@@ -168,7 +168,7 @@ def _declared(kind: type[Indicator], named: Mapping[str, str], ordered: Sequence
 
 def _number(text: str, indicator: str, parameter: str) -> float:
     if not re.fullmatch(r"[+-]?[0-9]{1,12}(\.[0-9]{1,12})?", text):
-        raise BadInput(f"{indicator}: {parameter} is {text[:64]!r}, not a number")
+        raise BadInput(f"{indicator}: {parameter} is {text[:64]!r}, not a number; use digits, such as 14 or 2.5")
     return float(text)
 
 

@@ -84,7 +84,7 @@ class Frame:
         return np.split(order, np.flatnonzero(changes) + 1)
 
     def times_us(self) -> Int64Array:
-        """Return the times in microseconds since 1970. Raises BadInput if the bars have no times, or other values."""
+        """Return the times in microseconds since 1970. Raises BadInput if they are missing or a value is not a time."""
         values = self._times()
         if values is None:
             raise BadInput("the bars have no times; add a column `time`")
@@ -95,7 +95,7 @@ class Frame:
     def _order_of_times(self) -> Int64Array | None:
         """Return a number for each row that increases with its time; None without times.
 
-        Numbers that are no times, such as 0, 1, 2, order the rows by themselves.
+        Numbers that are not times, such as 0, 1, 2, give the order directly.
         """
         values = self._times()
         if values is None:
@@ -118,7 +118,7 @@ class Frame:
     def _times(self) -> TimeValues | None:
         """Return the parsed times; None if there are none.
 
-        Raises BadInput if a time is missing, and if only some times have an offset.
+        Raises BadInput if a time is missing or ambiguous, or if only some times have an offset.
         """
         column = self._arrow_times()
         if column is None:
@@ -136,12 +136,13 @@ class Frame:
         if zoned.any() and plain.any():
             first = int(np.argmax(plain))
             raise BadInput(
-                f"row {first} (from 0): the time {column[first].as_py()} has no zone, but other times have one"
+                f"row {first} (from 0): the time {column[first].as_py()} has no zone, but other times have one; "
+                "give all times a zone, or none"
             )
         return values
 
     def _arrow_times(self) -> pa.Array | None:
-        """Return the times as an Arrow array, a date and its clock joined; None if there are none."""
+        """Return the times as an Arrow array, with each date joined to its clock time; None if there are none."""
         column = self.column(self.names[TIME]) if TIME in self.names else self.times
         if column is None:
             return None
@@ -243,7 +244,7 @@ def _of_polars(data: Any) -> Frame:
 
 
 def _names(names: Any) -> dict[str, str]:
-    """Return the columns by lower-case name, and by role under the names that files use too.
+    """Return the columns by lower-case name, and by role. Roles also match the column names that files use.
 
     Raises BadInput if two names of a needed column differ only in case.
     """

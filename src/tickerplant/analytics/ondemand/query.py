@@ -31,7 +31,7 @@ from tickerplant.core.rules import Rules
 from tickerplant.core.times import FOREVER_US, BoolArray, times_of
 
 MAX_BARS: Final = 200_000
-"""Maximum number of earlier bars to read: two years of minutes of an exchange with regular hours."""
+"""Maximum earlier bars that one request reads: two years of minutes of an exchange with regular hours."""
 PAGE: Final = 5_000
 """Maximum bars per read, so that no read needs much memory or blocks other reads for long."""
 COLUMNS: Final = ("time", *PRICES, "volume", "vwap", "state")

@@ -3,8 +3,8 @@
 TA-Lib is imported on the first use of one of its functions.
 
 `WINDOWED` lists the functions whose value depends only on the bars of their lookback. All others are computed from the
-first bar on: functions with an unstable period, sums, and functions that return the index of a bar. They include
-functions of exponential averages, which TA-Lib does not mark as unstable.
+first bar on: functions with an unstable period, sums, and functions that return the index of a bar. Functions
+with exponential averages are among them, although TA-Lib does not mark these functions as unstable.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def _value(name: str, key: str, text: str | None, default: float | int) -> float
         raise BadInput(f"{name}: {key} is {text[:64]!r}, which is out of range; use a number within ±1e9")
     if isinstance(default, int):
         if value != int(value):
-            raise BadInput(f"{name}: {key} is {value:g}; it must be a whole number")
+            raise BadInput(f"{name}: {key} is {value:g}; it must be an integer")
         return int(value)
     return value
 

@@ -10,7 +10,7 @@ Effect of a bar:
   (`drain_rejected`), so that the series is computed again from stored history. Only a withdrawal is published at once;
 - marked `history` and not later than all bars of its symbol: also rejected, because source priority is decided in
   the store;
-- final without prices (none of its trades may set one), or with prices beyond ±1e100: the indicators ignore it,
+- final without prices (none of its trades may set a price), or with prices beyond ±1e100: the indicators ignore it,
   and it has no row. If it replaces a bar that had prices, the values of that bar are withdrawn;
 - forming: the forming indicators are computed as if the bar closed now. No state changes.
 

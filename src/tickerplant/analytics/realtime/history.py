@@ -127,7 +127,10 @@ class BarHistory:
         return valid
 
     def resized(self, inputs: Sequence[str], depth: int) -> BarHistory:
-        """Return a copy with another depth or other columns. New columns contain zeros."""
+        """Return this history with another depth or other columns. New columns contain zeros.
+
+        The result shares `count` and `last_us` with this history, which must not be used afterwards.
+        """
         self._flush()
         capacity = len(self.count)
         other = BarHistory(inputs, depth, capacity)

@@ -26,7 +26,7 @@ ACTIVITY_BARS: Final = 1440
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Value rows of one interval. `values` is float64[outputs, rows], NaN for no value; `state` indexes STATES."""
+    """Value rows of one interval. `values`: float64[outputs, rows], NaN for no value. `state`: index into STATES."""
 
     times: Int64Array
     symbols: Int64Array
@@ -118,7 +118,8 @@ class IntervalEngine:
             state.reset(row)
 
     def newest_values(self, row: int) -> Float64Array | None:
-        """Return the values of a symbol's newest bar: float64[outputs]. None if an indicator starts after that bar.
+        """Return the values of a symbol's newest bar: float64[outputs]. None without that bar, or if an indicator
+        starts later.
 
         The values are computed again from an earlier state, so that no state changes.
         """

@@ -1,16 +1,17 @@
 """The series that must be computed again from stored history, and when each is due.
 
-The engine adds a series, with the time of its first wrong bar, whenever memory is too short to correct it:
+The stage queues a series, with the time from which its values are wrong, after:
 
 - a revision of a bar older than memory;
 - a bar marked `history` at or before the newest bar of its symbol, because source priority is decided in the store;
-- a split, or a new indicator in the settings.
+- a split, a new indicator in the settings, or a new alert rule;
+- a record of closed bars that the state already contains (`known_to`), or a start without the store.
 
 A series is *due* when
 
 1. none of the feeds that delivered history for it is still active. A feed is inactive after its `End`, or after
    `HISTORY_WAIT_US` of log time without history, so that a backfill is computed once;
-2. the state has reached the position up to which it was made from the store (`known_to`).
+2. the state has reached the position up to which it was built from the store (`known_to`).
 
 A due series can be computed as soon as the store has applied the log up to the `position` of its mark. The stored
 history, overlaid with the records between the position of the store and that of the state, is then the whole series.
@@ -58,14 +59,14 @@ class RejectedBar:
 
 
 class QueuedSeries(msgspec.Struct):
-    """The queued series of a partition as other processes see them."""
+    """The queued series of a partition as other processes read them."""
 
     count: int = 0
     series: list[tuple[str, str]] = []
     """(interval, symbol) of the first `DESCRIBED_SERIES` queued series."""
 
     def of(self, symbol: str | None) -> int:
-        """Return the number of queued series of a symbol, or of all symbols if it is None.
+        """Return the count of queued series of a symbol, or of all symbols if `symbol` is None.
 
         If the queue is longer than `series`, the unlisted series count for every symbol.
         """
@@ -85,7 +86,7 @@ class RecomputeQueue:
     def add(self, series: Series, start_us: int, position: int, feed: str = "") -> None:
         """Queue a series from a bar's time on; a queued series keeps its earliest time.
 
-        `position` is the offset after the record that caused it. `feed` delivered the history; "" for none.
+        `position` is the offset after the record that caused the mark. `feed` delivered the history; "" for none.
         """
         mark = self.marks.setdefault(series, RecomputeMark(start_us, position))
         mark.start_us = min(mark.start_us, start_us)

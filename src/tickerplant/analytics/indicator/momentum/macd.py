@@ -31,7 +31,10 @@ class MACD(Recursive):
     DIALECTS = (TALIB, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set warm-up and state size from the periods. Raises BadInput unless fast < slow."""
+        """Set the warm-ups from the periods and the dialect; the state size is constant.
+
+        Raises BadInput unless fast < slow.
+        """
         fast, slow, signal = (int(value) for value in self.values)
         if fast >= slow:
             raise BadInput(f"MACD: fast is {fast}; it must be less than slow, which is {slow}")

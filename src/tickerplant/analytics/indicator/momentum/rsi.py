@@ -31,7 +31,7 @@ class RSI(Recursive):
     DIALECTS = (TALIB, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set warm-up and state size from the period."""
+        """Set the warm-up from the period; the state size is constant."""
         self._average = wilder(int(self.values[0]))
         self.warmup = self._average.seed + 1
         self.width = RSI_WIDTH

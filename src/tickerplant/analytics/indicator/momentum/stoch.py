@@ -50,7 +50,7 @@ class STOCH(Indicator):
     DIALECTS = (TALIB, METATRADER)
 
     def declare(self) -> None:
-        """Set warm-up and state size from the periods."""
+        """Set the warm-up from the periods, and the state size from the periods and the dialect."""
         fastk, slowk, slowd = (int(value) for value in self.values)
         self.warmup = fastk + slowk + slowd - 2
         self.block = whole_blocks(self.warmup, fastk)

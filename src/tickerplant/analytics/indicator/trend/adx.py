@@ -41,7 +41,7 @@ class ADX(Recursive):
     DIALECTS = (TALIB, WILDER, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set warm-up and state size from the period."""
+        """Set the warm-up from the period; the state size is constant."""
         n = self._n = int(self.values[0])
         self._sum = WilderSum(n - 1 if self.dialect == TALIB else n, n)
         self._average = WilderHeld(n, 1.0 / n)

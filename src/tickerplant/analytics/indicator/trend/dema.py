@@ -23,7 +23,7 @@ class DEMA(Recursive):
     SOURCE = "TA-Lib DEMA, default compatibility; P. Mulloy, Smoothing Data with Faster Moving Averages (TASC, 1994)"
 
     def declare(self) -> None:
-        """Set warm-up and state size from the period."""
+        """Set the warm-up from the period; the state size is constant."""
         self._average = exponential(int(self.values[0]))
         self._lag = self._average.seed - 1
         self.warmup = 2 * self._lag + 1

@@ -23,7 +23,7 @@ class EMA(Recursive):
     SOURCE = "TA-Lib EMA, default compatibility: seeded with the SMA of the first period"
 
     def declare(self) -> None:
-        """Set warm-up and state size from the period."""
+        """Set the warm-up from the period; the state size is constant."""
         self._average = exponential(int(self.values[0]))
         self.warmup = self._average.seed
         self.width = 1

@@ -54,7 +54,10 @@ class ICHIMOKU(Indicator):
     DIALECTS = (TALIB, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set warm-up and state size from the periods. Raises BadInput unless tenkan <= kijun <= senkou."""
+        """Set warm-up and state size from the periods and the dialect.
+
+        Raises BadInput unless tenkan <= kijun <= senkou.
+        """
         tenkan, kijun, senkou, displacement = (int(value) for value in self.values)
         if not tenkan <= kijun <= senkou:
             raise BadInput(f"ICHIMOKU: tenkan {tenkan}, kijun {kijun} and senkou {senkou} must be in ascending order")

@@ -39,7 +39,7 @@ class SAR(Recursive):
     SOURCE = "TA-Lib SAR; J. Welles Wilder, New Concepts in Technical Trading Systems (1978)"
 
     def declare(self) -> None:
-        """Set warm-up and state size. Raises BadInput for an acceleration above the maximum."""
+        """Set warm-up and state size (both constant). Raises BadInput for an acceleration above the maximum."""
         acceleration, maximum = self.values
         if acceleration > maximum:
             raise BadInput(f"SAR: acceleration is {acceleration:g}; it must not exceed maximum, which is {maximum:g}")

@@ -38,7 +38,7 @@ class SUPERTREND(Recursive):
     DIALECTS = (TALIB, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set warm-up and state size from the period."""
+        """Set the warm-up from the period and the dialect; the state size is constant."""
         self._average, self._start = wilder(int(self.values[0])), first_range_index(self.dialect)
         self.warmup = self._average.seed + self._start
         self.width = 2 + _BANDS.width

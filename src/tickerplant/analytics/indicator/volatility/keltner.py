@@ -30,7 +30,7 @@ class KELTNER(Recursive):
     DIALECTS = (TALIB, TRADINGVIEW)
 
     def declare(self) -> None:
-        """Set warm-up and state size from the periods."""
+        """Set the warm-ups from the periods and the dialect; the state size is constant."""
         self._middle, self._range = exponential(int(self.values[0])), wilder(int(self.values[1]))
         self._start = first_range_index(self.dialect)
         middle = self._middle.seed

@@ -27,7 +27,7 @@ class NATR(Recursive):
     SOURCE = "TA-Lib NATR, default compatibility; J. Forman, Cross-Market Evaluations with NATR (TASC, 2006)"
 
     def declare(self) -> None:
-        """Set warm-up and state size from the period."""
+        """Set the warm-up from the period; the state size is constant."""
         self._average = wilder(int(self.values[0]))
         self.warmup = self._average.seed + 1
         self.width = 2

@@ -39,7 +39,7 @@ class VOLCC(Indicator):
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol; return the volatility per year."""
+        """Process one bar of each symbol; return the volatility per year: a fraction, or percent in `tradingview`."""
         made = log_ratio(inputs[0], state[-1, rows])
         _, squares = self._moments.step(state[:-1], rows, index, made, keep=keep)
         if keep:
@@ -47,7 +47,7 @@ class VOLCC(Indicator):
         return (self._volatility(squares),)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol; return the volatility per year."""
+        """Process many bars of one symbol; return the volatility per year: a fraction, or percent in `tradingview`."""
         closes = np.concatenate([state[-1:], inputs[0]])
         _, squares = self._moments.run(state[:-1], index, log_ratio(closes[1:], closes[:-1]))
         state[-1] = closes[-1]

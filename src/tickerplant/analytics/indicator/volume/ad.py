@@ -33,7 +33,7 @@ class AD(Recursive):
     SOURCE = "TA-Lib AD; M. Chaikin's line, in S. Achelis, Technical Analysis from A to Z (1995)"
 
     def declare(self) -> None:
-        """Set warm-up and state size."""
+        """Set warm-up and state size (both constant)."""
         self.warmup = 1
         self.width = 1
 

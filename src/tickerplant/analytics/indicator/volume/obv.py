@@ -32,7 +32,7 @@ class OBV(Recursive):
     SOURCE = "TA-Lib OBV; J. Granville, New Key to Stock Market Profits (1963)"
 
     def declare(self) -> None:
-        """Set warm-up and state size."""
+        """Set warm-up and state size (both constant)."""
         self.warmup = 1
         self.width = 2
 

@@ -24,9 +24,9 @@ from tickerplant.core.times import Float64Array
 class VWAP(Recursive):
     """Volume-weighted average price of the session so far. It restarts with each session.
 
-    The value is the average over the session's trades if the bars contain their own vwap, as bars made of ticks do. A
-    bar without a vwap counts with its typical price (high + low + close) / 3. Until a session has volume, the value is
-    the newest bar's price.
+    The value is the average over the session's trades if the bars contain their own vwap, as bars built from ticks do.
+    A bar without a vwap counts with its typical price (high + low + close) / 3. Until a session has volume, the value
+    is the newest bar's price.
     """
 
     NAME = "VWAP"
@@ -38,7 +38,7 @@ class VWAP(Recursive):
     )
 
     def declare(self) -> None:
-        """Set warm-up and state size."""
+        """Set warm-up and state size (both constant)."""
         self.warmup = 1
         self.width = _MEAN.width
 
