@@ -44,7 +44,7 @@ class LoopCpu:
 def measured(name: str) -> Iterator[LoopCpu]:
     """Measure every callback that asyncio runs in the thread `name`. Loops of C (uvloop) are not measured.
 
-    The objects of other tests are frozen before. Otherwise a garbage collection that a callback triggers would scan the
+    The objects of other tests are frozen first. Otherwise a garbage collection that a callback triggers would scan the
     heap of the whole test process, which takes 80 ms.
     """
     gc.collect()

@@ -128,7 +128,7 @@ RANGES = [
 
 
 def _encoded(text: str) -> str:
-    """Return a text percent-encoded, a lone surrogate too, which is no valid UTF-8."""
+    """Return a percent-encoded text. A lone surrogate, which is not valid UTF-8, is encoded too."""
     return quote(text.encode("utf-8", "surrogatepass"), safe="")
 
 

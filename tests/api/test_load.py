@@ -46,7 +46,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 
 class Gate:
-    """Work of a lane that waits until the test lets it go on; `order` lists the names in the order of their turns."""
+    """Work of a lane that waits until the test releases it; `order` lists the names in the order of their turns."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -249,7 +249,7 @@ def test_descriptors_remain_for_the_plant(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class AbsentLog:
-    """A log whose broker is away until `back`: every question blocks for a moment and fails."""
+    """A log whose broker is unavailable until `back`: every question blocks for a moment and fails."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
@@ -265,7 +265,7 @@ class AbsentLog:
         return fail
 
 
-def test_the_api_serves_the_store_while_the_log_is_away(log: EmbeddedLog, store: MemoryStore) -> None:
+def test_the_api_serves_the_store_while_the_log_is_unavailable(log: EmbeddedLog, store: MemoryStore) -> None:
     store.tables["ohlcv"] = store.tables["ohlcv"].from_batches(
         [bar_batch([{"time": T0 + n * 5 * MINUTE, "symbol": "AAPL", "interval": "5m"} for n in range(3)])]
     )

@@ -97,7 +97,7 @@ def test_pages_of_ticks_are_consecutive_within_an_instant(client: httpx.Client, 
         assert [price for page in in_order for price in page] == list(range(len(instants)))
 
 
-def test_bars_by_activity_are_returned_as_stored_in_pages(client: httpx.Client, store: MemoryStore) -> None:
+def test_activity_bars_are_returned_as_stored_in_pages(client: httpx.Client, store: MemoryStore) -> None:
     times = [T0 + us for us in (3, 4, 5, 2 * MINUTE, 2 * MINUTE + 1)]
     rows = [{"time": time, "symbol": "AAPL", "interval": "100t", "open": float(n)} for n, time in enumerate(times)]
     store.tables["ohlcv"] = pa.concat_tables([store.tables["ohlcv"], pa.Table.from_batches([bar_batch(rows)])])

@@ -80,7 +80,7 @@ async def test_a_snapshot_contains_rows_of_the_store(log: EventLog, store: Memor
             assert [row[2] for row in (await receive(socket, "snapshot"))["ticks"]["rows"]] == [7.0]
 
 
-async def test_a_snapshot_has_stored_bars_by_activity(log: EventLog, store: MemoryStore) -> None:
+async def test_a_snapshot_has_stored_activity_bars(log: EventLog, store: MemoryStore) -> None:
     import pyarrow as pa
 
     rows = [{"time": T0 + n, "symbol": "OLD", "interval": "100t", "open": float(n)} for n in range(3)]

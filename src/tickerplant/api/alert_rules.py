@@ -143,7 +143,7 @@ class AlertRuleManager:
     async def change(self, name: str, change: RuleChange) -> StoredRule | None:
         """Change a rule, publish it and return the stored rule; None if it does not exist. Raises BadInput.
 
-        A change of only the webhook makes no new revision.
+        A change of only the webhook creates no new revision.
         """
         given = msgspec.to_builtins(change)
         if "right" in given:
@@ -212,7 +212,7 @@ class AlertRuleManager:
             log.warning("alert rules not published to the log yet; retrying later", error=str(error))
 
     async def publish(self) -> int:
-        """Append all unpublished revisions to the log and return their number.
+        """Append all unpublished revisions to the log and return their count.
 
         Raises Fenced, LogUnavailable or StoreError.
         """

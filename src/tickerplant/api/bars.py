@@ -32,8 +32,8 @@ removed subscriptions report nothing after their last bar."""
 class CoarseBars:
     """Reader of a symbol's bars of an interval that is built from stored bars (`resample.BASE`).
 
-    `calendar` is the symbol's. `now_us` is the market's time. The stored bars are adjusted first, so that a bar across
-    a split is correct too.
+    `calendar` is the symbol's calendar. `now_us` is the market's time. The stored bars are adjusted first, so that a
+    bar across a split is correct too.
     """
 
     symbol: str

@@ -1,8 +1,8 @@
 """Blocking calls beside the event loops: thread pools with limits and time limits, and answers that are shared.
 
 Nothing that can wait or compute for long runs on an event loop. Each kind of work has a pool of its own, so that one
-kind cannot take the threads of another. Questions to the log may wait for an absent broker, and catch-ups of stream
-clients may read millions of records. A health check must answer meanwhile.
+kind cannot take the threads of another. Questions to the log may wait for an unavailable broker, and catch-ups of
+stream clients may read millions of records. A health check must answer during that time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Pools:
         self.follow = ThreadPoolExecutor(1, "api-follow")
 
     def close(self) -> None:
-        """Drop what has not begun. Calls that run end by themselves; the log's `patience_s` bounds them."""
+        """Cancel calls that have not begun. Running calls end by themselves; the log's `patience_s` bounds them."""
         for pool in (self.log, self.compute, self.catch_up, self.health, self.follow):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -59,7 +59,7 @@ async def ask_log(pool: ThreadPoolExecutor, call: Callable[[], T], wait_s: float
 
 
 class Shared(Generic[T]):
-    """The newest result of a blocking call that is slow and often asked for. One call runs at a time.
+    """The newest result of a blocking call that is slow and often requested. One call runs at a time.
 
     Callers share the running call. If it takes longer than they wait, they receive the last result and its age.
     Belongs to one event loop.

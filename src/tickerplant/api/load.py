@@ -1,6 +1,6 @@
-"""Counters of the load that the API carries: refused requests, cancelled requests, delays of the event loop.
+"""Counters of the API's load: refused and ended requests and connections, and delays of the event loop.
 
-`/metrics` exports them, and `/health` names what was refused in the last minute.
+`/metrics` exports them, and `/health` lists the refusals and the longest delay of the last minute.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class LoadCounters:
         self.refused: Counter[str] = Counter()
         """Refused or ended requests and connections since the start, by reason."""
         self.on_delay: Callable[[float], None] = lambda _: None
-        """Called with each measured delay of the event loop, in seconds."""
+        """Function that receives each measured delay of the event loop, in seconds."""
         self.connections: Callable[[], int] = lambda: 0
-        """Return the count of open connections."""
+        """Function that returns the count of open connections."""
         self._refusals = Recent()
         self._delays = Recent()
 
@@ -84,7 +84,7 @@ class LoadCounters:
         self._delays.add(seconds)
 
     async def watch_loop(self) -> None:
-        """Measure until cancelled how much later than asked the event loop runs a timer."""
+        """Measure the delay of the event loop, until cancelled: the time by which it runs a timer too late."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + PROBE_S

@@ -46,7 +46,7 @@ NOT_BUILT: Final = """<!doctype html><meta charset="utf-8"><title>Tickerplant</t
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:3rem auto;padding:0 1rem}</style>
 <h1>Tickerplant is running</h1>
 <p>The dashboard is not built in this checkout. Build it with
-<code>make web</code> and load this page again; packages contain it.</p>
+<code>make web</code> and load this page again. Installed packages contain the dashboard.</p>
 <ul><li><a href="openapi.json">REST, as OpenAPI</a></li><li><a href="v1/symbols">All symbols</a></li>
 <li><a href="v1/status">Positions of log, store and stream</a></li><li><a href="health">Health</a></li>
 <li><a href="metrics">Metrics</a></li></ul>
@@ -106,7 +106,7 @@ class HeadAsGet:
 
 
 def _document(app: FastAPI) -> APIRouter:
-    """Return the route of the OpenAPI document. Its construction needs a quarter of a second the first time."""
+    """Return the route of the OpenAPI document. The first request builds the document in a quarter of a second."""
     router = APIRouter(route_class=LaneRoute)
 
     @router.get("/openapi.json", include_in_schema=False)

@@ -36,7 +36,7 @@ CLIENTS: Final = MetricSpec(
     "Near the maximum (1,000): a client reconnects without closing, or you need another API process.",
 )  # fmt: skip
 FRAMES: Final = MetricSpec(
-    "tickerplant_api_stream_frames", "counter", "Frames queued for WebSocket clients.",
+    "tickerplant_api_stream_frames", "counter", "Messages with rows or events queued for WebSocket clients.",
     "Flat while ticks arrive: check the lag of the tail.",
 )  # fmt: skip
 CONFLATED: Final = MetricSpec(
@@ -124,8 +124,8 @@ def _family(spec: MetricSpec) -> type[CounterMetricFamily | GaugeMetricFamily]:
 class ApiMetrics:
     """Registers the catalogue in `registry`.
 
-    `numbers` returns the stream's numbers by metric, {} before the stream runs. `labelled` returns numbers by metric
-    and label values.
+    `numbers` returns counters and gauges without labels, by metric. `labelled` returns numbers by metric and label
+    values.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class ApiMetrics:
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the present numbers as metric families. prometheus_client calls this method, in any thread."""
+        """Yield the current numbers as metric families. prometheus_client calls this method, in any thread."""
         for spec, value in self._numbers().items():
             yield _family(spec)(spec.name, spec.text, value=value)
         for spec, values in self._labelled().items():

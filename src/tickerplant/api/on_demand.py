@@ -43,7 +43,7 @@ class IndicatorCalculator(Protocol):
         """Return `time`, `state` and a column per output, one row per requested bar. Slow: run it in a thread."""
 
     def remaining(self, inputs: Any, chosen: Any, beyond: int) -> Mapping[str, int]:
-        """Return the columns that are not warm at the last bar, with the number of bars that each still needs.
+        """Return the columns that are not warm at the last bar, with the count of bars that each still needs.
 
         The newest `beyond` bars are ignored.
         """

@@ -1,7 +1,7 @@
 """Lanes: threads that run requests beside the server's event loop, each with its own event loop and limits.
 
 The server's loop only parses HTTP, sends bytes and serves the stream. A request that reads the store runs in a lane:
-`reading` for a few thousand rows, `computing` for more. A request in one lane cannot delay the other lane or the
+`reading` for a few thousand rows, `computing` for more. A request in one lane cannot delay another lane or the
 server's loop for longer than the interpreter needs to switch threads.
 
 Admission happens on the server's loop. A lane runs a fixed number of requests at once. Further requests wait. A free
@@ -31,13 +31,13 @@ T = TypeVar("T")
 MEMORY_S: Final = 10.0
 """Seconds after which half of a client's used time is forgotten."""
 MAX_CLIENTS: Final = 1_000
-"""Clients whose used time is known. Beyond them, the times of clients without a request are forgotten."""
+"""Maximum clients whose used time is stored. Above it, times of clients without a waiting request are dropped."""
 START_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneLimits:
-    """Limits of a lane: requests that run and wait, in all and of one client, and a request's time in seconds."""
+    """Limits of a lane: running requests, waiting requests (in all and of one client), and seconds per request."""
 
     running: int
     waiting: int
@@ -90,8 +90,8 @@ class RequestLane:
     async def run(self, make: Callable[[], Coroutine[Any, Any, T]], client: str) -> T:
         """Return the result of the coroutine that `make` returns, run in the lane for `client`.
 
-        Raises ApiError if the lane refuses the request or its time is over, and what the coroutine raises. If the
-        caller is cancelled, the coroutine is cancelled too. It holds its place until it has really ended.
+        Raises ApiError if the lane refuses the request or its time is over. Exceptions of the coroutine are re-raised.
+        If the caller is cancelled, the coroutine is cancelled too. It occupies its place until it has ended.
         """
         try:
             async with asyncio.timeout(self.limits.budget_s):
@@ -169,7 +169,7 @@ class RequestLane:
                 del self._waiting[client]
 
     def _release(self, client: str, seconds: float) -> None:
-        """Add the used time to the client's account, and give the free place to the waiting client with the least."""
+        """Add the used time to the client's account, and give the free place to the client with the least."""
         self.running -= 1
         self._used[client] = (self._used_s(client) + seconds, time.monotonic())
         if len(self._used) > MAX_CLIENTS:

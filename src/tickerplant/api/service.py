@@ -62,7 +62,7 @@ class _Server(uvicorn.Server):
 
 
 class _StreamProtocol(WebSocketsSansIOProtocol):
-    """Lets the application drop a client whose socket is full, which plain ASGI cannot do."""
+    """WebSocket protocol that allows the application to drop a client whose socket is full; plain ASGI does not."""
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
@@ -89,13 +89,14 @@ class ApiOptions:
 
     - `port` 0 selects a free port. `Api.bound_port` is its number after `Api.started` is set.
     - `api_key` protects `/v1/` and `/metrics`; None disables the check.
-    - `hosts`: names of this plant besides `host` and those of this machine. Without a key it answers to no other name.
-    - `origins`: pages besides the own dashboard that may open the stream and write.
+    - `hosts`: names of this plant besides `host` and those of this machine. Without a key, it answers to no other
+      name.
+    - `origins`: pages, besides this plant's dashboard, that may open the stream and write.
     - `health` is called from a thread and returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence"}]}`.
     - `registry` contains the metrics of `/metrics`; the API adds its own metrics to it.
     - `indicators` computes indicators on request; None disables `/v1/indicators`.
     - `check_rule` returns an alert rule in canonical form or raises BadInput; None disables alert rules.
-    - `alert_limits` bound the number of alert rules and the addresses of their webhooks.
+    - `alert_limits` bound the count of alert rules and the addresses of their webhooks.
     - `rules` define the calendars for the adjustment of intraday bars. Coverage uses `rules` until the log contains
       rules.
     - `now_us` returns the market's time in µs; if None, the API derives the time from the log.
@@ -139,7 +140,8 @@ class Api:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set. Raises ConfigError if the address cannot be bound, StoreMismatch from `bind_log`.
 
-        1. Bind the address. 2. Open the stream at the store's positions, or go on after `LOG_WAIT_S` without the log.
+        1. Bind the address. 2. Open the stream at the store's positions, or continue after `LOG_WAIT_S` without the
+        log.
         3. Serve. Open the stream when the log answers. 4. After `stop`, close the clients (code 1012), then stop the
         tail, then close the pools.
         """
@@ -159,7 +161,7 @@ class Api:
         try:
             await asyncio.wait([following], timeout=LOG_WAIT_S)
             if not following.done():
-                state.log_error = state.log_error or "it has not answered since the start"
+                state.log_error = state.log_error or "the event log has not answered since the start"
             # Step 3
             server = _Server(self._server_config(state, metrics, guard))
             serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -272,7 +274,9 @@ class Api:
                 raise ConfigError(
                     f"port {port} on {host} is in use by another program; stop it, or choose another port (api.port)"
                 ) from error
-            raise ConfigError(f"the API cannot listen on {host}:{port}: {error}") from error
+            raise ConfigError(
+                f"the API cannot listen on {host}:{port}: {error}; check api.host and api.port"
+            ) from error
         listener.setblocking(False)
         return listener
 
@@ -295,7 +299,7 @@ class Api:
 async def _until_one_ends(
     serving: asyncio.Task[None], stopping: asyncio.Task[Any], following: asyncio.Task[None]
 ) -> None:
-    """Wait until the server ends, until the stop, or until following the log fails for good."""
+    """Wait until the server ends, until the stop, or until following the log fails permanently."""
     waiting: set[asyncio.Task[Any]] = {serving, stopping, following}
     while True:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

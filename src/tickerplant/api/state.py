@@ -32,9 +32,9 @@ from tickerplant.log.rules_in_force import rules_in_force
 SCRAPE_TIMEOUT_S: Final = 2.0
 """Maximum seconds that a scrape waits for the store's counts. Prometheus cancels a scrape after 10 s."""
 AWAY_S: Final = 5.0
-"""Seconds after a question without an answer in which requests use the log's last known facts at once."""
+"""Seconds after an unanswered question to the log in which requests use the last known answers at once."""
 FRESH_S: Final = 0.5
-"""Age in seconds up to which a health check answers further requests."""
+"""Maximum age, in seconds, of a health check that answers further requests."""
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class Lanes:
 
 @dataclass(frozen=True, slots=True)
 class LogFacts:
-    """What coverage needs from the log: the rules in force, the backfill's progress, and the market's time in µs."""
+    """Facts from the log that coverage needs: rules in force, progress of the backfill, and market time in µs."""
 
     rules: Rules
     progress: dict[str, Any] | None
@@ -105,7 +105,7 @@ class ApiState:
         self._facts: tuple[Rules, dict[str, Any] | None] | None = None
 
     async def market_now(self) -> int:
-        """Return the market's time in µs. While the log is unavailable, the time goes on from the last known one."""
+        """Return the market's time in µs. While the log is unavailable, it advances from the last known time."""
         with contextlib.suppress(LogUnavailable):
             now_us = await self._ask_log(self._read_market_now)
             self._market_ahead_us = now_us - time.time_ns() // 1_000
@@ -113,7 +113,7 @@ class ApiState:
         return time.time_ns() // 1_000 + self._market_ahead_us
 
     async def _ask_log(self, call: Callable[[], T]) -> T:
-        """Return the log's answer. Raises LogUnavailable, at once for `AWAY_S` after a question without an answer."""
+        """Return the log's answer. Raises LogUnavailable, at once if a question of the last `AWAY_S` was unanswered."""
         if time.monotonic() < self._log_away_until or (self.log_error and self.stream is None):
             raise LogUnavailable(self.log_error or "the event log is unavailable")
         try:
@@ -126,7 +126,7 @@ class ApiState:
         return market_now(self.log) if self.now_us is None else self.now_us()
 
     async def log_facts(self) -> LogFacts:
-        """Return the log's facts. While the log is unavailable, return the last known ones."""
+        """Return the facts from the log; while the log is unavailable, the last known facts."""
         with contextlib.suppress(LogUnavailable):
             self._facts = await self._ask_log(
                 lambda: (rules_in_force(self.log, self.rules), backfill_progress(self.log))
@@ -158,7 +158,7 @@ class ApiState:
         return {**found, metrics.LANE_REQUESTS: lanes, metrics.LIMITED: refused}
 
     def numbers(self) -> dict[MetricSpec, float]:
-        """Return counters and gauges without labels, by metric. The stream's are absent before the stream runs."""
+        """Return counters and gauges without labels, by metric. The stream's metrics are absent until the stream runs."""
         found: dict[MetricSpec, float] = {metrics.CONNECTIONS: self.load.connections()}
         if self.stream is None:
             return found

@@ -10,6 +10,7 @@ OpenAPI document. Begin with `queries`, then `responses`.
 - `formats`: JSON and CSV encodings
 - `errors`: error answers
 - `auth`: the API key
+- `site`: refusal of foreign pages, and security headers of answers
 - `lanes`: the route class that runs requests beside the event loop
 - `outgoing`: the bound of unread answers
 - `connections`: limits of connections

@@ -1,7 +1,8 @@
 """Limits of HTTP connections: their number, the time and size of a request, and the time to read an answer.
 
 uvicorn limits the idle time between two requests (`timeout_keep_alive`) and pings WebSockets. It has no limit for
-connections that send no request or half of one, and none for clients that do not read. `ConnectionGuard` adds these.
+connections that send no request or an incomplete one, and none for clients that do not read. `ConnectionGuard` adds
+these.
 
 At the maximum, a new connection replaces the one that has waited longest for bytes of its client. If every connection
 has a request in progress, the new one gets 503. Idle sockets therefore cannot shut other clients out.
@@ -53,7 +54,7 @@ class ConnectionGuard:
         self.max_connections = min(max_connections, max(MIN_CONNECTIONS, descriptor_limit() - RESERVED_DESCRIPTORS))
         self.load = load
         self.waiting: dict[GuardedHttp, float] = {}
-        """Connections that wait for bytes of their client, and since when. The longest waiting one comes first."""
+        """Start of the wait (monotonic seconds) of each connection that waits for its client, longest wait first."""
         self.connections: set[Any] = set()
         """All open connections, WebSockets included."""
 
@@ -115,7 +116,7 @@ class GuardedHttp(H11Protocol):
         transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Remove the connection from the guard."""
         self.guard.waiting.pop(self, None)
         super().connection_lost(exc)
 
@@ -134,7 +135,7 @@ class GuardedHttp(H11Protocol):
             self.guard.waiting.pop(self, None)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, unless it is there already."""
+        """Wait for the next request, unless it has already arrived."""
         super().on_response_complete()
         if not self.transport.is_closing() and self.cycle.response_complete:
             self.guard.waiting.pop(self, None)
@@ -153,6 +154,6 @@ class GuardedHttp(H11Protocol):
 
 
 def descriptor_limit() -> int:
-    """Return how many file descriptors this process may open."""
+    """Return the maximum count of file descriptors that this process may open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1 << 20 if soft == resource.RLIM_INFINITY else soft

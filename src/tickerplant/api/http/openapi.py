@@ -91,7 +91,7 @@ EXAMPLE: Final[dict[int | str, dict[str, Any]]] = REFUSALS | {
             "text/csv": {"example": "time,open,high,low,close\n2026-03-09T09:30:00-04:00,257.1,257.9,256.8,257.4\n"},
         },
     },
-    404: {"description": "Unknown symbol. The hint names similar symbols, or where to find all."},
+    404: {"description": "Unknown symbol. The hint contains similar symbols, or the path of the list."},
 }  # fmt: skip
 """Responses of a path that returns rows of one symbol."""
 
@@ -129,8 +129,7 @@ _ERROR_SCHEMA: Final[dict[str, Any]] = {
 def document_errors(app: FastAPI) -> None:
     """Replace FastAPI's 422 responses by this API's errors in the OpenAPI document.
 
-    An error response without its own body gets the `Error` schema. Answers of other paths than REST, and answers that
-    every path may have, are added.
+    An error response without its own body gets the `Error` schema. Each operation gets the responses 403 and 500.
     """
     generate = app.openapi
 

@@ -23,7 +23,7 @@ MAX_LIMIT: Final = 50_000
 MAX_TIME_CHARS: Final = 100
 MAX_SKIP: Final = 200_000
 """Maximum rows of one instant that pages can skip; each page reads the skipped rows again."""
-ACTIVITY_NAMES: Final = "bars by activity (100t trades, 10000v volume, 1000000d turnover)"
+ACTIVITY_NAMES: Final = "activity bars (100t trades, 10000v volume, 1000000d turnover)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def parse_time(text: str, zone: dt.tzinfo, name: str) -> int:
             "date (2026-03-09), or seconds, milliseconds or microseconds since 1970"
         ) from None
     except OverflowError:
-        raise BadInput(f"`{name}` {text!r} is outside the years 1 to 9999") from None
+        raise BadInput(f"`{name}` {text!r} is outside the years 1 to 9999; send a time within them") from None
 
 
 def parse_range(

@@ -66,8 +66,8 @@ class ConfineAnswers:
 class CheckSite:
     """Middleware that refuses requests of foreign pages (403). It runs once per request or connection.
 
-    `hosts` and `bound` are the hosts to which a plant without a key answers, besides `LOCAL_NAMES` and the address of
-    the connection. `hosts` None disables the check of `Host`. `origins` are the allowed origins besides the own host.
+    `hosts` are the hosts to which a plant without a key answers, besides `LOCAL_NAMES` and the address of the
+    connection. `hosts` None disables the check of `Host`. `origins` are the allowed origins besides the plant's own.
     `refused` is called with the name of the header that caused a refusal.
     """
 

@@ -96,7 +96,7 @@ async def change(request: Request, id: RuleId) -> Response:
     """Change the given fields. A changed rule starts again as a new revision; `active` false pauses it.
 
     `symbol` and `interval` cannot change: create another rule and remove this one. A change of only `webhook` and
-    `secret` makes no new revision; pending webhooks are sent to the new address.
+    `secret` creates no new revision; pending webhooks are sent to the new address.
     """
     stored = await _manager(request).change(_known_form(id), await _read(request, RuleChange))
     if stored is None:

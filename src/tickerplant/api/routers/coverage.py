@@ -99,14 +99,14 @@ async def of_all(
 async def of_one(request: Request, symbol: Symbol, query: Annotated[CoverageQuery, Depends()]) -> Response:
     """Return the range as consecutive parts (`stretches`), each with one status.
 
-    - `have`: stored
-    - `partial`: stored, but the feed was down for part of the bar
-    - `no_trade`: no trades in the bar
-    - `outage`: no feed was up, or no vendor was reachable
-    - `quota`: a vendor's quota is spent; the plant requests the bar when the quota allows it
-    - `unavailable`: no vendor has the bar, or its bars were rejected
-    - `missing`: no vendor has been asked yet
-    - `pending`: the bar is not over yet
+    - `have`: stored and complete
+    - `partial`: stored, but not complete, for example because the feed was down for a part of the bar
+    - `no_trade`: no trade in the interval, as a live feed or a vendor's answer shows
+    - `outage`: no feed was up, or no vendor was available
+    - `quota`: missing; the request waits for a vendor's quota
+    - `unavailable`: no vendor offers the bar, or the vendor's bars differ from stored ones
+    - `missing`: not stored, and not requested yet
+    - `pending`: the interval is not over, or has ended less than a minute ago
     - `closed`: time between sessions, without bars
 
     `source` is the vendor, and `note` is the reason in its answer. `again_at` is the time from which a request may

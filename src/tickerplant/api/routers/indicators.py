@@ -88,7 +88,7 @@ _VALUES: Final[dict[int | str, dict[str, Any]]] = EXAMPLE | {
         },
     },
     400: {"description": "A parameter is invalid. The message names the valid ones."},
-    404: {"description": "Unknown indicator or symbol. The hint names similar ones, or where to find all."},
+    404: {"description": "Unknown indicator or symbol. The error contains similar names, or the path of the list."},
     503: {"description": "The database is unavailable, or too many requests are waiting. Try again."},
 }
 _LIST: Final[dict[int | str, dict[str, Any]]] = REFUSALS | {
@@ -119,9 +119,9 @@ _LIST: Final[dict[int | str, dict[str, Any]]] = REFUSALS | {
 async def listing(request: Request) -> Response:
     """Return every declared indicator and TA-Lib function: parameters, defaults, bounds, inputs, columns, warm-up.
 
-    `columns` and `warmup` are for the default parameters. `warmup` is the number of the first bar with a value, counted
-    from 1. A `recursive` indicator depends on all bars since the first stored one; other indicators depend on a window.
-    The bounds of TA-Lib functions are null.
+    `columns` and `warmup` are for the default parameters. `warmup` is the ordinal of the first bar with a value,
+    counted from 1. A `recursive` indicator depends on all bars since the first stored one; other indicators depend on a
+    window. The bounds of TA-Lib functions are null.
     """
     found = await _compute(request, _calculator(request).listing)
     return json_response({"count": len(found), "indicators": found})
@@ -217,7 +217,7 @@ def _own_parameters(request: Request) -> dict[str, str]:
 
 
 async def _compute(request: Request, call: Callable[[], T]) -> T:
-    """Return the result of a call that computes for long, run in a thread."""
+    """Return the result of a long computation, run in a thread."""
     state: ApiState = request.app.state.api
     return await in_thread(state.pools.compute, call)
 

@@ -33,12 +33,12 @@ REFUSALS_IN_WORDS: Final = {
     "busy": "{} requests refused, because too many waited",
     "client_busy": "{} requests refused, because their client had too many",
     "too_slow": "{} requests ended, because they took too long",
-    "answers_unread": "{} answers refused, because clients do not read theirs",
+    "answers_unread": "{} answers refused, because clients had not read earlier answers",
     "too_many_connections": "{} connections refused, because the maximum was reached",
     "idle_connection": "{} idle connections closed to make room",
     "slow_request": "{} connections closed, because a request did not end",
     "unread_answer": "{} connections closed, because the client did not read the answer",
-    "catch_up": "{} stream clients refused, because too many catch up",
+    "catch_up": "{} stream clients refused, because too many clients were catching up",
 }
 """Sentences of `/health`, by reason."""
 MAX_TAIL_LAG_S: Final = 60.0
@@ -162,8 +162,8 @@ async def _plant_health(shared: Shared[Mapping[str, Any]]) -> list[dict[str, Any
         return [_component("plant", "failed", f"health check failed: {error}")]
     parts = [] if found is None else [dict(part) for part in found["parts"]]
     if found is None or age_s > HEALTH_WAIT_S:
-        known = "none has ended yet" if found is None else f"the components are those of {age_s:.0f} s ago"
-        parts.append(_component("health checks", "degraded", f"they take longer than {HEALTH_WAIT_S:g} s; {known}",
+        known = "none has ended yet" if found is None else f"the states are {age_s:.0f} s old"
+        parts.append(_component("health checks", "degraded", f"the checks take more than {HEALTH_WAIT_S:g} s; {known}",
                                 age_s=round(age_s, 1)))  # fmt: skip
     return parts
 

@@ -63,7 +63,7 @@ CATCH_UP_S: Final = 120.0
 MAX_CATCHING_UP: Final = 4
 """Maximum clients that read records from the log at a time. Each has a reader of the log and one chunk in memory."""
 MAX_LOADED: Final = 100_000
-"""Maximum symbols that are known to be read from the store. Beyond them, symbols are read again."""
+"""Maximum symbols recorded as read from the store. Above it, the record is cleared, and symbols are read again."""
 STEP_S: Final = 0.01
 """Seconds of CPU time after which the event loop runs other callbacks while records are applied."""
 CHUNK_BYTES: Final = 1024 * 1024

@@ -133,9 +133,10 @@ class Hub:
             pass
 
     def apply_in_steps(self, records: Sequence[StreamRecord], *, lagging: bool = False) -> Iterator[None]:
-        """Do the work of `apply`, and yield after each record and each group of clients.
+        """Apply records as `apply` does, and yield after each record and each group of clients.
 
-        Between two steps, `position` is ahead of the clients' queues. No client may receive it or subscribe then.
+        Between two steps, `position` is ahead of the clients' queues. No client may then receive it, and none may
+        subscribe.
         """
         fresh = []
         for record in records:

@@ -1,8 +1,8 @@
 """Commands of stream clients, and subscriptions. Pure: text in, objects out. See docs/stream.md.
 
 A subscription is a set of (channel, symbol) pairs. Channels are `ticks`, `bars`, `analytics`, `alerts`, `status`.
-`bars.1m` and `analytics.5m` select one interval, which may be one by activity (`bars.100t`). The symbol `*` means every
-symbol. `status` has no symbols; its pair contains `*`.
+`bars.1m` and `analytics.5m` select one interval, which may be an activity interval (`bars.100t`). The symbol `*` means
+every symbol. `status` has no symbols; its pair contains `*`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tickerplant.core.symbols import check_symbol
 EVERY: Final = "*"
 DEFAULT_CHANNELS: Final = ("ticks", "bars", "analytics")
 CHANNELS: Final = (*KINDS, *(f"{kind}.{interval}" for kind in (BARS, ANALYTICS) for interval in (M1, M5, D1)))
-"""Channels without intervals of activity. The stream sends stored bars only; coarser bars are built when REST reads."""
+"""Channels without activity intervals. The stream sends stored bars only; coarser bars are built when REST reads."""
 _NOT_SENT: Final = {f"{kind}.{interval}" for kind in (BARS, ANALYTICS) for interval in INTERVALS} - {*CHANNELS}
 MAX_SYMBOLS: Final = 1_000
 """Maximum symbols that one connection's subscription names. A client that needs more subscribes to `*`."""
@@ -56,7 +56,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Add these pairs to the subscription. With `since` the stream resumes there, without a snapshot."""
+    """Add these pairs to the subscription. With `since`, the stream resumes at that position, without a snapshot."""
 
     pairs: Subscription
     since: Position | None = None
@@ -136,13 +136,13 @@ def _channels(message: dict[str, Any], default: tuple[str, ...]) -> tuple[str, .
             if name in _NOT_SENT:
                 raise Refusal(
                     "unknown_channel",
-                    f"the stream has no {name}: it sends bars of 1m, 5m and 1d; read coarser bars over REST, or build "
-                    "them from bars.5m or bars.1d",
+                    f"the stream has no channel {name}, only 1m, 5m, 1d and activity intervals; read coarser bars over "
+                    "REST, or build them from bars.5m or bars.1d",
                 )
             raise Refusal(
                 "unknown_channel",
-                f"unknown channel {cut(name)!r}; use {', '.join(CHANNELS)}, or bars and analytics of an interval by "
-                "activity, such as bars.100t, bars.10000v or bars.1000000d",
+                f"unknown channel {cut(name)!r}; use {', '.join(CHANNELS)}, or bars and analytics of an activity "
+                "interval, such as bars.100t, bars.10000v or bars.1000000d",
             )
     if not value and not default:
         return ()

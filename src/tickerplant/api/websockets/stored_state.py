@@ -40,7 +40,7 @@ async def read_newest(store: StoreReader, symbols: set[str] | None) -> list[Stre
 
 
 def _activity_intervals(symbols: Any) -> list[Interval]:
-    """Return the intervals by activity for which any of these symbols has bars."""
+    """Return the activity intervals in which any of these symbols has bars."""
     names = {name for row in symbols.column("intervals").to_pylist() for name in row}
     return sorted(step for step in map(parse, names) if step.is_activity)
 
