@@ -14,7 +14,7 @@ from tickerplant.core.records import FILE_FEED
 from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, NEVER_US, BoolArray, Int64Array
 
 Coverage = list[tuple[int, int]]
-"""Disjoint ranges `[start, end)` in microseconds, in order."""
+"""Ranges `[start, end)` in microseconds. Those of a live feed are in order; rounds of a backfill are in any order."""
 
 _MAX_COVERAGE_RANGES: Final = 512
 """Maximum coverage ranges per feed. Each costs about 3 µs whenever a minute closes."""
@@ -190,7 +190,7 @@ class FeedState:
         return covered(self.coverage, starts, ends)
 
     def drop_coverage_before(self, time_us: int) -> None:
-        """Drop coverage that ended before `time_us`, and the oldest ranges beyond the maximum; keep the last range."""
+        """Drop coverage that ended before `time_us`, and the first ranges beyond the maximum; keep the last range."""
         kept = [each for each in self.coverage if each[1] >= time_us] or self.coverage[-1:]
         self.coverage = kept[-_MAX_COVERAGE_RANGES:]
 

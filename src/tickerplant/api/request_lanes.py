@@ -1,13 +1,13 @@
 """Lanes: threads that run requests beside the server's event loop, each with its own event loop and limits.
 
 The server's loop only parses HTTP, sends bytes and serves the stream. A request that reads the store runs in a lane:
-`reading` for a few thousand rows, `computing` for more. A request in one lane cannot delay another lane or the
-server's loop for longer than the interpreter needs to switch threads.
+`reading` for a few thousand rows, `computing` for more. The lane `stream` reads the state for snapshots. A request in
+one lane cannot delay another lane or the server's loop for longer than the interpreter needs to switch threads.
 
 Admission happens on the server's loop. A lane runs a fixed number of requests at once. Further requests wait. A free
 place goes to the client that has recently used the least time of the lane. A client with many expensive requests
-therefore cannot displace the others. Bounds: `LaneLimits`. A request beyond them is refused with 429 (its
-client has too many requests) or 503 (all clients together have too many).
+therefore cannot displace the others. Bounds: `LaneLimits`. A request beyond them is refused with 429 (its client has
+too many requests) or 503 (all clients together have too many).
 """
 
 from __future__ import annotations

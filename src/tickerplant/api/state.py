@@ -158,7 +158,7 @@ class ApiState:
         return {**found, metrics.LANE_REQUESTS: lanes, metrics.LIMITED: refused}
 
     def numbers(self) -> dict[MetricSpec, float]:
-        """Return counters and gauges without labels, by metric. The stream's metrics are absent until the stream runs."""
+        """Return counters and gauges without labels, by metric. Before the stream starts, its metrics are absent."""
         found: dict[MetricSpec, float] = {metrics.CONNECTIONS: self.load.connections()}
         if self.stream is None:
             return found

@@ -2,9 +2,9 @@
 
 TA-Lib is imported on the first use of one of its functions.
 
-`WINDOWED` lists the functions whose value depends only on the bars of their lookback. All others are computed from the
-first bar on: functions with an unstable period, sums, and functions that return the index of a bar. Functions
-with exponential averages are among them, although TA-Lib does not mark these functions as unstable.
+`WINDOWED` and `WINDOWED_GROUPS` list the functions whose value depends only on the bars of their lookback. All others
+are computed from the first bar on: functions with an unstable period, sums, and functions that return the index of a
+bar. Functions with exponential averages are among them, although TA-Lib does not mark these functions as unstable.
 """
 
 from __future__ import annotations

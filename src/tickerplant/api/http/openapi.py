@@ -29,13 +29,13 @@ LIMITS: Final[dict[str, Any]] = {"minimum": 1, "maximum": MAX_LIMIT}
 """Bounds of every `limit`, for the document. `params.parse_range` refuses other values."""
 Limit = Annotated[
     int,
-    Query(description=f"Maximum number of rows, up to {MAX_LIMIT:,}. `next` contains the start of the next page.",
+    Query(description=f"Maximum number of rows, up to {MAX_LIMIT:,}. `next` contains the parameters of the next page.",
           json_schema_extra=LIMITS),
 ]  # fmt: skip
 Skip = Annotated[
     int,
-    Query(description="Number of ticks to skip at the page's first instant, because the previous page contained them. "
-          "Copy it from `next`.", json_schema_extra={"minimum": 0, "maximum": MAX_SKIP}),
+    Query(description="Number of ticks to skip after `start` (without `start`: before `end`), because the previous "
+          "page contained them. Copy it from `next`.", json_schema_extra={"minimum": 0, "maximum": MAX_SKIP}),
 ]  # fmt: skip
 Zone = Annotated[
     str,

@@ -96,7 +96,7 @@ class RealtimeQuery:
     limit: Annotated[
         int | None,
         Query(description=f"Maximum number of ticks, up to {MAX_LIMIT:,}. If given, the answer contains ticks, not the "
-              f"state. Default with `start` or `end`: {DEFAULT_LIMIT:,}. `next` contains the start of the next page.",
+              f"state. Default with `start` or `end`: {DEFAULT_LIMIT:,}. `next` has the parameters of the next page.",
               json_schema_extra=LIMITS),
     ] = None  # fmt: skip
     skip: Skip = 0
