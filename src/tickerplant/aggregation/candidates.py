@@ -59,8 +59,8 @@ class CandidateBlocks:
     def merge(self, rows: Rows, ranking: SourceRanking, revise_reason: int, *, add: bool = True) -> None:
         """Add candidates: rows sorted by start, one for each (start, symbol, identity).
 
-        A bar from ticks is added to the present bar of its feed, or replaces it if `add` is False. Any other candidate
-        replaces the present candidate of the same identity. `revise_reason` is the reason of a published bar whose
+        A bar from ticks is added to the existing bar of its feed, or replaces it if `add` is False. Any other candidate
+        replaces the existing candidate of the same identity. `revise_reason` is the reason of a published bar whose
         values change but whose kind and feed do not. A vendor's bar keeps the reason of its request.
         """
         if not len(rows):
@@ -289,7 +289,7 @@ def _select_winners(block: Rows, ranks: Int64Array) -> None:
 
 
 def _carry_revisions(block: Rows, before: Rows, revise_reason: int) -> Codes:
-    """Copy revisions from the former winners, set the reasons of changed bars, and return the changed symbols."""
+    """Copy revisions from the previous winners, set the reasons of changed bars, and return the changed symbols."""
     at = np.flatnonzero(block["winner"])
     after = block[at]
     old = np.searchsorted(before["symbol"], after["symbol"])

@@ -143,7 +143,7 @@ class FeedState:
     def start_new_round(self, start_us: int) -> None:
         """Restart an ended feed (a backfill) with a range that may be older than its previous range.
 
-        The feed counts as up from `start_us`, in addition to its former coverage. Its retention starts over.
+        The feed counts as up from `start_us`, in addition to its earlier coverage. Its retention starts over.
         """
         self.watermark_us = self.newest_us = self.horizon_us = NEVER_US
         self.declared_until_us = self.retained_until_us = NEVER_US
@@ -152,7 +152,7 @@ class FeedState:
             self.coverage.append((start_us, FOREVER_US))
 
     def mark_up(self, start_us: int, *, gap: bool, whole: bool) -> None:
-        """Add coverage from `start_us`. The former range continues if `gap` is false.
+        """Add coverage from `start_us`. The previous range continues if `gap` is false.
 
         `whole`: the first minute, 5m interval and session of the feed count as covered.
         """

@@ -1,4 +1,4 @@
-"""Rebuild: recompute a range of bars from raw records under the present rules. Implements the `Rebuild` record.
+"""Rebuild: recompute a range of bars from raw records under the current rules. Implements the `Rebuild` record.
 
 A second engine reads the raw partition again from well before the range. It applies the named symbols only, and starts
 with the final coverage of each feed. The bars that it closes in the range replace the retained bars. The new bars are
@@ -187,7 +187,7 @@ class _Range:
         calendars = [state.calendars[number] for number in np.unique(state.calendar_of[span.symbols]).tolist()]
         times = np.append(np.arange(start_us, end_us, HOUR_US), end_us - 1)
         sessions = [known.session_of(times) for known in calendars]
-        # Include dates without a session in the present calendar: a daily bar of such a date must be withdrawn.
+        # Include dates without a session in the current calendar: a daily bar of such a date must be withdrawn.
         first, last = max(span.from_us, start_us), min(span.to_us, end_us) - 1
         dates = np.arange(first - first % DAY_US, last + 1, DAY_US)
         closed = np.ones(len(dates), dtype=np.bool_)

@@ -2,7 +2,7 @@
 
 A feed retains bars from the start of its last `rules.revision_window_sessions` sessions, by each symbol's calendar, up
 to its newest time. Bars that no feed retains are evicted. Memory is thus bounded by feeds times sessions. A replay of
-2012 beside a live feed of 2026 retains the last sessions of both, not fourteen years.
+2012 during a live feed of 2026 retains the last sessions of both, not fourteen years.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STEP_US: Final = 10 * MINUTE_US
 
 
 def advance(state: State, feed: FeedState) -> None:
-    """Advance the feed's retained range to its present time, and evict bars that no feed retains."""
+    """Advance the feed's retained range to its current time, and evict bars that no feed retains."""
     time_us = feed.time_us
     if time_us <= NEVER_US or (time_us < feed.retained_until_us and len(feed.retained_from) == len(state.calendars)):
         return

@@ -44,7 +44,7 @@ from tickerplant.log.processor import SNAPSHOT_RECORDS, Bootstrap, Processor
 GROUP: Final = "analytics"
 RECOMPUTE_BARS: Final = 100_000
 """Maximum stored bars that are computed again between two batches; a single series may exceed this maximum. Their
-computation delays live bars by some 0.15 s with the default indicators, several times the cost of the snapshot that
+computation delays live bars by about 0.15 s with the default indicators, several times the cost of the snapshot that
 commits with them."""
 RECOMPUTE_SERIES: Final = 64
 MAX_OVERLAY_RECORDS: Final = 500

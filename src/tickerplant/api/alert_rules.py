@@ -81,7 +81,7 @@ class NewRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class RuleChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Fields to change. Omitted fields keep their values.
 
-    `symbol` and `interval` are accepted only with their present values.
+    `symbol` and `interval` are accepted only with their current values.
     """
 
     symbol: str | msgspec.UnsetType = msgspec.UNSET

@@ -1,4 +1,4 @@
-"""Blocking calls beside the event loops: thread pools with limits and time limits, and answers that are shared.
+"""Blocking calls outside the event loops: thread pools with limits and time limits, and answers that are shared.
 
 Nothing that can wait or compute for long runs on an event loop. Each kind of work has a pool of its own, so that one
 kind cannot take the threads of another. Questions to the log may wait for an unavailable broker, and catch-ups of

@@ -1,4 +1,4 @@
-"""Lanes: threads that run requests beside the server's event loop, each with its own event loop and limits.
+"""Lanes: threads that run requests outside the server's event loop, each with its own event loop and limits.
 
 The server's loop only parses HTTP, sends bytes and serves the stream. A request that reads the store runs in a lane:
 `reading` for a few thousand rows, `computing` for more. The lane `stream` reads the state for snapshots. A request in

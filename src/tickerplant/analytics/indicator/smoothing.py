@@ -53,7 +53,7 @@ class Smoothing(ABC):
         return value
 
     def run(self, before: float, index: int, x: Float64Array) -> Float64Array:
-        """Process many values of one symbol and return the state after each. A value takes some 0.05 µs."""
+        """Process many values of one symbol and return the state after each. A value takes about 0.05 µs."""
         values: list[float] = x.tolist()
         idle = min(max(-index, 0), len(values))
         seeded = min(max(self.seed - index, 0), len(values))

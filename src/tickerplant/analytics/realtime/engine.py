@@ -44,7 +44,7 @@ from tickerplant.core.times import BoolArray, Int64Array, times_of
 
 FORMING, FINAL, WITHDRAWN = range(len(STATES))
 REBUILD_BARS: Final = 1 << 16
-"""Maximum bars per batch when a whole series is computed again. A batch needs some 20 MB of temporary memory."""
+"""Maximum bars per batch when a whole series is computed again. A batch needs about 20 MB of temporary memory."""
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from tickerplant.analytics.realtime.history import grow_array
 from tickerplant.core.times import BoolArray, Float64Array, Int64Array
 
 CHECKPOINT_BARS: Final = 32
-"""Bars between the checkpoints of a recursive indicator. A revision replays half of them on average, in some
+"""Bars between the checkpoints of a recursive indicator. A revision replays half of them on average, in about
 3 µs. An RSI with 24 bytes per state and 1,856 retained bars needs 1.4 kB per symbol; one checkpoint per bar would need
 45 kB."""
 

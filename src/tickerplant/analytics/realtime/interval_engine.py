@@ -70,7 +70,7 @@ class IntervalEngine:
         """Replace the set of indicators; retain bars for revisions within `sessions` sessions.
 
         Indicators that are in both sets keep their states. A new indicator starts with the retained bars. If it reads a
-        column that no former indicator read, it starts with the next bar.
+        column that no previous indicator read, it starts with the next bar.
         """
         a_day = ACTIVITY_BARS if self.interval.is_activity else DAY_US // self.interval.us
         session = max(a_day, SESSION_BARS) * max(sessions, 1)

@@ -30,7 +30,7 @@ ACTIVITY_NAMES: Final = "activity bars (100t trades, 10000v volume, 1000000d tur
 class RowRange:
     """Rows to read: at most `limit` rows of `[start_us, end_us)`. A bound of None is open.
 
-    If `start_us` is None, the newest rows are read. `skip` is the number of rows that the previous page contained and
+    If `start_us` is None, the newest rows are read. `skip` is the count of rows that the previous page contained and
     that this page leaves out, at the side where reading starts.
     """
 

@@ -86,7 +86,7 @@ def page_response(
 ) -> Response:  # fmt: skip
     """Return a page of a table that contains one row more than the page if a next page exists.
 
-    `head` identifies the rows. A JSON answer contains `extra` beside the rows; a CSV answer contains `extra` in headers
+    `head` identifies the rows. A JSON answer contains `extra` and the rows; a CSV answer contains `extra` in headers
     such as `X-Computed-From`.
     """
     table, following = _cut(table, page)
@@ -133,7 +133,7 @@ def without_internal(table: pa.Table) -> pa.Table:
 
 
 async def require_symbol(transaction: ReadTransaction, symbol: str) -> None:
-    """Raise a 404 for a symbol that the store does not contain. A known symbol without rows is no error."""
+    """Raise a 404 for a symbol that the store does not contain. A known symbol without rows is not an error."""
     known = (await transaction.symbols()).column("symbol").to_pylist()
     if symbol not in known:
         raise unknown_symbol(symbol, known)

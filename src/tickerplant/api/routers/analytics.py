@@ -71,7 +71,7 @@ def _select(table: pa.Table, wanted: list[str] | None) -> pa.Table:
 async def _warmup_remaining(
     state: ApiState, transaction: ReadTransaction, page: PageRequest, step: intervals.Interval, table: pa.Table
 ) -> dict[str, int]:
-    """Return the number of bars that each computed column still needs, for columns that are null in the last row.
+    """Return the count of bars that each computed column still needs, for columns that are null in the last row.
 
     Counts stored bars up to that row, at most as many as the longest warm-up. A column that is null despite enough bars
     was added to the settings recently; the next bar has its value.

@@ -24,7 +24,7 @@ from tickerplant.api.websockets.rows import NOT_LAST
 from tickerplant.core.interval import D1, M1, M5
 
 LAST_TICK_ROWS: Final = 100
-"""Number of newest ticks that are searched for the last one that may set a price."""
+"""Count of newest ticks that are searched for the last one that may set a price."""
 
 _TICK: Final = {
     "time": "2026-03-09T09:30:00.118000-04:00", "price": 257.4, "size": 100.0, "source": "sandbox", "trade_id": None,

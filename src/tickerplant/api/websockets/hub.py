@@ -181,7 +181,7 @@ class Hub:
         return any(self.positions.get(source, 0) < offset for source, offset in positions.items())
 
     def seed(self, records: Iterable[StreamRecord]) -> None:
-        """Add rows from the store to the newest state. Rows older than the present state change nothing."""
+        """Add rows from the store to the newest state. Rows older than the current state change nothing."""
         for record in records:
             self._update_state(record)
 

@@ -78,7 +78,7 @@ class Frame:
 
     @property
     def conflatable(self) -> int:
-        """Return the number of rows that may be conflated."""
+        """Return the count of rows that may be conflated."""
         _ = self.keys
         return self._conflatable
 
@@ -187,7 +187,7 @@ class Outbox:
         self._wake()
 
     def offer(self, frame: Frame) -> int:
-        """Queue a frame, or only its rows that must not be conflated. Return the number of conflated rows."""
+        """Queue a frame, or only its rows that must not be conflated. Return the count of conflated rows."""
         if self.failure is not None:
             return 0
         if not self.conflating and self.waiting_bytes > self._soft_bytes:
@@ -212,7 +212,7 @@ class Outbox:
         return text
 
     def pop_conflated(self) -> tuple[dict[str, set[Hashable]], int]:
-        """End conflation. Return the keys of the conflated rows, by kind, and the number of those rows."""
+        """End conflation. Return the keys of the conflated rows, by kind, and the count of those rows."""
         keys, skipped = self._keys, self.skipped
         self._keys, self.skipped, self.conflating = {}, 0, False
         return keys, skipped

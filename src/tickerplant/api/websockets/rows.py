@@ -265,7 +265,7 @@ def _differences(partition: int, header: records.Differences, batch: Any) -> dic
 
 
 def ascending(times: Int64Array) -> npt.NDArray[np.int64] | None:
-    """Return the indices that sort times ascending, with equal times in their present order; None if already sorted."""
+    """Return the indices that sort times ascending; equal times keep their order. None if already sorted."""
     if len(times) < 2 or bool((times[1:] >= times[:-1]).all()):
         return None
     return np.argsort(times, kind="stable")
