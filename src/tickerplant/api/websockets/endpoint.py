@@ -105,7 +105,7 @@ class Stream:
         self._loaded_all = False
         self._load_lock = asyncio.Lock()
         self.in_step = asyncio.Lock()
-        """Held while records are applied, and while a client receives a position or a subscription."""
+        """Lock held while records are applied, and while a client receives a position or a subscription."""
         self._stall_s = stall_s
 
     async def apply(self, records: Sequence[StreamRecord], lagging: bool) -> None:
