@@ -69,7 +69,7 @@ def test_columns_are_named_after_the_call() -> None:
         ("SMA(20,3)", "takes"),
         ("SMA(1)", "2..1000"),
         ("EMA(-3)", "2..1000"),
-        ("SMA(20.5)", "whole"),
+        ("SMA(20.5)", "must be an integer"),
         ("SMA(x)", "'x' is not a number"),
         ("SMA(nan)", "'nan' is not a number"),
         ("BBANDS(20,)", "'' is not a number"),
