@@ -1,4 +1,4 @@
-"""Write names.json with an older version; see README.md. It imports tickerplant as 28f7935 has it."""
+"""Write names.json; see README.md. This script imports the modules of commit 28f7935."""
 
 from __future__ import annotations
 

@@ -1,14 +1,15 @@
 """Collects consumed records into the batch of one database transaction. Pure, on whole columns.
 
 A `PartitionBuffer` belongs to one partition of one topic. It adds consumed records in order. `flush` returns a
-`WriteBatch`: all ticks, the newest version of each bar and of its values, and the new position of the topic.
+`WriteBatch`: all rows of the records, only the newest version of each live bar and value, and the partition's new
+position.
 
 Closed states are flushed at once. Forming states are conflated: the newest state of each key waits until a second after
 the last forming rows were flushed. A crash may therefore lose rows in memory that belong to applied records. Each
-position has a `resume`: the offset of the oldest record with a forming row still in memory. Reading starts there. A
-record between `resume` and the position only restores its forming rows; all its other rows have been applied.
+position has a `resume`: the offset of the oldest record with a forming row still in memory. Reading starts there. The
+buffer only restores the forming rows of a record between `resume` and the position; its other rows have been applied.
 
-Bars and values differ in one point. A closed bar replaces the forming one, which then need not be written. The values
+Bars and values differ in one respect. A closed bar replaces the forming one, which then need not be written. The values
 of a forming bar have their own table, so their newest state is written even if the bar has closed since.
 """
 
@@ -41,10 +42,10 @@ OFFSET: Final = "_offset"
 
 @dataclass(frozen=True, slots=True)
 class PositionChange:
-    """A move of one topic partition from `expected` to `position`; `cause` is the newest version between them.
+    """A move of one topic partition from `expected` to `position`; `cause` is the newest version up to `position`.
 
-    `resume` is the offset at which reading starts after a restart: `position`, or the oldest record with pending
-    forming rows.
+    `resume` is the offset at which reading starts after a restart: `position`, or the offset of the oldest
+    record with pending forming rows.
     """
 
     expected: int
@@ -55,7 +56,7 @@ class PositionChange:
 
 @dataclass(slots=True)
 class WriteBatch:
-    """Rows that one transaction writes for one partition of one topic. Tables without rows are None."""
+    """Rows that one transaction writes for one partition of one topic. A table is None if the records have none."""
 
     source: TopicPartition
     change: PositionChange
@@ -129,7 +130,7 @@ class PartitionBuffer:
         return self._formed_us + FORMING_EVERY_US
 
     def add(self, consumed: ConsumedRecord) -> None:
-        """Add one record. An unreadable record only advances the position; another service appends its dead letter."""
+        """Add one record. An unreadable record is counted, and advances the position."""
         old = consumed.offset < self._position
         try:
             record = records.decode(consumed.value)
@@ -276,7 +277,8 @@ def _split_bars(
 ) -> tuple[pa.Table | None, pa.Table | None, bool]:
     """Return (rows to write, pending forming rows, whether forming rows are written).
 
-    All bars marked `history` are written, because they compete in the store by rank.
+    A table without rows is None. All bars marked `history` are written, because the store selects among them by
+    completeness and rank.
     """
     tables = [*([waiting] if waiting is not None else []), *batches]
     if not tables:

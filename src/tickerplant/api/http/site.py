@@ -134,7 +134,7 @@ def own_hosts(bound: str, extra: Iterable[str]) -> list[str]:
 
 
 def _local_address(scope: MutableMapping[str, Any]) -> str | None:
-    """Return the address of this machine that the client has connected to."""
+    """Return the address of this machine that the client has connected to; None if it is unknown."""
     server = scope.get("server")
     try:
         address = ipaddress.ip_address(str(server[0]).partition("%")[0]) if server else None

@@ -118,7 +118,10 @@ def firings(
 
 
 def _read(secret: str | None) -> str | None:
-    """Return the option's secret. A dash reads it from standard input, so that process lists do not contain it."""
+    """Return the option's secret, None without the option.
+
+    A dash reads it from standard input, so that process lists do not contain it.
+    """
     from_stdin = secret is not None and secret.strip() == "-"
     return sys.stdin.readline().strip() if from_stdin else secret
 

@@ -55,7 +55,7 @@ class SUPERTREND(Recursive):
 
 @dataclass(frozen=True, slots=True)
 class _Bands:
-    """The state: lower band, upper band, direction, last close. The first average range starts the recursion."""
+    """The state: lower band, upper band, direction, previous close. The first average range starts the recursion."""
 
     width: ClassVar[int] = 4
 

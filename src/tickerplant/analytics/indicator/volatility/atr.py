@@ -1,6 +1,6 @@
 """Average true range.
 
-Formula: Wilder's average of max(high − low, |high − last close|, |low − last close|).
+Formula: Wilder's average of max(high − low, |high − previous close|, |low − previous close|).
 
 Warm-up: period + 1 bars; `period` bars in the dialect `tradingview`.
 
@@ -18,9 +18,9 @@ from tickerplant.core.times import Float64Array
 
 
 class ATR(Recursive):
-    """Average true range: Wilder's average of the bar's range including the last close, in units of price.
+    """Average true range: Wilder's average of the bar's range including the previous close, in units of price.
 
-    In the dialect `talib` the first bar has no true range, because it has no last close. In `tradingview` its true
+    In the dialect `talib` the first bar has no true range, because it has no previous close. In `tradingview` its true
     range is high − low, so the average starts one bar earlier.
     """
 
@@ -47,9 +47,9 @@ def first_range_index(dialect: str) -> int:
 
 
 def true_range(past: Past, high: Float64Array, low: Float64Array, close: Float64Array) -> Float64Array:
-    """Return the largest of high − low, |high − last close| and |low − last close|; high − low for the first bar.
+    """Return the largest of high − low, |high − previous close| and |low − previous close|.
 
-    Uses one float of the state.
+    The first bar has high − low. Uses one float of the state.
     """
     before = past.last(close)
     own = high - low

@@ -1,6 +1,6 @@
 """Realised volatility, close to close.
 
-Formula: √per_year · sample standard deviation of ln(close / last close) over `period` returns.
+Formula: √per_year · sample standard deviation of ln(close / previous close) over `period` returns.
 
 Warm-up: period + 1 bars.
 

@@ -1,7 +1,7 @@
 """Realised volatility by the Yang–Zhang estimator.
 
 Formula: √(per_year · (Vo + k · Vc + (1 − k) · Vrs)) over `period` = n bars. Vo and Vc are the sample variances of
-ln(open / last close) and ln(close / open). Vrs is the mean of ln(high/close) ln(high/open) + ln(low/close)
+ln(open / previous close) and ln(close / open). Vrs is the mean of ln(high/close) ln(high/open) + ln(low/close)
 ln(low/open), the Rogers–Satchell estimator. k = 0.34 / (1.34 + (n + 1) / (n − 1)).
 
 Warm-up: period + 1 bars.

@@ -1,6 +1,6 @@
 """On-balance volume.
 
-Formula: the sum of volume · sign(close − last close) over all bars; the first bar adds its volume.
+Formula: the sum of volume · sign(close − previous close) over all bars; the first bar adds its volume.
 
 Warm-up: 1 bar.
 
