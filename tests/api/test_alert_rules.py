@@ -16,6 +16,7 @@ from tests.api.support import PARTITIONS, serving
 from tests.support.waiting import PATIENCE
 from tickerplant.analytics.alerts.rule_operands import check_rule
 from tickerplant.api.alert_rules import AlertLimits, check_webhook
+from tickerplant.api.fair_places import PlaceLimits
 from tickerplant.api.store_reader import StoreReader
 from tickerplant.core import records, schemas
 from tickerplant.core.errors import BadInput
@@ -65,6 +66,20 @@ def test_a_rule_is_stored_published_changed_and_removed(client: httpx.Client, lo
     assert not any("example" in str(one) or SECRET in str(one) for one in published), (
         "the log contains neither webhook URL nor secret"
     )
+
+
+def test_changes_of_rules_have_a_limit_of_their_own(log: EventLog, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tickerplant.api.state.WRITING", PlaceLimits(running=0, waiting=0, waiting_of_client=1))
+    with serving(log, StoreReader(dsn, log.identity()), check_rule=check_rule) as (client, _, _):
+        answers = [
+            client.post("/v1/alerts", json=RULE),
+            client.patch("/v1/alerts/0123456789ab", json={"active": False}),
+            client.delete("/v1/alerts/0123456789ab"),
+        ]
+        assert [answer.status_code for answer in answers] == [503] * 3
+        assert [answer.json()["error"]["code"] for answer in answers] == ["busy"] * 3
+        assert client.get("/v1/alerts").json()["count"] == 0
+        assert "3 requests refused, because too many waited" in client.get("/health").text
 
 
 def test_symbol_and_interval_of_a_rule_cannot_change(client: httpx.Client, log: EventLog) -> None:

@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
+import numpy as np
+import pyarrow as pa
 import pytest
 from fastapi import Request
 
 from tests.api.support import MINUTE, T0, MemoryStore, bar_batch, serving
 from tests.support.waiting import PATIENCE, until
-from tickerplant.api.http import connections
+from tickerplant.api.http import connections, loop_turns, outgoing
 from tickerplant.api.http.errors import ApiError
 from tickerplant.api.http.lanes import is_expensive
 from tickerplant.api.load import LoadCounters
@@ -239,6 +241,73 @@ def test_idle_connections_make_room_for_new_ones(
         assert closed(idle[0])
         count = int(float(client.get("/metrics").text.partition("\ntickerplant_api_connections ")[2].split()[0]))
         assert count <= 20
+
+
+def status_of(connection: socket.socket) -> int:
+    """Read a JSON answer; return its status."""
+    received = b""
+    while not received.endswith(b"}"):
+        received += connection.recv(1 << 16)
+    return int(received[9:12])
+
+
+def test_a_body_after_the_answer_ends_the_connection(
+    log: EmbeddedLog, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LINGER_S", 0.05)
+    with serving(log, store) as (_, _, api), socket.create_connection(("127.0.0.1", api.bound_port)) as sender:
+        sender.settimeout(PATIENCE.seconds(20))
+        sender.sendall(b"POST /none HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n")
+        assert status_of(sender) == 404
+        sender.sendall(bytes(5_000) + b"GET /v1/symbols HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert status_of(sender) == 200, "a small body is read"
+        sender.sendall(b"POST /none HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert status_of(sender) == 404
+        ended = False
+        while not ended:
+            try:
+                sender.sendall(b"1\r\nx\r\n" * 1_000)
+            except ConnectionError:
+                ended = True
+
+
+def unread_request(port: int, path: str) -> socket.socket:
+    """Return a connection that has requested an answer and never reads it."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    made.connect(("127.0.0.1", port))
+    made.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    return made
+
+
+def test_an_answer_that_is_not_read_is_bounded_and_ends_its_connection(
+    log: EmbeddedLog, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = bar_batch([{"time": T0, "symbol": "AAPL"}])
+    rows = row.take(pa.array(np.zeros(40_000, np.int64)))  # 10 MB as JSON, more than the buffers of a socket
+    store.tables["ohlcv"] = store.tables["ohlcv"].from_batches([rows])
+    path = "/v1/intraday/AAPL?limit=50000"
+    monkeypatch.setattr(connections, "SWEEP_S", 0.01)
+    monkeypatch.setattr(outgoing, "MAX_UNREAD_OF_CLIENT", 1_000_000)
+    with serving(log, store) as (client, _, api), contextlib.ExitStack() as stack:
+        first = stack.enter_context(unread_request(api.bound_port, path))
+        refused: list[httpx.Response] = []
+
+        def is_refused() -> bool:
+            """Ask for as much as is unread already."""
+            found = client.get(path)
+            refused.extend([found] if found.status_code == 503 else [])
+            return bool(refused)
+
+        until(is_refused, "the bytes of the first answer are counted", 20)
+        assert (refused[0].json()["error"]["code"], refused[0].headers["Retry-After"]) == ("answers_unread", "2")
+        monkeypatch.setattr(loop_turns, "UNREAD_S", 0.2)
+        until(
+            lambda: "because the client did not read the answer" in client.get("/health").text,
+            "the first connection is closed", 20,
+        )  # fmt: skip
+        until(lambda: client.get(path).status_code == 200, "its bytes are free again", 20)
+        assert closed(first), "what the socket holds can still be read"
 
 
 def test_descriptors_remain_for_the_plant(monkeypatch: pytest.MonkeyPatch) -> None:

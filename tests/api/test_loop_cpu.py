@@ -7,7 +7,9 @@ load of the machine.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from typing import Final
 
@@ -17,7 +19,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.api.loop_cpu import LoopCpu, measured
-from tests.api.support import MINUTE, SERVER_THREAD, T0, bars, serving, ticks, value_batch
+from tests.api.support import MINUTE, SERVER_THREAD, T0, MemoryStore, bars, serving, ticks, value_batch
 from tests.support.waiting import PATIENCE
 from tickerplant.analytics.ondemand.query import OnDemand
 from tickerplant.api.store_reader import StoreReader
@@ -35,6 +37,11 @@ ROWS: Final = 20_000
 SYMBOLS: Final = 2_000
 DAY: Final = T0 - T0 % DAY_US
 START, END = DAY - ROWS * MINUTE, DAY
+
+HANDSHAKE: Final = (
+    b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 _BARS: Final = """INSERT INTO {table} (symbol, "interval", "time", open, high, low, close, volume, vwap, trades, state,
         complete, history, revision, version, reason, source, published_at)
@@ -166,4 +173,37 @@ def test_no_frame_computes_on_the_event_loop(served: tuple[httpx.Client, str, Lo
                 while json.loads(other.recv(timeout=PATIENCE.seconds(30))).get("id") != "end":
                     pass
     spins = {name: round(n, 1) for name, n in cpu.spins().items()}
+    assert {name: n for name, n in spins.items() if n > MOST_SPINS} == {}, spins
+
+
+CHUNKS: Final = b"1\r\nx\r\n" * 40_000
+"""A quarter of a megabyte, as one read of a socket may return."""
+
+
+def test_no_flood_of_tiny_parts_computes_on_the_event_loop(log: EmbeddedLog, store: MemoryStore) -> None:
+    frames = {"pings": b"\x89\x80\0\0\0\0", "fragments": b"\x00\x80\0\0\0\0"}
+    with measured(SERVER_THREAD) as cpu, serving(log, store) as (client, _, api):
+
+        def send(step: str, head: bytes, parts: bytes) -> None:
+            """Send as fast as the server reads, until the server ends the connection or has read everything."""
+            cpu.step = step
+            with socket.create_connection(("127.0.0.1", api.bound_port)) as sender:
+                sender.settimeout(PATIENCE.seconds(30))
+                sender.sendall(head)
+                if head == HANDSHAKE:
+                    assert b"welcome" in sender.recv(1 << 16) + sender.recv(1 << 16)
+                with contextlib.suppress(ConnectionError):
+                    sender.sendall(parts)
+                    sender.shutdown(socket.SHUT_WR)
+                    while sender.recv(1 << 16):
+                        pass
+
+        head = b"POST /v1/alerts HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        send("chunks", head + b"Transfer-Encoding: chunked\r\n\r\n", CHUNKS)
+        for name, one in frames.items():
+            begin = b"\x01\x80\0\0\0\0" if name == "fragments" else b""
+            send(name, HANDSHAKE, begin + one * (len(CHUNKS) // len(one)))
+        assert client.get("/v1/status").status_code == 200
+    spins = {name: round(n, 1) for name, n in cpu.spins().items()}
+    assert {"chunks", *frames} <= set(spins)
     assert {name: n for name, n in spins.items() if n > MOST_SPINS} == {}, spins

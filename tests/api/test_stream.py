@@ -229,7 +229,7 @@ async def test_a_client_that_does_not_read_is_dropped_without_effect_on_others(
     log: EventLog, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The time is long enough for the client to read the reason.
-    monkeypatch.setattr("tickerplant.api.service.ABORT_S", PATIENCE.seconds(30))
+    monkeypatch.setattr("tickerplant.api.websockets.server_protocol.ABORT_S", PATIENCE.seconds(30))
     batch = [(T0 + n, "AAPL", float(n)) for n in range(2_000)]
     with serving(log, store, stall_s=PATIENCE.seconds(1.0)) as (client, address, _):
         async with connect(address, max_queue=1, compression=None) as slow, connect(address) as fast:

@@ -4,10 +4,9 @@ The server's loop only parses HTTP, sends bytes and serves the stream. A request
 `reading` for a few thousand rows, `computing` for more. The lane `stream` reads the state for snapshots. A request in
 one lane cannot delay another lane or the server's loop for longer than the interpreter needs to switch threads.
 
-Admission happens on the server's loop. A lane runs a fixed number of requests at once. Further requests wait. A free
-place goes to the client that has recently used the least time of the lane. A client with many expensive requests
-therefore cannot displace the others. Bounds: `LaneLimits`. A request beyond them is refused with 429 (its client has
-too many requests) or 503 (all clients together have too many).
+Admission happens on the server's loop (`fair_places`). A lane runs a fixed number of requests at once. Further requests
+wait. Bounds: `LaneLimits`. A request beyond them is refused with 429 (its client has too many requests) or 503 (all
+clients together have too many).
 """
 
 from __future__ import annotations
@@ -16,38 +15,33 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import uvloop
 
+from tickerplant.api.fair_places import FairPlaces, PlaceLimits
 from tickerplant.api.http.errors import ApiError
 from tickerplant.api.load import LoadCounters
 
 T = TypeVar("T")
 
-MEMORY_S: Final = 10.0
-"""Seconds after which half of a client's used time is forgotten."""
-MAX_CLIENTS: Final = 1_000
-"""Maximum clients whose used time is stored. Above it, times of clients without a waiting request are dropped."""
 START_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaneLimits:
-    """Limits of a lane: running requests, waiting requests (in all and of one client), and seconds per request."""
+class LaneLimits(PlaceLimits):
+    """Limits of a lane: its places, and the time of a request in seconds."""
 
-    running: int
-    waiting: int
-    waiting_of_client: int
     budget_s: float
 
 
-READING: Final = LaneLimits(running=6, waiting=256, waiting_of_client=128, budget_s=15.0)
+READING: Final = LaneLimits(running=6, reserved=1, waiting=256, waiting_of_client=128, budget_s=15.0)
 STREAM: Final = LaneLimits(running=1, waiting=1_000, waiting_of_client=1_000, budget_s=60.0)
-COMPUTING: Final = LaneLimits(running=2, waiting=64, waiting_of_client=32, budget_s=60.0)
+COMPUTING: Final = LaneLimits(running=3, reserved=1, waiting=64, waiting_of_client=32, budget_s=60.0)
+WRITING: Final = PlaceLimits(running=4, reserved=1, waiting=64, waiting_of_client=32)
+"""Limits of changes of alert rules. They run on the server's loop, because they are few and small."""
 
 
 class _Work:
@@ -75,17 +69,20 @@ class RequestLane:
     def __init__(self, name: str, limits: LaneLimits, counters: LoadCounters) -> None:
         self.name = name
         self.limits = limits
-        self.running = 0
         self._counters = counters
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
-        self._used: dict[str, tuple[float, float]] = {}
+        self._places = FairPlaces(limits, counters)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     @property
+    def running(self) -> int:
+        """Return the count of requests that run."""
+        return self._places.running
+
+    @property
     def waiting(self) -> int:
         """Return the count of requests that wait for a place."""
-        return sum(len(queue) for queue in self._waiting.values())
+        return self._places.waiting
 
     async def run(self, make: Callable[[], Coroutine[Any, Any, T]], client: str) -> T:
         """Return the result of the coroutine that `make` returns, run in the lane for `client`.
@@ -95,7 +92,7 @@ class RequestLane:
         """
         try:
             async with asyncio.timeout(self.limits.budget_s):
-                await self._admit(client)
+                await self._places.admit(client)
                 return await self._run(make, client)
         except TimeoutError:
             self._counters.refuse("too_slow")
@@ -109,7 +106,7 @@ class RequestLane:
         answer: asyncio.Future[T] = server_loop.create_future()
 
         def finish(task: asyncio.Task[T]) -> None:
-            self._release(client, time.monotonic() - began)
+            self._places.release(client, time.monotonic() - began)
             if answer.done():
                 if not task.cancelled():
                     task.exception()  # the client is gone, so only the task's own log line would report it
@@ -131,62 +128,6 @@ class RequestLane:
         except asyncio.CancelledError:
             lane_loop.call_soon_threadsafe(work.cancel)
             raise
-
-    async def _admit(self, client: str) -> None:
-        limits = self.limits
-        if self.running < limits.running and not self._waiting:
-            self.running += 1
-            return
-        queue = self._waiting.get(client)
-        if queue is not None and len(queue) >= limits.waiting_of_client:
-            self._counters.refuse("client_busy")
-            raise ApiError(
-                429, "client_busy", f"{len(queue)} requests of this client wait already",
-                "send fewer requests at a time, or ask for fewer rows", retry_after_s=2,
-            )  # fmt: skip
-        if self.waiting >= limits.waiting:
-            self._counters.refuse("busy")
-            raise ApiError(
-                503, "busy", f"{self.running} requests run and {self.waiting} wait already",
-                "try again in a few seconds",
-            )  # fmt: skip
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(client, deque()).append(place)
-        try:
-            await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled():  # the place was given at the same moment
-                self._release(client, 0.0)
-            else:
-                self._leave_queue(client, place)
-            raise
-
-    def _leave_queue(self, client: str, place: asyncio.Future[None]) -> None:
-        queue = self._waiting.get(client)
-        if queue is not None and place in queue:
-            queue.remove(place)
-            if not queue:
-                del self._waiting[client]
-
-    def _release(self, client: str, seconds: float) -> None:
-        """Add the used time to the client's account, and give the free place to the client with the least."""
-        self.running -= 1
-        self._used[client] = (self._used_s(client) + seconds, time.monotonic())
-        if len(self._used) > MAX_CLIENTS:
-            self._used = {name: used for name, used in self._used.items() if name in self._waiting}
-        while self.running < self.limits.running and self._waiting:
-            following = min(self._waiting, key=self._used_s)
-            queue = self._waiting[following]
-            place = queue.popleft()
-            if not queue:
-                del self._waiting[following]
-            if not place.done():
-                self.running += 1
-                place.set_result(None)
-
-    def _used_s(self, client: str) -> float:
-        seconds, at = self._used.get(client, (0.0, 0.0))
-        return seconds * float(0.5 ** ((time.monotonic() - at) / MEMORY_S)) if seconds else 0.0
 
     def _started_loop(self) -> asyncio.AbstractEventLoop:
         """Return the lane's loop. The first call starts its thread."""

@@ -15,8 +15,6 @@ from typing import Any, Final
 
 import uvicorn
 from prometheus_client import CollectorRegistry
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.http11 import Request
 
 from tickerplant.api.alert_rules import AlertLimits, AlertRuleManager, CheckRule
 from tickerplant.api.blocking import in_thread
@@ -27,10 +25,11 @@ from tickerplant.api.metrics import ApiMetrics
 from tickerplant.api.on_demand import IndicatorCalculator
 from tickerplant.api.state import ApiState
 from tickerplant.api.store_reader import StoreReader
-from tickerplant.api.websockets.endpoint import DROP_EXTENSION, STALL_S, Stream
+from tickerplant.api.websockets.endpoint import STALL_S, Stream
 from tickerplant.api.websockets.hub import Hub
 from tickerplant.api.websockets.protocol import MAX_MESSAGE_BYTES
 from tickerplant.api.websockets.rows import TOPICS
+from tickerplant.api.websockets.server_protocol import stream_protocol
 from tickerplant.api.websockets.stored_state import read_newest
 from tickerplant.api.websockets.tail import Tail
 from tickerplant.core.errors import ConfigError, LogUnavailable, StoreUnavailable, TickerplantError
@@ -45,8 +44,6 @@ LOG_WAIT_S: Final = 1.5
 """Maximum seconds that the start waits for the log before the API serves REST without the stream."""
 RETRY_S: Final = 1.0
 """Seconds between two attempts to start the stream while the log is unavailable."""
-ABORT_S: Final = 5.0
-"""Seconds that a dropped client has to read the reason."""
 SHUTDOWN_S: Final = 3
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
@@ -59,28 +56,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-class _StreamProtocol(WebSocketsSansIOProtocol):
-    """WebSocket protocol that allows the application to drop a client whose socket is full; plain ASGI does not."""
-
-    def handle_connect(self, event: Request) -> None:
-        super().handle_connect(event)
-        if self.response.status_code == 101:
-            extensions: dict[str, Any] = dict(self.scope.get("extensions") or {})
-            extensions[DROP_EXTENSION] = self._drop
-            self.scope["extensions"] = extensions
-
-    def _drop(self, text: str, code: int, reason: str) -> None:
-        if self.close_sent or self.transport.is_closing():
-            return
-        self.conn.send_text(text.encode())
-        self.conn.send_close(code, reason.encode()[:120].decode(errors="ignore"))
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-        self.stop_keepalive()
-        # The application returns now; the connection stays open for the client to read the reason, at most `ABORT_S`.
-        self.close_timer = self.loop.call_later(ABORT_S, self.transport.abort)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +127,7 @@ class Api:
         if not options.api_key and options.host not in LOOPBACK:
             logger.warning("%s:%d is open to every host that can reach it; set api.key", options.host, self.bound_port)
         state = self._open_state()
-        guard = ConnectionGuard(state.load, options.max_connections)
+        guard = ConnectionGuard(state.load, options.max_connections, state.turns)
         metrics = ApiMetrics(self._registry, state.numbers, state.labelled_numbers)
         state.load.on_delay, state.load.connections = metrics.observe_delay, lambda: len(guard.connections)
         tasks = [asyncio.create_task(each) for each in (state.load.watch_loop(), guard.sweep())]
@@ -234,6 +209,8 @@ class Api:
             hub,
             lambda symbols: state.lanes.stream.run(lambda: read_newest(store, symbols), "stream"),
             pools=state.pools,
+            load=state.load,
+            turns=state.turns,
             stall_s=self._options.stall_s,
         )
         state.tail = Tail(
@@ -249,7 +226,7 @@ class Api:
             create_app(state, metrics),
             http=guard.protocol(),
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-            ws=_StreamProtocol,
+            ws=stream_protocol(guard),
             ws_max_size=MAX_MESSAGE_BYTES,
             ws_per_message_deflate=False,
             lifespan="off",

@@ -15,10 +15,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from tickerplant.api import metrics
 from tickerplant.api.alert_rules import AlertRuleManager
 from tickerplant.api.blocking import Pools, Shared, ask_log
+from tickerplant.api.fair_places import FairPlaces
+from tickerplant.api.http.loop_turns import LoopTurns
 from tickerplant.api.load import LoadCounters
 from tickerplant.api.log_state import backfill_progress, market_now
 from tickerplant.api.on_demand import IndicatorCalculator
-from tickerplant.api.request_lanes import COMPUTING, READING, STREAM, RequestLane
+from tickerplant.api.request_lanes import COMPUTING, READING, STREAM, WRITING, RequestLane
 from tickerplant.api.store_reader import StoreReader
 from tickerplant.api.websockets.endpoint import Stream
 from tickerplant.api.websockets.tail import Tail
@@ -42,12 +44,21 @@ STATIC = Path(__file__).parent / "static"
 
 
 class Lanes:
-    """The lanes: `reading` for a few thousand rows, `computing` for more, `stream` for the state of snapshots."""
+    """The lanes: `reading` for a few thousand rows, `computing` for more, `stream` for the state of snapshots.
+
+    `writing` is no lane: its requests run on the server's loop.
+    """
 
     def __init__(self, load: LoadCounters) -> None:
         self.reading = RequestLane("reading", READING, load)
         self.computing = RequestLane("computing", COMPUTING, load)
         self.stream = RequestLane("stream", STREAM, load)
+        self.writing = FairPlaces(WRITING, load)
+
+    @property
+    def by_name(self) -> dict[str, RequestLane | FairPlaces]:
+        """Return every lane and `writing`, by name."""
+        return {**{lane.name: lane for lane in self.all}, "writing": self.writing}
 
     @property
     def all(self) -> tuple[RequestLane, ...]:
@@ -91,6 +102,7 @@ class ApiState:
     log_error: str = ""
     pools: Pools = field(default_factory=Pools)
     load: LoadCounters = field(default_factory=LoadCounters)
+    turns: LoopTurns = field(default_factory=LoopTurns)
     alert_rules: AlertRuleManager | None = None
     exclusions: dict[MetricSpec, dict[str, float]] = field(default_factory=dict)
     """Counts of data excluded from bars, by metric and feed, read from the store at the last scrape."""
@@ -154,6 +166,10 @@ class ApiState:
         lanes: dict[tuple[str, ...], float] = {}
         for lane in self.lanes.all:
             lanes[lane.name, "running"], lanes[lane.name, "waiting"] = lane.running, lane.waiting
+        lanes["writing", "running"], lanes["writing", "waiting"] = (
+            self.lanes.writing.running,
+            self.lanes.writing.waiting,
+        )
         refused: dict[tuple[str, ...], float] = {(reason,): n for reason, n in dict(self.load.refused).items()}
         return {**found, metrics.LANE_REQUESTS: lanes, metrics.LIMITED: refused}
 

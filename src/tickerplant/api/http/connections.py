@@ -5,7 +5,8 @@ connections that send no request or an incomplete one, and none for clients that
 these.
 
 At the maximum, a new connection replaces the one that has waited longest for bytes of its client. If every connection
-has a request in progress, the new one gets 503. Idle sockets therefore cannot shut other clients out.
+has a request in progress, the new one gets 503. Idle sockets therefore cannot shut other clients out. One client may
+have all but a tenth of the connections. Beyond that, its new connections replace its own.
 """
 
 from __future__ import annotations
@@ -13,26 +14,33 @@ from __future__ import annotations
 import asyncio
 import resource
 import time
+from collections import Counter
 from typing import Any, Final
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from tickerplant.api.http.errors import error_body
+from tickerplant.api.http.loop_turns import LoopTurns, PacedFlow, PacedProtocol
 from tickerplant.api.load import LoadCounters
 
 MAX_CONNECTIONS: Final = 2_000
 RESERVED_DESCRIPTORS: Final = 256
 """File descriptors that connections leave to the rest of the process: log, database, files, child processes."""
 MIN_CONNECTIONS: Final = 16
+OTHERS_SHARE: Final = 0.1
+"""Share of connections, and of the stream's clients, that one client leaves to others."""
 REQUEST_S: Final = 20.0
 """Maximum seconds from the start of a connection, or from the last answer, until a request is complete."""
-UNREAD_S: Final = 30.0
-"""Maximum seconds for which a client may read nothing of an answer."""
 ANSWER_S: Final = 300.0
 """Maximum seconds for reading one answer."""
 MIN_WAIT_S: Final = 1.0
 """Seconds that a connection has for its request before a new connection may replace it."""
 SWEEP_S: Final = 1.0
+MAX_REST_BYTES: Final = 64 * 1024
+"""Maximum bytes of a body that a client sends after the answer. Further bytes are dropped, and the connection ends."""
+LINGER_S: Final = 2.0
+"""Seconds in which such a client can read the answer. To close the socket at once could discard the answer."""
 MAX_HEAD_BYTES: Final = 32 * 1024
 """Maximum bytes of a request's first line and headers. uvicorn answers 400 to a larger head."""
 
@@ -50,31 +58,51 @@ def _refusal() -> bytes:
 class ConnectionGuard:
     """The limits of one server's HTTP connections. Belongs to the server's event loop."""
 
-    def __init__(self, load: LoadCounters, max_connections: int = MAX_CONNECTIONS) -> None:
+    def __init__(
+        self, load: LoadCounters, max_connections: int = MAX_CONNECTIONS, turns: LoopTurns | None = None
+    ) -> None:
         self.max_connections = min(max_connections, max(MIN_CONNECTIONS, descriptor_limit() - RESERVED_DESCRIPTORS))
+        self.max_of_client = share_of_client(self.max_connections)
         self.load = load
+        self.turns = turns or LoopTurns()
         self.waiting: dict[GuardedHttp, float] = {}
         """Start of the wait (monotonic seconds) of each connection that waits for its client, longest wait first."""
         self.connections: set[Any] = set()
         """All open connections, WebSockets included."""
+        self.of_client: Counter[str] = Counter()
+        """Count of open connections by client."""
 
     def protocol(self) -> type[GuardedHttp]:
         """Return the protocol class for uvicorn."""
-        return type("GuardedHttp", (GuardedHttp,), {"guard": self})
+        return type("GuardedHttp", (GuardedHttp,), {"guard": self, "turns": self.turns})
 
     def admit(self, connection: GuardedHttp) -> bool:
         """Return whether a new connection may stay. May close another one for it."""
-        self.connections = connection.connections
-        if len(self.connections) <= self.max_connections:
+        self.connections, client = connection.connections, connection.client_name
+        if self.of_client[client] > self.max_of_client:
+            oldest = self._oldest(client)
+        elif len(self.connections) > self.max_connections:
+            [(greatest, _)] = self.of_client.most_common(1)
+            oldest = self._oldest(greatest) or self._oldest(None)
+        else:
             return True
-        oldest = next(iter(self.waiting), None)
         if oldest is None or time.monotonic() - self.waiting[oldest] < MIN_WAIT_S:
             self.load.refuse("too_many_connections")
             return False
         self.close(oldest, "idle_connection")
         return True
 
-    def close(self, connection: GuardedHttp, reason: str) -> None:
+    def _oldest(self, client: str | None) -> GuardedHttp | None:
+        """Return the connection of a client (None: of any) that has waited longest; None if none waits."""
+        return next((one for one in self.waiting if client in (None, one.client_name)), None)
+
+    def count(self, client: str, change: int) -> None:
+        """Add to the count of a client's open connections."""
+        self.of_client[client] += change
+        if not self.of_client[client]:
+            del self.of_client[client]
+
+    def close(self, connection: Any, reason: str) -> None:
         """Close a connection at once, and count the reason."""
         self.waiting.pop(connection, None)
         self.load.refuse(reason)
@@ -91,22 +119,24 @@ class ConnectionGuard:
                     break
                 self.close(connection, "slow_request")
             for connection in list(self.connections):
-                if isinstance(connection, GuardedHttp) and connection.is_unread(now):
+                if isinstance(connection, PacedProtocol) and connection.is_unread(now):
                     self.close(connection, "unread_answer")
 
 
-class GuardedHttp(H11Protocol):
+class GuardedHttp(PacedProtocol, H11Protocol):
     """uvicorn's protocol of one HTTP connection, with the limits of `guard`."""
 
     guard: ConnectionGuard
     _refused = False
-    _unread_bytes = 0
-    _unread_since = 0.0
+    _ending: asyncio.TimerHandle | None = None
+    _rest_bytes = 0
     _sending_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Admit the connection, or answer 503 and close it."""
         super().connection_made(transport)
+        self.flow = PacedFlow(transport, self.continue_parsing)
+        self.guard.count(self.client_name, 1)
         if self.guard.admit(self):
             self.guard.waiting[self] = time.monotonic()
             return
@@ -118,12 +148,41 @@ class GuardedHttp(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection from the guard."""
         self.guard.waiting.pop(self, None)
+        self.guard.count(self.client_name, -1)
+        if self._ending is not None:
+            self._ending.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes of the client. Bytes of a refused connection are dropped."""
-        if not self._refused:
-            super().data_received(data)
+        """Parse bytes of the client. Bytes of a connection that is refused or ends are dropped."""
+        if self._refused or self._ending is not None:
+            return
+        super().data_received(data)
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.response_complete and self.conn.their_state is h11.SEND_BODY:
+            self._rest_bytes += len(data)
+            if self._rest_bytes > MAX_REST_BYTES:
+                self._held.clear()
+                self.transport.resume_reading()
+                self._ending = self.loop.call_later(LINGER_S, self.transport.abort)
+        else:
+            self._rest_bytes = 0
+
+    def may_parse(self) -> bool:
+        """Return False while a request's body or a further request waits for the application."""
+        return not self.flow.read_paused
+
+    def continue_parsing(self) -> None:
+        """Parse held bytes, or read on. After a handshake the stream's protocol does so."""
+        if self.transport.get_protocol() is self:
+            super().continue_parsing()
+        else:
+            self._held.clear()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Pass the connection on to the stream's protocol, which counts it too."""
+        self.guard.count(self.client_name, -1)
+        super().handle_websocket_upgrade(event)
 
     def handle_events(self) -> None:
         """Handle parsed parts of requests. A connection with a complete request no longer waits for its client."""
@@ -143,14 +202,16 @@ class GuardedHttp(H11Protocol):
 
     def is_unread(self, now: float) -> bool:
         """Return True if the client reads nothing of its answer, or reads it for too long."""
-        size = self.transport.get_write_buffer_size()
-        if not size:
-            self._unread_bytes, self._sending_since = 0, 0.0
-            return False
-        self._sending_since = self._sending_since or now
-        if size != self._unread_bytes:
-            self._unread_bytes, self._unread_since = size, now
-        return now - self._unread_since > UNREAD_S or now - self._sending_since > ANSWER_S
+        if not self.transport.get_write_buffer_size():
+            self._sending_since = 0.0
+        else:
+            self._sending_since = self._sending_since or now
+        return super().is_unread(now) or (self._sending_since > 0 and now - self._sending_since > ANSWER_S)
+
+
+def share_of_client(places: int) -> int:
+    """Return how many of these places one client may take."""
+    return places - max(1, int(places * OTHERS_SHARE))
 
 
 def descriptor_limit() -> int:

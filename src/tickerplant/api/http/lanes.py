@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
+from tickerplant.api.fair_places import client_name
 from tickerplant.api.http.params import DEFAULT_LIMIT
 from tickerplant.api.request_lanes import RequestLane
 from tickerplant.api.resample import BASE, ratio
@@ -65,8 +66,8 @@ async def _disconnected(request: Request) -> None:
 
 
 def client_of(request: Request) -> str:
-    """Return the text that identifies a client for limits: its address. The key is the same for all clients."""
-    return request.client.host if request.client is not None else ""
+    """Return the text that identifies a request's client for limits (`fair_places.client_name`)."""
+    return client_name(request.client.host) if request.client is not None else ""
 
 
 def is_expensive(request: Request) -> bool:

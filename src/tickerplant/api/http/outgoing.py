@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Final
 
+from tickerplant.api.fair_places import client_name
 from tickerplant.api.http.asgi import App, Message, Receive, Scope, Send
 from tickerplant.api.http.errors import error_response
 from tickerplant.api.load import LoadCounters
@@ -34,7 +35,7 @@ class BoundAnswers:
             await self._app(scope, receive, send)
             return
         head: Message | None = None
-        client = (scope.get("client") or ("",))[0]
+        client = client_name((scope.get("client") or ("",))[0])
 
         async def bounded(message: Message) -> None:
             nonlocal head

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from tickerplant.api.alert_rules import AlertRuleManager, NewRule, RuleChange, firing_json, rule_json
 from tickerplant.api.http import params
 from tickerplant.api.http.errors import ApiError
-from tickerplant.api.http.lanes import LaneRoute
+from tickerplant.api.http.lanes import LaneRoute, client_of
 from tickerplant.api.http.openapi import BODY_REFUSALS, LIMITS, REFUSALS
 from tickerplant.api.http.params import MAX_LIMIT
 from tickerplant.api.http.responses import json_response
@@ -70,7 +71,9 @@ async def rules(request: Request, symbol: Symbol = None) -> Response:
              openapi_extra=_body(NewRule))  # fmt: skip
 async def add(request: Request) -> Response:
     """Store a rule under a new id. It takes effect when the event log contains it (`in_log`), usually at once."""
-    return json_response(rule_json(await _manager(request).add(await _read(request, NewRule))), 201)
+    given = await _read(request, NewRule)
+    async with _place(request):
+        return json_response(rule_json(await _manager(request).add(given)), 201)
 
 
 @router.get("/firings", summary="Fired alerts")
@@ -98,7 +101,9 @@ async def change(request: Request, id: RuleId) -> Response:
     `symbol` and `interval` cannot change: create another rule and remove this one. A change of only `webhook` and
     `secret` creates no new revision; pending webhooks are sent to the new address.
     """
-    stored = await _manager(request).change(_known_form(id), await _read(request, RuleChange))
+    given = await _read(request, RuleChange)
+    async with _place(request):
+        stored = await _manager(request).change(_known_form(id), given)
     if stored is None:
         raise _unknown(id)
     return json_response(rule_json(stored))
@@ -107,7 +112,9 @@ async def change(request: Request, id: RuleId) -> Response:
 @router.delete("/{id}", summary="Remove an alert rule", status_code=204)
 async def remove(request: Request, id: RuleId) -> Response:
     """Remove a rule. Its fired alerts remain stored; its pending webhooks are given up."""
-    if not await _manager(request).remove(_known_form(id)):
+    async with _place(request):
+        removed = await _manager(request).remove(_known_form(id))
+    if not removed:
         raise _unknown(id)
     return Response(status_code=204)
 
@@ -139,6 +146,12 @@ def _manager(request: Request) -> AlertRuleManager:
     if state.alert_rules is None:
         raise ApiError(503, "unavailable", "this API stores no alert rules", "see /health")
     return state.alert_rules
+
+
+def _place(request: Request) -> AbstractAsyncContextManager[None]:
+    """Return the place of a change, held for a block. It is taken after the body is read, which may take long."""
+    state: ApiState = request.app.state.api
+    return state.lanes.writing.place(client_of(request))
 
 
 async def _read(request: Request, kind: type[T]) -> T:

@@ -38,7 +38,8 @@ REFUSALS_IN_WORDS: Final = {
     "idle_connection": "{} idle connections closed to make room",
     "slow_request": "{} connections closed, because a request did not end",
     "unread_answer": "{} connections closed, because the client did not read the answer",
-    "catch_up": "{} stream clients refused, because too many clients were catching up",
+    "slow_client": "{} clients of the stream dropped, because they did not read",
+    "stream_full": "{} clients of the stream refused, because the maximum was connected",
 }
 """Sentences of `/health`, by reason."""
 MAX_TAIL_LAG_S: Final = 60.0

@@ -11,12 +11,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias
 
 from tickerplant.api.blocking import Pools, ask_log, in_thread
+from tickerplant.api.fair_places import FairPlaces, PlaceLimits, client_name
 from tickerplant.api.http.asgi import Receive, Scope, Send
+from tickerplant.api.http.connections import share_of_client
+from tickerplant.api.http.loop_turns import LoopTurns
+from tickerplant.api.load import LoadCounters
 from tickerplant.api.positions import Position
 from tickerplant.api.websockets import protocol
 from tickerplant.api.websockets.hub import Hub
@@ -41,6 +45,7 @@ from tickerplant.api.websockets.rows import (
     StreamRecord,
     decode_record,
 )
+from tickerplant.api.websockets.server_protocol import DROP_EXTENSION
 from tickerplant.core.errors import LogError, LogUnavailable
 from tickerplant.log.port import EventLog, TopicPartition, at_positions
 
@@ -50,9 +55,6 @@ ReadNewest: TypeAlias = Callable[[set[str] | None], Awaitable[list[StreamRecord]
 STATEFUL: Final = (TICKS, BARS, ANALYTICS)
 """Channels with a newest state, which a snapshot contains."""
 
-DROP_EXTENSION: Final = "tickerplant.drop"
-"""ASGI extension of this server: `drop(text, code, reason)` closes a connection even if its socket is full."""
-
 STALL_S: Final = 15.0
 """Seconds without a read after which a client is dropped. 15 s is longer than a client's usual pauses."""
 POSITION_S: Final = 5.0
@@ -60,8 +62,10 @@ POSITION_S: Final = 5.0
 MAX_CLIENTS: Final = 1_000
 CATCH_UP_S: Final = 120.0
 """Maximum seconds for sending a client the records since its position."""
-MAX_CATCHING_UP: Final = 4
-"""Maximum clients that read records from the log at a time. Each has a reader of the log and one chunk in memory."""
+CATCHING_UP: Final = PlaceLimits(running=4, reserved=1, waiting=MAX_CLIENTS, waiting_of_client=MAX_CLIENTS)
+"""Clients that read records from the log at a time. Each has a reader of the log and one chunk in memory."""
+LOADING: Final = PlaceLimits(running=1, waiting=MAX_CLIENTS, waiting_of_client=MAX_CLIENTS)
+"""Clients whose symbols are read from the store at a time."""
 MAX_LOADED: Final = 100_000
 """Maximum symbols recorded as read from the store. Above it, the record is cleared, and symbols are read again."""
 STEP_S: Final = 0.01
@@ -91,19 +95,22 @@ class Stream:
         read_newest: ReadNewest | None = None,
         *,
         pools: Pools,
+        load: LoadCounters | None = None,
+        turns: LoopTurns | None = None,
         stall_s: float = STALL_S,
-        max_clients: int = MAX_CLIENTS,
     ) -> None:
         self.log = log
         self.hub = hub
         self.pools = pools
-        self.max_clients = max_clients
-        self.catching_up = asyncio.Semaphore(MAX_CATCHING_UP)
+        self.load = load or LoadCounters()
+        self.turns = turns or LoopTurns()
+        self.max_clients = MAX_CLIENTS
+        self.catching_up = FairPlaces(CATCHING_UP, self.load)
         self.connections: set[Connection] = set()
         self._read_newest = read_newest
         self._loaded: set[str] = set()
         self._loaded_all = False
-        self._load_lock = asyncio.Lock()
+        self._loading = FairPlaces(LOADING, self.load)
         self.in_step = asyncio.Lock()
         """Lock held while records are applied, and while a client receives a position or a subscription."""
         self._stall_s = stall_s
@@ -130,16 +137,17 @@ class Stream:
                 async with self.in_step:
                     self.hub.send_position()
 
-    async def load_state(self, wanted: Filter) -> None:
-        """Add the newest state of the selected symbols from the store to the hub, except for symbols read before."""
-        if self._read_newest is None or self._loaded_all:
+    async def load_state(self, wanted: Filter, client: str) -> None:
+        """Add the newest state of the selected symbols from the store to the hub, except for symbols read before.
+
+        One client's symbols are read at a time. The next turn belongs to the client that has used the least time.
+        """
+        if self._read_newest is None or self._missing(wanted) == set():
             return
-        everything = any(wanted.every(kind) for kind in STATEFUL)
-        named = wanted.named() if any(wanted.wants(kind) for kind in STATEFUL) else set()
-        missing = None if everything else named - self._loaded
-        if missing is not None and not missing:
-            return
-        async with self._load_lock:
+        async with self._loading.place(client):
+            missing = self._missing(wanted)
+            if missing == set():
+                return
             try:
                 for record in await self._read_newest(missing):
                     self.hub.seed([record])
@@ -154,22 +162,29 @@ class Stream:
                     self._loaded.clear()
                 self._loaded |= missing
 
+    def _missing(self, wanted: Filter) -> set[str] | None:
+        """Return the selected symbols that were not read from the store yet; None: all symbols."""
+        if self._loaded_all:
+            return set()
+        if any(wanted.every(kind) for kind in STATEFUL):
+            return None
+        return wanted.named() - self._loaded if any(wanted.wants(kind) for kind in STATEFUL) else set()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         message = await receive()
         if message["type"] != "websocket.connect":
             return
         await send({"type": "websocket.accept"})
-        if len(self.connections) >= self.max_clients:
-            await send(
-                {
-                    "type": "websocket.close",
-                    "code": CLOSE_FULL,
-                    "reason": f"the maximum of {self.max_clients} clients is connected; try again later",
-                }
-            )
+        client = client_name((scope.get("client") or ("",))[0])
+        own = sum(connection.client == client for connection in self.connections)
+        if (full := len(self.connections) >= self.max_clients) or own >= share_of_client(self.max_clients):
+            self.load.refuse("stream_full")
+            limit = f"{self.max_clients} clients" if full else f"{own} clients of one address"
+            reason = f"the maximum of {limit} is connected; try again later"
+            await send({"type": "websocket.close", "code": CLOSE_FULL, "reason": reason})
             return
-        connection = Connection(self, receive, send, scope.get("extensions", {}).get(DROP_EXTENSION))
+        connection = Connection(self, client, receive, send, scope.get("extensions", {}).get(DROP_EXTENSION))
         self.connections.add(connection)
         try:
             await connection.run()
@@ -182,8 +197,9 @@ class Connection:
     """One client: one task receives commands, one task sends the messages of its outbox."""
 
     def __init__(
-        self, stream: Stream, receive: Receive, send: Send, drop: Callable[[str, int, str], None] | None
+        self, stream: Stream, client: str, receive: Receive, send: Send, drop: Callable[[str, int, str], None] | None
     ) -> None:
+        self.client = client
         self._stream = stream
         self._hub = stream.hub
         self._receive = receive
@@ -236,6 +252,7 @@ class Connection:
                 logger.error("stream connection failed", exc_info=result)
         if self.outbox.failure is not None:
             self._hub.counters.dropped += 1
+            self._stream.load.refuse("slow_client")
             logger.info("stream client dropped: %s", self.outbox.failure)
             await self._close(CLOSE_SLOW, self.outbox.failure)
 
@@ -274,6 +291,7 @@ class Connection:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
                 return
+            await self._stream.turns.of(self.client)
             try:
                 await self._handle(message.get("text") or message.get("bytes") or "")
             except Refusal as refusal:
@@ -322,7 +340,7 @@ class Connection:
                 self._hub.counters.resyncs += 1
             finally:
                 outbox.catching_up = False
-        await self._stream.load_state(wanted)
+        await self._stream.load_state(wanted, self.client)
         async with self._stream.in_step:
             # No await from here on, so that no record is lost between the snapshot and the stream.
             if resync is None:
@@ -343,11 +361,8 @@ class Connection:
             if joined:
                 return
             if joined is None:
-                await self._wait_for_place(deadline)
-                try:
+                async with self._place(deadline):
                     await self._from_log(wanted, positions, deadline)
-                finally:
-                    self._stream.catching_up.release()
                 continue
             if self._hub.is_behind(positions):  # the tail would send the records again that the log had
                 await asyncio.sleep(TAIL_POLL_S)
@@ -379,13 +394,20 @@ class Connection:
         hub.subscribe(outbox, subscription)
         return True
 
-    async def _wait_for_place(self, deadline: float) -> None:
-        """Wait until fewer than `MAX_CATCHING_UP` clients read the log, and take a place. Raises Resync."""
+    @contextlib.asynccontextmanager
+    async def _place(self, deadline: float) -> AsyncIterator[None]:
+        """Hold one of the places of clients that read the log, for the block. Raises Resync if none becomes free."""
+        places, client = self._stream.catching_up, self.client
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                await self._stream.catching_up.acquire()
+                await places.admit(client)
         except TimeoutError:
             raise Resync("too many clients read old records; use REST for them, or try again later") from None
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            places.release(client, time.monotonic() - began)
 
     async def _start_positions(self, wanted: Filter, since: Position) -> dict[TopicPartition, int]:
         hub, log = self._hub, self._stream.log
@@ -417,7 +439,7 @@ class Connection:
     async def _from_log(self, wanted: Filter, positions: dict[TopicPartition, int], deadline: float) -> None:
         """Send records from the log and advance `positions`, until the hub's recent records cover them.
 
-        Threads read and encode. At most `MAX_CATCHING_UP` clients read the log at a time; others wait here.
+        Threads read and encode.
         """
         log, hub, pool = self._stream.log, self._hub, self._stream.pools.catch_up
         topics = sorted({source.topic for source in positions})
