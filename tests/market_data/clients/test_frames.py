@@ -15,6 +15,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from tests.support.waiting import PATIENCE
+from tickerplant.market_data.clients import frames
 from tickerplant.market_data.clients.frames import MAX_MESSAGE_BYTES, FrameConnection
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
@@ -168,3 +169,32 @@ async def test_a_refused_handshake_has_its_status() -> None:
             await received(url)
         assert caught.value.response.status_code == 429
         assert caught.value.response.headers["Retry-After"] == "7"
+
+
+@pytest.mark.parametrize("flood", [PING, text(b"", fin=False, opcode=Opcode.CONT)], ids=["pings", "fragments"])
+async def test_a_flood_of_frames_without_messages_ends_the_connection(
+    flood: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "MAX_OVERHEAD_FRAMES", 100)
+    reasons: list[str] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes) -> None:
+        writer.write(answer)
+        await reader.read(1)
+        writer.write(text(b"first") + text(b"whole", opcode=Opcode.BINARY) * 200 + text(b"", fin=False))
+        writer.write(flood * 10_000)
+        await writer.drain()
+        await reader.read()
+
+    found: list[bytes] = []
+    async with (
+        vendor(script) as url,
+        connect(url, create_connection=FrameConnection, compression=None, close_timeout=0.1) as connection,
+    ):
+        assert isinstance(connection, FrameConnection)
+        connection.on_flood, connection.on_messages = reasons.append, found.extend
+        await connection.send("go")
+        async with asyncio.timeout(PATIENCE.seconds(10)):
+            await connection.wait_closed()
+    assert len(found) == 201, "whole messages do not count"
+    assert reasons == ["flood: more than 100 control frames and fragments within a minute"]

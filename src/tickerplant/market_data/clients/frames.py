@@ -22,6 +22,10 @@ MAX_MESSAGE_BYTES: Final = 4 << 20
 MAX_UNSENT_BYTES: Final = 1 << 20
 """Maximum bytes that wait to be sent: answers to pings of a vendor that does not read. Above it, the connection is
 aborted."""
+MAX_OVERHEAD_FRAMES: Final = 30_000
+"""Maximum control frames and fragments per `WINDOW_S`. Each takes the library 10 µs. Above it, the connection is
+aborted."""
+WINDOW_S: Final = 60.0
 _TEXT: Final = 0x81  # FIN and the opcode of a text
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
@@ -31,12 +35,15 @@ class FrameConnection(ClientConnection):
     """A connection for `websockets.connect(create_connection=…, max_size=MAX_MESSAGE_BYTES, compression=None)`.
 
     `on_messages` is called in the event loop with the messages of each read, undecoded and in order. It must be quick.
-    `on_read` is called for every read.
+    `on_read` is called for every read, and `on_flood` with the reason when more than `MAX_OVERHEAD_FRAMES` arrive.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.on_read: Callable[[], None] = _nothing
+        self.on_flood: Callable[[str], None] = _ignore
+        self._overhead_frames = 0
+        self._window_began_s = 0.0
         self._on_messages: OnMessages | None = None
         self._early: list[bytes] = []
         self._buffer = bytearray()
@@ -62,6 +69,8 @@ class FrameConnection(ClientConnection):
     def data_received(self, data: bytes) -> None:
         """Process the socket's data (a method of `asyncio.Protocol`)."""
         self.on_read()
+        if self.loop.time() - self._window_began_s > WINDOW_S:
+            self._overhead_frames, self._window_began_s = 0, self.loop.time()
         if self.response is None:
             data = self._handshake(data)
         if data:
@@ -146,11 +155,26 @@ class FrameConnection(ClientConnection):
             if buffer[at] == _TEXT:
                 texts.append(buffer[begin:end])
             else:
+                if self._is_flood(buffer[at]):
+                    return b""
                 super().data_received(buffer[at:end])
                 if self.protocol.state is not State.OPEN:
                     return self._use_library(buffer[end:])
             at = end
         return buffer[at:]
+
+    def _is_flood(self, first: int) -> bool:
+        """Count a frame with this first byte if it is a control frame or a fragment. Too many end the connection."""
+        if first & 0x80 and not first & 0x08 and first & 0x0F:  # a whole message
+            return False
+        self._overhead_frames += 1
+        if self._overhead_frames <= MAX_OVERHEAD_FRAMES:
+            return False
+        if not self._library_only:
+            self._library_only = True
+            self.on_flood(f"flood: more than {MAX_OVERHEAD_FRAMES:,} control frames and fragments within a minute")
+            self.transport.abort()
+        return True
 
     def _use_library(self, buffer: bytes) -> bytes:
         """Pass this and all later data to the library; return an empty remainder."""
@@ -162,3 +186,7 @@ class FrameConnection(ClientConnection):
 
 def _nothing() -> None:
     """Do nothing."""
+
+
+def _ignore(reason: str) -> None:
+    """Ignore the reason."""

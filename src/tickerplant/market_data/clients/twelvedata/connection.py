@@ -42,6 +42,7 @@ class Connection:
         self._priced_us = self.since_us
         self._answered = False
         self._reason = ""
+        self._flooded = False
         self._paused = False
         self._gathered: list[bytes] = []
         self._gathered_us = 0
@@ -64,7 +65,7 @@ class Connection:
     async def listen(self, subscriptions: Sequence[str]) -> tuple[str, int]:
         """Subscribe and deliver messages until the connection ends; return the reason and a minimum failure count."""
         socket, clock, session = self._socket, self._clock, self._session
-        socket.on_read = self._on_read
+        socket.on_read, socket.on_flood = self._on_read, self._on_flood
         socket.on_messages = self._on_messages
         for text in subscriptions:
             await session.wait_to_send()
@@ -97,7 +98,7 @@ class Connection:
 
     def _close_reason(self) -> tuple[str, int]:
         if self._reason:
-            return self._reason, 0
+            return self._reason, MANY_FAILURES if self._flooded else 0
         code, text = self._socket.close_code, (self._socket.close_reason or "")[:200]
         if code in (None, 1006):
             return "connection dropped", 0
@@ -110,6 +111,9 @@ class Connection:
 
     def _on_read(self) -> None:
         self._read_s = self._clock.monotonic()
+
+    def _on_flood(self, reason: str) -> None:
+        self._reason, self._flooded, self.since_us = reason, True, self._clock.now_us()
 
     def _on_messages(self, texts: list[bytes]) -> None:
         self._message_s = self._read_s
