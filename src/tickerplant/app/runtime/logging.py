@@ -35,9 +35,35 @@ class _PoolFilter(logging.Filter):
         return True
 
 
+class _ClientFilter(logging.Filter):
+    """Limits the lines of the web server about invalid requests. A client could fill the disk with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._written_s = -math.inf
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop the line if one of its kind was written within `QUIET_S`. It has no traceback."""
+        if record.msg not in BY_CLIENTS:
+            return True
+        if record.created - self._written_s < QUIET_S:
+            return False
+        self._written_s = record.created
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.exc_info, record.exc_text = None, None
+        return True
+
+
 QUIET_S: Final = 30.0
-"""Minimum seconds between two lines of the pools. Each pool retries every few seconds."""
+"""Minimum seconds between two lines of the pools, or about invalid requests."""
+BY_CLIENTS: Final = (
+    "Invalid HTTP request received.",
+    "Invalid UTF-8 sequence received from client.",
+    "Unsupported upgrade request.",
+)
+"""Lines of uvicorn that a client's bytes cause."""
 _POOL: Final = _PoolFilter()
+_CLIENTS: Final = _ClientFilter()
 
 
 _COLOUR: Final = re.compile(r"(\x1b\[[0-9;]*m)")
@@ -88,6 +114,7 @@ def configure(level: str = "info", style: str = "auto", *, client_lines: bool = 
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])
     logging.getLogger("asyncpg.pool").addFilter(_POOL)
+    logging.getLogger("uvicorn.error").addFilter(_CLIENTS)
     logging.getLogger("tickerplant.log.kafka").setLevel(logging.NOTSET if client_lines else logging.CRITICAL)
     # The `info` lines of these libraries repeat the plant's own lines.
     for chatty in ("httpx", "httpcore", "websockets", "uvicorn.access", "uvicorn.error", "asyncio"):
