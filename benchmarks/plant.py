@@ -216,9 +216,11 @@ def clients(url: str, number: int = CLIENTS) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def plant(folder: Path, env: dict[str, str], *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Run `tickerplant up` until the block ends; yield the process and the API's address."""
-    port = free_port()
+def plant(
+    folder: Path, env: dict[str, str], *arguments: str, port: int = 0
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run `tickerplant up` until the block ends; yield the process and the API's address. `port` 0: a free one."""
+    port = port or free_port()
     command = [sys.executable, "-m", "tickerplant.app", "up", "--data", str(folder), "--port", str(port), *arguments]
     with open(folder.parent / "plant.log", "wb") as output:
         process = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
