@@ -138,19 +138,19 @@ async def test_jobs_run_when_due_and_failures_are_recorded(store: Store) -> None
 
 
 async def test_jobs_whose_last_run_is_older_than_twice_their_interval_are_overdue(store: Store) -> None:
-    assert not any(job.overdue for job in await jobs_status(store, NOW)), "the tables are new"
-    minute = dt.timedelta(minutes=1)
+    now, minute = dt.datetime.now(dt.UTC), dt.timedelta(minutes=1)  # the jobs are due since the tables exist
+    assert not any(job.overdue for job in await jobs_status(store, now)), "the tables are new"
 
     async def overdue_after(minutes: int) -> set[str]:
-        found = {job.name for job in await jobs_status(store, NOW + minutes * minute) if job.overdue}
+        found = {job.name for job in await jobs_status(store, now + minutes * minute) if job.overdue}
         # TimescaleDB's own jobs have not run; those of the plant have the same names on every store.
         return found & {"rollup_5m", "rollup_1d", "retention", "compare"}
 
     assert await overdue_after(45) == {"rollup_5m", "retention"}, "due every 5 and 15 minutes since the tables exist"
-    await run_due(store, NOW)
+    await run_due(store, now)
     for after, overdue in ((9, set()), (11, {"rollup_5m"}), (31, {"rollup_5m", "retention"})):
         assert await overdue_after(after) == overdue, after
-    [late] = [job for job in await jobs_status(store, NOW + 11 * minute) if job.name == "rollup_5m"]
+    [late] = [job for job in await jobs_status(store, now + 11 * minute) if job.name == "rollup_5m"]
     [part] = health.job_health([plain(late)])
     assert part.state == DEGRADED
     assert part.sentence.startswith("overdue: due every 0:05:00, last ran 2")

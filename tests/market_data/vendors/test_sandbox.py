@@ -66,6 +66,6 @@ async def test_at_the_maximum_rate_the_vendor_rejects_nothing() -> None:
     assert counts["refused"] == 0
     windows = {window["quota"]: window for window in counts["windows"]}
     assert windows["minute"]["largest_asked"] <= 8
-    assert windows["day"]["largest_asked"] <= 90
-    # Requests for history leave the reserve. Requests for gaps use it up.
-    assert counts["credits"] == 90
+    # Requests for history leave the reserve. Requests for gaps use it up. On a slow machine a day of the fast clock may
+    # end meanwhile, so the credits of all days together may be more.
+    assert windows["day"]["largest_asked"] == 90
