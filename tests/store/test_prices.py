@@ -50,6 +50,13 @@ async def test_the_newest_ticks_of_many_symbols_are_read_at_once_and_in_order(st
     assert found.num_rows == 8
 
 
+def test_ticks_whose_times_go_back_are_sorted_by_symbol_and_time() -> None:
+    later, earlier = ticks(300, symbols=300, start_us=OPEN_US + 1_000), ticks(300, symbols=300, seed=1)
+    table = pa.concat_tables([later, earlier, later])  # 300 symbols have codes of 16 bits
+    rows = sorted_ticks(table).to_pylist()
+    assert rows == sorted(table.to_pylist(), key=lambda row: (row["symbol"], row["time"]))
+
+
 def test_sorting_is_stable() -> None:
     table = pa.concat_tables([ticks(50, symbols=3, step_us=0, seed=s) for s in (1, 2)])
     done = sorted_ticks(table)

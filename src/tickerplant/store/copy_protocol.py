@@ -21,6 +21,9 @@ A COPY into a staging table and an INSERT from this table are faster for more ro
 arrays some microseconds per row.
 """
 
+ENCODED_ROWS: Final = 8_192
+"""Maximum rows that are encoded at once. The kernel provides and clears the memory of larger pieces each time. Encoding
+50,000 ticks at once takes two to four times as long."""
 _COPY_HEAD: Final = 19
 _COPY_TAIL: Final = 2
 """Bytes before and after the rows in the binary COPY format: signature, flags and header extension; the trailer."""
@@ -81,7 +84,8 @@ async def copy(session: Session, relation: str, batch: pa.RecordBatch) -> None:
 async def _encoded(batch: pa.RecordBatch) -> AsyncIterator[bytes]:
     encoder = ArrowToPostgresBinaryEncoder(batch.schema)
     yield encoder.write_header()
-    yield encoder.write_batch(batch)
+    for start in range(0, batch.num_rows, ENCODED_ROWS):
+        yield encoder.write_batch(batch.slice(start, ENCODED_ROWS))
     yield encoder.finish()
 
 

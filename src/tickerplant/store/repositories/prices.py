@@ -49,7 +49,13 @@ def sorted_ticks(table: pa.Table) -> pa.Table:
     before, after = symbols[:-1], symbols[1:]
     if bool(np.all((before < after) | ((before == after) & (times[:-1] <= times[1:])))):
         return table
-    return table.take(pa.array(np.lexsort((times, symbols))))
+    # A stable sort of small integers is a radix sort, and the times of a symbol mostly ascend.
+    order = np.argsort(symbols.astype(np.min_scalar_type(int(symbols.max()))), kind="stable")
+    sorted_symbols, sorted_times = symbols[order], times[order]
+    backwards = (sorted_symbols[1:] == sorted_symbols[:-1]) & (sorted_times[1:] < sorted_times[:-1])
+    if backwards.any():
+        order = np.lexsort((times, symbols))
+    return table.take(pa.array(order))
 
 
 def split_dense(ticks: pa.Table) -> tuple[pa.Table, pa.Table]:
