@@ -103,17 +103,17 @@ class TimeColumn:
         self.written = values.written()
         reasons = dict(values.reasons)
         valid = values.kind != INVALID
-        us = np.where(valid, values.us, 0)
+        us = values.us if valid.all() else np.where(valid, values.us, 0)
         instants = valid & ~daily
         if instants.any():
-            self._check_instants(values, instants, column, reasons, rows_per_symbol=_rows_per_symbol(codes, instants))
+            self._check_instants(values, instants, column, reasons, codes)
             local = instants & ((values.kind == LOCAL) | (values.kind == DATE))
             if local.any() and self._tz is not None:
                 self.takes_zone |= not self._is_implied
                 us = np.where(local, self._to_utc(values.us, local, codes, column, reasons), us)
         if (valid & daily).any():
             us = np.where(daily, self._dates(values, valid & daily, column, reasons), us)
-        self.differs |= not _is_text(column) and bool((values.kind[valid] == DATE).any()) and not _is_date(column)
+        self.differs |= not _is_text(column) and bool((values.kind == DATE).any()) and not _is_date(column)
         self._first = False
         if reasons:
             us = us.copy()
@@ -144,15 +144,24 @@ class TimeColumn:
     # Instants ----------------------------------------------------------------------------------------------------
 
     def _check_instants(
-        self, values: TimeValues, instants: BoolArray, column: pa.Array, reasons: Reasons, *, rows_per_symbol: float
+        self,
+        values: TimeValues,
+        instants: BoolArray,
+        column: pa.Array,
+        reasons: Reasons,
+        codes: npt.NDArray[np.int32],
     ) -> None:
         """Reject dates without a clock, and clocks without a zone: by row if another row of the column has a zone.
 
         Local midnights are dates too, if a symbol has several of them and nothing else.
         """
         dates = instants & (values.kind == DATE)
-        midnights = dates | (instants & (values.kind == LOCAL) & (values.us % DAY_US == 0))
-        undated = midnights if rows_per_symbol > 1 else dates
+        local = dates | (instants & (values.kind == LOCAL))
+        if not local.any():
+            self._has_clock = True
+            return
+        midnights = dates | (local & (values.us % DAY_US == 0))
+        undated = midnights if _rows_per_symbol(codes, instants) > 1 else dates
         self._has_clock |= bool((instants & ~undated).any())
         if not self._has_clock:
             example = column[int(np.argmax(instants))].as_py()
@@ -161,8 +170,7 @@ class TimeColumn:
                 "another column has it, set --column clock=NAME; daily bars need --interval 1d",
                 line=self._line,
             )
-        local = instants & ((values.kind == LOCAL) | dates)
-        if self._tz is not None or not local.any():
+        if self._tz is not None:
             return
         example = column[int(np.argmax(local))].as_py()
         if self._first and not (instants & ~local).any():

@@ -144,7 +144,8 @@ def _typed(column: pa.Array) -> TimeValues:
     missing = values.is_null().to_numpy(zero_copy_only=False)
     us = values.view(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
     name = DATE if pa.types.is_date(column.type) else LOCAL if zone is None else UTC if is_utc(zone) else OFFSET
-    kind = np.where(missing, INVALID, name).astype(np.uint8)
+    kind = np.full(len(column), name, np.uint8)
+    kind[missing] = INVALID
 
     def written() -> Int64Array:
         return local_times(us, zone) if name == OFFSET and zone is not None else us

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import interval as intervals
-from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, BoolArray, Int64Array, iso, times_of
+from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, BoolArray, Float64Array, Int64Array, iso, times_of
 
 FUTURE_US: Final = MINUTE_US
 """Maximum lead of a live feed's times over our clock: clocks differ by seconds, broken times by much more."""
@@ -46,15 +46,18 @@ def check_ticks(batch: pa.RecordBatch, latest_us: int = FOREVER_US) -> Reasons:
     price = batch["price"].to_numpy(zero_copy_only=False)
     size = batch["size"].to_numpy(zero_copy_only=False)
     reasons: Reasons = {}
-    _note(reasons, ~np.isfinite(price), "the price {} is not a finite number", price)
-    _note(reasons, ~_is_price(price), f"the price {{}} is not 0 or of {MIN_PRICE:g} to {MAX_PRICE:g}", price)
-    _note(reasons, ~(np.isfinite(size) & (size >= 0)), "the size {} is negative or not a finite number", size)
-    _note(reasons, ~(size <= MAX_SIZE), f"the size {{}} is above {MAX_SIZE:g}", size)
+    ordinary = _are_ordinary(time, price, size, min(latest_us, LATEST_US))
+    if not ordinary:
+        _note(reasons, ~np.isfinite(price), "the price {} is not a finite number", price)
+        _note(reasons, ~_is_price(price), f"the price {{}} is not 0 or of {MIN_PRICE:g} to {MAX_PRICE:g}", price)
+        _note(reasons, ~(np.isfinite(size) & (size >= 0)), "the size {} is negative or not a finite number", size)
+        _note(reasons, ~(size <= MAX_SIZE), f"the size {{}} is above {MAX_SIZE:g}", size)
     ids = batch["trade_id"]
     if ids.null_count < len(ids):
         long = pc.fill_null(pc.greater(pc.binary_length(ids), MAX_TRADE_ID_BYTES), False)
         _note(reasons, long.to_numpy(zero_copy_only=False), f"the trade id has more than {MAX_TRADE_ID_BYTES} bytes")
-    _note_times(reasons, time, EARLIEST_TICK_US, latest_us)
+    if not ordinary:
+        _note_times(reasons, time, EARLIEST_TICK_US, latest_us)
     return reasons
 
 
@@ -139,6 +142,18 @@ def distinct_bars(bars: pa.RecordBatch) -> tuple[pa.RecordBatch, str | None]:
     order = np.argsort(times, kind="stable")
     last = np.append(times[order][1:] != times[order][:-1], True)
     return bars.take(pa.array(order[last])), conflict_note(bars)
+
+
+def _are_ordinary(time: Int64Array, price: Float64Array, size: Float64Array, latest_us: int) -> bool:
+    """Return True if all prices are above 0 and all values are valid. Most batches are, and extremes need no masks."""
+    return not len(time) or bool(
+        price.min() >= MIN_PRICE
+        and price.max() <= MAX_PRICE
+        and size.min() >= 0
+        and size.max() <= MAX_SIZE
+        and time.min() >= EARLIEST_TICK_US
+        and time.max() <= latest_us
+    )
 
 
 def _is_price(values: npt.NDArray[np.float64]) -> BoolArray:

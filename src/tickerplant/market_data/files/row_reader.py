@@ -45,6 +45,7 @@ from tickerplant.market_data.files.layout import BARS, FileLayout
 from tickerplant.market_data.files.numbers import NumberFormat
 from tickerplant.market_data.files.open_file import DataFile
 from tickerplant.market_data.files.options import INTERVAL_NAMES, INTERVALS, ReadOptions
+from tickerplant.market_data.files.symbol_names import SymbolNames
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -91,7 +92,7 @@ class RowReader:
         self.first_reason: str | None = None
         self.has_suffix = False
         self._widened, self._first_widened = 0, ""
-        self._symbol_codes: dict[str, int] = {}
+        self._file_symbols = SymbolNames()
         self.conditions, self.corrections = conditions.ConditionDecoder(), conditions.ConditionDecoder()
         self._table = conditions.table_named(options.conditions) if options.conditions else conditions.EITHER_TAPE
         self._given_symbol = _one_symbol(options.symbol, layout.symbol)
@@ -157,7 +158,7 @@ class RowReader:
     @property
     def symbols(self) -> list[str]:
         """Return the symbols read so far, in the order of their first rows."""
-        return list(self._symbol_codes)
+        return list(self._file_symbols.codes)
 
     def scan(self, block: Block, checks: BarChecks | None = None) -> Int64Array:
         """Return the plausible times of a block, and record its symbols. Other columns may be absent.
@@ -182,7 +183,7 @@ class RowReader:
 
     def groups(self, symbols: pa.DictionaryArray, grid: pa.DictionaryArray) -> Int64Array:
         """Return the number of the series of each bar for `BarChecks`, from its symbol and interval."""
-        codes = [self._symbol_codes.get(symbol, 0) for symbol in symbols.dictionary.to_pylist()] or [0]
+        codes = [self._file_symbols.codes.get(symbol, 0) for symbol in symbols.dictionary.to_pylist()] or [0]
         return group_codes(np.array(codes)[symbols.indices.to_numpy(zero_copy_only=False)], grid)
 
     def scan_columns(self) -> list[str]:
@@ -275,32 +276,18 @@ class RowReader:
         name = self._layout.columns.get("symbol")
         if name is None:
             assert self._given_symbol is not None
-            self._symbol_codes.setdefault(self._given_symbol, 0)
+            self._file_symbols.add(self._given_symbol)
             codes = np.zeros(rows, dtype=np.int32)
             return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array([self._given_symbol])), codes
         column = self._symbol_column(block)
-        known, invalid = [], {}
-        for at, text in enumerate(column.dictionary.cast(pa.utf8()).to_pylist()):
-            try:
-                known.append(check_symbol(text or ""))
-            except BadInput as error:
-                invalid[at] = str(error)
-                known.append("?")
-        unique = list(dict.fromkeys(known))
-        for symbol in unique:
-            if symbol != "?":
-                self._symbol_codes.setdefault(symbol, len(self._symbol_codes))
-        index_of = {symbol: at for at, symbol in enumerate(unique)}
-        to_unique = np.array([index_of[symbol] for symbol in known] or [0], np.int32)
+        texts = self._file_symbols.of(column.dictionary)
         indices = column.indices.fill_null(0).cast(pa.int32()).to_numpy(zero_copy_only=False)
         for row in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
             reasons[row] = "the symbol is missing"
-        for at, reason in invalid.items():
+        for at, reason in texts.invalid.items():
             for row in np.flatnonzero(indices == at).tolist():
                 reasons.setdefault(row, reason)
-        local = to_unique[indices]
-        codes = np.array([self._symbol_codes.get(s, -1) for s in unique] or [0], np.int32)[local]
-        return pa.DictionaryArray.from_arrays(pa.array(local), pa.array(unique or ["?"], pa.utf8())), codes
+        return pa.DictionaryArray.from_arrays(pa.array(texts.name_of[indices]), texts.names), texts.codes[indices]
 
     def _symbol_column(self, block: Block) -> pa.DictionaryArray:
         """Return the symbols as a dictionary, each with the class of the share after a dot if there is one."""
