@@ -147,6 +147,11 @@ class Store:
         async with self.session() as session:
             await position_rows.check_log(session, position_rows.Log(log_id, generation), ends)
 
+    async def applied(self) -> dict[tuple[str, int], position_rows.Applied]:
+        """Return the applied positions by (topic, partition), without a transaction: two round trips."""
+        async with self.session() as session:
+            return await position_rows.all_positions(session)
+
     async def wal_positions(self) -> tuple[int, int]:
         """Return (written, flushed) positions of the write-ahead log; a power cut loses unflushed commits."""
         async with self.session() as session:

@@ -210,8 +210,10 @@ def _published_since(event_log: EventLog, positions: dict[TopicPartition, int], 
                 if not isinstance(record.header, Bars) or record.header.feed != feed:
                     continue
                 first = pc.and_(pc.equal(record.batch["state"], FINAL), pc.equal(record.batch["revision"], 0))
-                for counted in pc.value_counts(record.batch.filter(first)["interval"]).to_pylist():
+                for counted in pc.value_counts(record.batch["interval"].filter(first)).to_pylist():
                     found[counted["values"]] = found.get(counted["values"], 0) + counted["counts"]
+                if CUT not in record.batch["reason"].dictionary.to_pylist():
+                    continue
                 minutes = record.batch.filter(
                     pc.and_(pc.equal(record.batch["reason"], CUT), pc.equal(record.batch["interval"], "1m"))
                 )

@@ -34,8 +34,7 @@ class StorePositions:
 
         if self._store is None:
             self._store = await Store.open(self._dsn, min_size=1, max_size=1)
-        async with self._store.read() as session:
-            found = await session.applied()
+        found = await self._store.applied()
         return {partition: Applied(applied.position, applied.cause) for partition, applied in found.items()}
 
     def __enter__(self) -> StorePositions:
@@ -58,11 +57,15 @@ def read_positions(log: EventLog, store: StorePositions) -> Positions:
 
 def queued_series(log: EventLog, partitions: Iterable[int], symbol: str | None) -> int:
     """Return the count of series that analytics has queued to recompute, for one symbol; None: for all symbols."""
-    import msgspec
-
-    from tickerplant.analytics.realtime.recompute_queue import QueuedSeries
     from tickerplant.core.schemas import STATE_ANALYTICS
     from tickerplant.core.streams import QUEUED_KEY
 
-    values = [log.get_state(STATE_ANALYTICS, partition, QUEUED_KEY) for partition in partitions]
-    return sum(msgspec.json.decode(value, type=QueuedSeries).of(symbol) for value in values if value is not None)
+    stored = [log.get_state(STATE_ANALYTICS, partition, QUEUED_KEY) for partition in partitions]
+    values = [value for value in stored if value is not None]
+    if not values:
+        return 0
+    import msgspec
+
+    from tickerplant.analytics.realtime.recompute_queue import QueuedSeries
+
+    return sum(msgspec.json.decode(value, type=QueuedSeries).of(symbol) for value in values)
