@@ -30,6 +30,8 @@ class Latest:
         self._cached: dict[int, tuple[Sequence[Hashable], npt.NDArray[np.int64]]] = {}
         self._times: Int64Array = np.full(16, NEVER_US, dtype=np.int64)
         self._ties: Int64Array = np.zeros(16, dtype=np.int64)
+        self._last: Int64Array = np.zeros(16, dtype=np.int64)
+        """Scratch of `_last_rows`; no value is read before it is written."""
         self._columns: dict[str, Array] = {}
 
     def __len__(self) -> int:
@@ -71,8 +73,7 @@ class Latest:
             order = order[resort]
         if not len(order):
             return
-        # Rows are in ascending order of time, so the last assignment to a repeated slot is the newest row.
-        slots = slots[order]
+        slots, order = self._last_rows(slots[order], order)
         self._times[slots] = times[order]
         self._ties[slots] = ties[order]
         for name, column in columns.items():
@@ -81,6 +82,15 @@ class Latest:
         for name in self._columns.keys() - columns.keys():
             stored = self._columns[name]
             stored[slots] = np.nan if stored.dtype == np.float64 else None
+
+    def _last_rows(
+        self, slots: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the last row of each slot. Rows are in ascending order of time, so it is the newest."""
+        numbers = np.arange(len(slots))
+        self._last[slots] = numbers  # the last assignment to a repeated slot remains
+        newest = self._last[slots] == numbers
+        return slots[newest], order[newest]
 
     def _slots_of(self, keys: Sequence[Hashable], which: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return each row's slot, -1 for a refused key. The slots of a repeated list of keys are cached."""
@@ -127,6 +137,7 @@ class Latest:
         more = len(self._times)
         self._times = np.concatenate([self._times, np.full(more, NEVER_US, dtype=np.int64)])
         self._ties = np.concatenate([self._ties, np.zeros(more, dtype=np.int64)])
+        self._last = np.zeros(len(self._times), dtype=np.int64)
         for name, column in self._columns.items():
             self._columns[name] = np.concatenate([column, _nulls(more, column.dtype)])
 
