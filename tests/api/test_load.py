@@ -16,9 +16,9 @@ import pyarrow as pa
 import pytest
 from fastapi import Request
 
-from tests.api.support import MINUTE, T0, MemoryStore, bar_batch, serving
+from tests.api.support import MINUTE, T0, MemoryStore, bar_batch, serving, ticks
 from tests.support.waiting import PATIENCE, until
-from tickerplant.api.http import connections, loop_turns, outgoing
+from tickerplant.api.http import connections, lanes, loop_turns, outgoing
 from tickerplant.api.http.errors import ApiError
 from tickerplant.api.http.lanes import is_expensive
 from tickerplant.api.load import LoadCounters
@@ -129,6 +129,10 @@ async def test_a_request_that_takes_too_long_gets_503() -> None:
         ("/v1/ticks/EUR/USD?limit=50000", True),
         ("/v1/ticks/AAPL?limit=10&skip=190000", True),
         ("/v1/ticks/AAPL?limit=many", False),
+        ("/v1/ticks/AAPL?limit=50000.0", True),
+        ("/v1/ticks/AAPL?limit=50_000", True),
+        ("/v1/intraday/AAPL?interval=60m&limit=2000", True),
+        ("/v1/historical/AAPL?interval=WEEKLY&limit=2000", True),
         ("/v1/intraday/AAPL?interval=1h", False),
         ("/v1/intraday/AAPL?interval=1h&limit=2000", True),
         ("/v1/coverage", True),
@@ -203,6 +207,17 @@ def quick_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "REQUEST_S", 0.2)
 
 
+HANDSHAKE = (
+    b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def client_frame(opcode: int, payload: bytes) -> bytes:
+    """Return a frame of less than 126 bytes, masked by zeros."""
+    return bytes((0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0)) + payload
+
+
 def closed(connection: socket.socket) -> bool:
     """Return True when the server has closed the connection."""
     connection.settimeout(PATIENCE.seconds(20))
@@ -227,6 +242,34 @@ def test_a_connection_without_a_complete_request_is_closed(log: EmbeddedLog, sto
         idle.sendall(sent)
         assert closed(idle)
         assert "because a request did not end" in client.get("/health").text
+
+
+@pytest.mark.usefixtures("quick_limits")
+def test_a_client_of_the_stream_that_leaves_without_reading_is_disconnected(
+    log: EmbeddedLog, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_turns, "UNREAD_S", 0.2)
+
+    def metric(name: str) -> float:
+        return float(client.get("/metrics").text.partition(f"\n{name} ")[2].split()[0])
+
+    def is_full() -> bool:
+        ticks(log, [(T0 + n, f"S{n % 50}", 1.0) for n in range(5_000)])
+        return metric("tickerplant_api_stream_conflated_rows_total") > 0
+
+    with serving(log, store) as (client, _, api), socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        deaf.connect(("127.0.0.1", api.bound_port))
+        deaf.sendall(HANDSHAKE)
+        received = b""
+        deaf.settimeout(PATIENCE.seconds(20))
+        while b'"welcome"' not in received:
+            received += deaf.recv(4_096)
+        deaf.sendall(client_frame(0x1, b'{"action":"subscribe","symbols":["*"],"channels":["ticks"]}'))
+        until(is_full, "the socket of the client is full", 60)
+        deaf.sendall(client_frame(0x8, b"\x03\xe8"))
+        until(lambda: metric("tickerplant_api_connections") == 1, "only the connection of this test remains", 20)
+        assert "did not read the answer" in client.get("/health").text
 
 
 def test_idle_connections_make_room_for_new_ones(
@@ -291,6 +334,8 @@ def test_an_answer_that_is_not_read_is_bounded_and_ends_its_connection(
     monkeypatch.setattr(outgoing, "MAX_UNREAD_OF_CLIENT", 1_000_000)
     with serving(log, store) as (client, _, api), contextlib.ExitStack() as stack:
         first = stack.enter_context(unread_request(api.bound_port, path))
+        first.settimeout(PATIENCE.seconds(20))
+        assert first.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200", "the first answer has started"
         refused: list[httpx.Response] = []
 
         def is_refused() -> bool:
@@ -315,6 +360,23 @@ def test_descriptors_remain_for_the_plant(monkeypatch: pytest.MonkeyPatch) -> No
     assert connections.ConnectionGuard(LoadCounters(), 5_000).max_connections == 1_024 - 256
     monkeypatch.setattr(connections, "descriptor_limit", lambda: 64)
     assert connections.ConnectionGuard(LoadCounters(), 5_000).max_connections == connections.MIN_CONNECTIONS
+
+
+@pytest.mark.parametrize(("proxies", "client"), [((), "127.0.0.1"), (("127.0.0.1",), "192.0.2.7")])
+def test_only_a_known_proxy_names_the_client(
+    log: EmbeddedLog, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, proxies: tuple[str, ...], client: str
+) -> None:
+    clients: list[str] = []
+
+    def client_of(request: Request) -> str:
+        clients.append(own_client_of(request))
+        return clients[-1]
+
+    own_client_of = lanes.client_of
+    monkeypatch.setattr(lanes, "client_of", client_of)
+    with serving(log, store, proxies=proxies) as (plain, _, _):
+        plain.get("/v1/symbols", headers={"X-Forwarded-For": "192.0.2.7"})
+    assert clients == [client]
 
 
 class AbsentLog:

@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 
 from tickerplant.core.errors import BadInput
-from tickerplant.core.web_address import check_host, check_origin, parse_authority, parse_host, parse_origin
+from tickerplant.core.web_address import (
+    check_host,
+    check_network,
+    check_origin,
+    parse_authority,
+    parse_host,
+    parse_origin,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +53,10 @@ def test_an_origin_has_the_default_port_of_its_scheme() -> None:
 def test_settings_are_stored_in_canonical_form() -> None:
     assert (check_host("::1"), check_host("Plant")) == ("::1", "plant")
     assert check_origin("https://[0::1]:443") == "https://[::1]"
+    assert (check_network("0::1"), check_network("10.0.0.0/8")) == ("::1", "10.0.0.0/8")
+    for text in ("plant", "10.0.0.1/8", "*", "127.1"):
+        with pytest.raises(BadInput, match="neither an IP address nor a network"):
+            check_network(text)
     for text in ("http://plant", "plant:8000", "*"):
         with pytest.raises(BadInput, match="is not a host"):
             check_host(text)

@@ -67,6 +67,7 @@ class ApiOptions:
     - `hosts`: names of this plant besides `host` and those of this machine. Without a key, it answers to no other
       name.
     - `origins`: pages, besides this plant's dashboard, that may open the stream and write.
+    - `proxies`: addresses or networks of reverse proxies. Only their `X-Forwarded-For` names the client.
     - `health` is called from a thread and returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence"}]}`.
     - `registry` contains the metrics of `/metrics`; the API adds its own metrics to it.
     - `indicators` computes indicators on request; None disables `/v1/indicators`.
@@ -86,6 +87,7 @@ class ApiOptions:
     api_key: str | None = None
     hosts: Sequence[str] = ()
     origins: Sequence[str] = ()
+    proxies: Sequence[str] = ()
     health: Callable[[], Mapping[str, Any]] | None = None
     registry: CollectorRegistry | None = None
     indicators: IndicatorCalculator | None = None
@@ -228,6 +230,8 @@ class Api:
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             ws=stream_protocol(guard),
             ws_max_size=MAX_MESSAGE_BYTES,
+            proxy_headers=bool(self._options.proxies),  # otherwise a client could evade its limits under other names
+            forwarded_allow_ips=list(self._options.proxies),
             ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,

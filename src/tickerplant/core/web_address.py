@@ -104,6 +104,18 @@ def check_origin(text: str) -> str:
     return str(origin)
 
 
+def check_network(text: str) -> str:
+    """Return an IP address or network of a setting in canonical form. Raises BadInput.
+
+    >>> check_network("::0001"), check_network("10.0.0.0/8")
+    ('::1', '10.0.0.0/8')
+    """
+    try:
+        return str(ipaddress.ip_network(text) if "/" in text else ipaddress.ip_address(text))
+    except ValueError:
+        raise BadInput(f"{text!r} is neither an IP address nor a network, such as 10.0.0.0/8") from None
+
+
 class WebAddress(NamedTuple):
     """An address of HTTP in parts. `target` is path and query as they are sent; "" means /."""
 
@@ -136,8 +148,10 @@ def parse_address(text: str) -> WebAddress | None:
 
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _SIX_TO_FOUR: Final = ipaddress.IPv6Network("2002::/16")
-_NEVER_PUBLIC: Final = tuple(map(ipaddress.IPv6Network, ("::/96", "fec0::/10", "64:ff9b:1::/48", "100::/64")))
-"""IPv4-compatible and site-local addresses, translation of a local network, and addresses that discard all data."""
+_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+"""The only addresses that IANA allocates to hosts of the Internet. Others lead to private hosts, or nowhere."""
+_NEVER_PUBLIC: Final = tuple(map(ipaddress.ip_network, ("3fff::/20", "192.0.0.0/24", "192.88.99.0/24")))
+"""Addresses of documentation, of IETF protocols, and of relays to 6to4. `is_global` of Python 3.11 is True for some."""
 _ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)
 
 
@@ -160,9 +174,9 @@ def is_public(text: str) -> bool:
         inner = _inner(found)
         if inner is not None:
             return is_public(str(inner))
-        if any(found in network for network in _NEVER_PUBLIC):
+        if found not in _UNICAST:
             return False
-    return found.is_global and not found.is_multicast
+    return found.is_global and not found.is_multicast and not any(found in network for network in _NEVER_PUBLIC)
 
 
 def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:

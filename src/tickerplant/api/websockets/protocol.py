@@ -7,6 +7,7 @@ every symbol. `status` has no symbols; its pair contains `*`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -36,6 +37,8 @@ MAX_PAIRS: Final = 12_000
 A subscription of this size takes about 20 ms of the event loop."""
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 """Maximum size of a command. 1,000 symbols of 32 characters and a position of 16 partitions are 40 KB."""
+MAX_ID_BYTES: Final = 1_000
+"""Maximum bytes of the `id` of a command, as JSON."""
 
 CLOSE_SLOW: Final = 4008
 CLOSE_FULL: Final = 4006
@@ -100,7 +103,7 @@ def parse_command(text: str | bytes) -> Command:
         raise Refusal("bad_json", f"the message is not JSON ({error}); send one JSON object per message") from None
     if not isinstance(message, dict):
         raise Refusal("bad_json", 'send a JSON object, for example {"action":"subscribe","symbols":["AAPL"]}')
-    action, tag = message.get("action"), message.get("id")
+    action, tag = message.get("action"), _checked_id(message.get("id"))
     if action == "ping":
         return Ping(tag)
     if action == "subscribe":
@@ -122,6 +125,16 @@ def parse_command(text: str | bytes) -> Command:
             None if symbols is None else frozenset(symbols), None if named is None else frozenset(named), tag
         )
     raise Refusal("unknown_action", f"unknown action {cut(repr(action))}; use subscribe, unsubscribe or ping")
+
+
+def _checked_id(tag: Any) -> Any:
+    """Return the id of a command, which its answers repeat. Raises Refusal for a large or deeply nested one."""
+    size = MAX_ID_BYTES + 1
+    with contextlib.suppress(RecursionError):
+        size = len(msgspec.json.encode(tag))
+    if size > MAX_ID_BYTES:
+        raise Refusal("bad_id", f"the id has more than {MAX_ID_BYTES:,} bytes as JSON; send a number or a short text")
+    return tag
 
 
 def _channels(message: dict[str, Any], default: tuple[str, ...]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.interval import parse
 from tickerplant.core.rules import DEFAULT_RULES, FX_CALENDARS, Rules
 from tickerplant.core.sources import SourceOrder
-from tickerplant.core.web_address import check_host, check_origin
+from tickerplant.core.web_address import check_host, check_network, check_origin
 
 
 def comma_list(value: Any) -> Any:
@@ -72,6 +72,12 @@ class ApiSettings(SettingsGroup):
         "dashboard, such as `https://charts.example.com`.",
     )
 
+    proxies: Names = Field(
+        default=(),
+        description="Addresses or networks of reverse proxies, such as `127.0.0.1` or `10.0.0.0/8`. Only their header "
+        "`X-Forwarded-For` names the client whose requests are limited.",
+    )
+
     @field_validator("hosts")
     @classmethod
     def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
@@ -81,6 +87,11 @@ class ApiSettings(SettingsGroup):
     @classmethod
     def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         return _checked(check_origin, origins)
+
+    @field_validator("proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        return _checked(check_network, proxies)
 
 
 class AlertSettings(SettingsGroup):

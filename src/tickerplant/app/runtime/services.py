@@ -166,8 +166,9 @@ async def run_api(
 
     options = ApiOptions(
         host=settings.api.host, port=settings.api.port, api_key=key, health=health, registry=registry,
-        hosts=settings.api.hosts, origins=settings.api.origins, indicators=on_demand(own_rules),
-        check_rule=check_rule, bind_log=bind_log, max_connections=settings.api.max_connections,
+        hosts=settings.api.hosts, origins=settings.api.origins, proxies=settings.api.proxies,
+        indicators=on_demand(own_rules), check_rule=check_rule, bind_log=bind_log,
+        max_connections=settings.api.max_connections,
         alert_limits=AlertLimits(settings.alerts.max_rules, settings.alerts.private_webhooks), rules=own_rules,
     )  # fmt: skip
     delivering = asyncio.create_task(deliver_alerts(settings, log, dsn, registry))
