@@ -53,13 +53,16 @@ def service(log: EventLog, url: str, symbols: Sequence[str] = ("AAPL",)) -> Mark
     return MarketData(log, MarketDataConfig(symbols), stream)
 
 
-@pytest.mark.parametrize("kind", ["unwanted", "unreadable", "impossible"])
+@pytest.mark.parametrize("kind", ["unwanted", "unreadable", "impossible", "answers"])
 async def test_a_flood_is_dropped_counted_bounded_and_visible(tmp_path: Path, kind: str) -> None:
     now_s = int(time.time())
     far = 5_000_000_000  # in the year 2128
     messages = {
         "unwanted": lambda at: json.dumps(price(f"X{at}", 1.5, 10.0, now_s)),
         "unreadable": lambda at: f'{{"event":"price","symbol":"AAPL","price":"{at}{"x" * 60_000}"}}',
+        "answers": lambda at: json.dumps(
+            {"event": "subscribe-status", "status": "ok", ("success", "fails")[at % 2]: [{"symbol": "AAPL"}]}
+        ),
         "impossible": lambda at: json.dumps(price("AAPL", 1.5, 10.0 + at, far)),
     }
     async with StreamVendor().serving() as vendor:
@@ -95,6 +98,8 @@ async def test_a_flood_is_dropped_counted_bounded_and_visible(tmp_path: Path, ki
             if kind == "unwanted":
                 assert feed.counts.unwanted >= 1_000
                 assert len(letters) == 100, "the first print of a hundred symbols"
+            elif kind == "answers":
+                assert letters == []
             else:
                 assert feed.counts.dead >= 1_000
                 assert len(letters) <= MAX_DEAD_ROWS + 1

@@ -343,10 +343,12 @@ class MarketData:
         counts.unwanted += event.unwanted
         self._update_counters(writer)
         refused = writer.cursor.dead - dead_before
-        if refused or event.unwanted:
-            why = writer.last_refusal[:200] if refused else "the symbols were not requested"
+        unusable = refused + event.unwanted + event.control
+        if unusable:
+            why = "the symbols were not requested" if event.unwanted else "the messages have no prices"
+            why = writer.last_refusal[:200] if refused else why
             usable = max((batch.num_rows if batch is not None else 0) - refused, 0)
-            await self._on_unusable(refused + event.unwanted, usable, why)
+            await self._on_unusable(unusable, usable, why)
 
     async def _on_unusable(self, unusable: int, usable: int, why: str) -> None:
         """Count unusable messages. In a flood, the stream drops its connection, and health shows the reason."""

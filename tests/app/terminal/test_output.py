@@ -73,6 +73,11 @@ def test_a_row_of_a_topic_is_one_line() -> None:
     assert r"\n0/8" in line
 
 
+def test_a_row_of_a_table_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    table(["vendor", "state"], [["acme", "down: 500\nplant   ok"]])
+    assert r"down: 500\nplant   ok" in capsys.readouterr().out
+
+
 def test_printable_text_is_unchanged() -> None:
     for text in ("Zürich 株価 ▁▂▃ ⠿ €1,234.5", "a\tb\n", "👩‍🚀"):
         assert escape(text) == text
@@ -90,7 +95,7 @@ def test_log_lines_contain_no_control_characters(style: str, monkeypatch: pytest
     monkeypatch.setattr(sys, "stderr", written)
     try:
         logging_setup.configure("info", style)
-        structlog.get_logger("test").warning(f"line {HOSTILE}", symbol=HOSTILE)
+        structlog.get_logger("test").warning(f"line {HOSTILE}", symbol=f"{HOSTILE}\n2026-03-09 [info] forged")
         logging.getLogger("library").warning(HOSTILE)
         try:
             raise ValueError(HOSTILE)
@@ -101,6 +106,7 @@ def test_log_lines_contain_no_control_characters(style: str, monkeypatch: pytest
         structlog.configure(**before[2])
     assert "title" in written.getvalue()
     assert controls(written.getvalue()) == set()
+    assert not any(line.startswith("2026-03-09 [info]") for line in written.getvalue().splitlines())
 
 
 def test_no_command_prints_in_another_way() -> None:

@@ -1,5 +1,6 @@
 """Locks of the data folder between real processes."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -66,3 +67,9 @@ def test_a_symbolic_link_in_place_of_a_lock_is_refused_and_not_followed(tmp_path
     with pytest.raises(ConfigError, match="symbolic link"):
         FolderLock(folder, name).is_held()
     assert precious.read_text() == "mine"
+
+
+def test_a_pipe_in_place_of_a_lock_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "plant.lock")
+    with pytest.raises(ConfigError, match=r"plant\.lock is not a regular file; remove it"):
+        FolderLock(tmp_path, "plant.lock").acquire_or_raise()

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from tickerplant.app.config.settings import Settings
 from tickerplant.app.runtime.plant import folder_alone
+from tickerplant.app.wiring.database import _OwnerWatchdog
 from tickerplant.app.wiring.log import open_log
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.schemas import RAW
@@ -70,6 +71,20 @@ def test_a_symbolic_link_in_place_of_a_lock_of_the_log_is_not_followed(tmp_path:
     (tmp_path / "data" / "market.log.d" / "writer.lock").symlink_to(precious)
     with pytest.raises(ConfigError, match="cannot be created"), open_log(settings):
         pass
+    assert precious.read_text() == "mine"
+
+
+def test_a_symbolic_link_in_place_of_the_output_of_a_child_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    for name in ("store.log", "start.log"):
+        (tmp_path / name).symlink_to(precious)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, stdout, **__: stdout.write(b"overwritten"))
+    with pytest.raises(ConfigError, match=r"store.log cannot be written"):
+        _OwnerWatchdog(Settings(data=tmp_path)).wait()
+    embedded.EmbeddedPostgres(tmp_path)._spawn()
     assert precious.read_text() == "mine"
 
 

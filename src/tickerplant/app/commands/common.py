@@ -14,7 +14,7 @@ from tickerplant.app.terminal.output import console
 from tickerplant.app.terminal.output import emit as emit
 from tickerplant.app.terminal.output import notify as notify
 from tickerplant.core.errors import BadInput, ConfigError, TickerplantError
-from tickerplant.core.shown import escape
+from tickerplant.core.shown import escape_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -173,7 +173,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str 
 
     grid = Table(*headings, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        grid.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+        grid.add_row(*("" if cell is None else escape_line(str(cell)) for cell in row))
     console_for_tables().print(grid)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import structlog
 
-from tickerplant.core.shown import escape
+from tickerplant.core.shown import escape, escape_line
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -78,6 +78,18 @@ class _EscapedFormatter(structlog.stdlib.ProcessorFormatter):
         return "".join(part if number % 2 else escape(part) for number, part in enumerate(parts))
 
 
+def _one_line_values(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Replace line ends in the texts of a line by escapes, so that no foreign text looks like another line.
+
+    Tracebacks keep theirs. A JSON line needs no escape.
+    """
+    whole = ("exception", "stack")
+    return {
+        name: escape_line(value) if isinstance(value, str) and name not in whole else value
+        for name, value in event.items()
+    }
+
+
 def configure(level: str = "info", style: str = "auto", *, client_lines: bool = True) -> None:
     """Write all lines, including the lines of libraries, to stderr; stdout is for a command's output.
 
@@ -96,7 +108,7 @@ def configure(level: str = "info", style: str = "auto", *, client_lines: bool = 
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=32
         )
     )
-    tail = [structlog.processors.format_exc_info, renderer] if json_lines else [renderer]
+    tail = [structlog.processors.format_exc_info if json_lines else _one_line_values, renderer]
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -14,6 +14,7 @@ If an owner is killed, the next owner takes over its server or stops it (see `st
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -27,7 +28,7 @@ import structlog
 from tickerplant.app.config.settings import Settings, child_environment
 from tickerplant.app.wiring.locks import FolderLock
 from tickerplant.app.wiring.store import embedded_postgres, has_store
-from tickerplant.core.errors import StoreUnavailable
+from tickerplant.core.errors import ConfigError, StoreUnavailable
 
 IDLE_S: Final = 5.0
 START_S: Final = 60.0  # initdb takes 0.3 s, a start 0.04 s; recovery after a crash can take tens of seconds
@@ -179,7 +180,7 @@ class _OwnerWatchdog:
         self._child = None
         if not self._lock.is_held(exclusively=True):
             options = ["--data", str(self._settings.data), "--log-level", "warning"]
-            with open(self._output_path(), "ab") as output:
+            with open(self._output_path(), "ab", opener=_open_private) as output:
                 self._child = subprocess.Popen(
                     [sys.executable, "-m", "tickerplant.app", "run", "store", "--while-used", *options],
                     stdin=subprocess.DEVNULL,
@@ -192,3 +193,11 @@ class _OwnerWatchdog:
 
     def _output_path(self) -> Path:
         return self._settings.data / "store.log"
+
+
+def _open_private(path: str, flags: int) -> int:
+    """Open a file for this user alone. A symbolic link is not followed: it could name a file of the user."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}); remove it") from None

@@ -17,6 +17,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import sys
 import time
 from pathlib import Path
@@ -109,10 +110,14 @@ def _open(path: Path) -> int:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A link could name a file of the user, which `write_holder` would overwrite.
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise ConfigError(f"{path} is a symbolic link; remove it, because it may name another file") from None
         raise ConfigError(
             f"the data folder {path.parent} cannot be used: {error.strerror}; choose another folder with --data"
         ) from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):  # a read of a pipe would wait for ever
+        os.close(handle)
+        raise ConfigError(f"{path} is not a regular file; remove it")
+    return handle

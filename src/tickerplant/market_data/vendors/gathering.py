@@ -98,4 +98,5 @@ def _merge(events: list[Ticks]) -> Ticks:
         notes=[note for event in events for note in event.notes],
         messages=sum(event.messages for event in events),
         unwanted=sum(event.unwanted for event in events),
+        control=sum(event.control for event in events),
     )

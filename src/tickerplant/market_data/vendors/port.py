@@ -168,7 +168,8 @@ class Ticks:
     `batch`: ticks (`schemas.TICKS`), or None. `dead`: messages that could not be parsed. `rejected`: symbols that the
     vendor does not deliver, with the reason. `notes`: warnings of the vendor for the log. `messages`: count
     of all messages. `gap`: range `[start, end)` whose ticks were missed on a live connection, before `batch`.
-    `unwanted`: count of messages of symbols that were not requested; they are not in `batch`.
+    `unwanted`: count of messages of symbols that were not requested; they are not in `batch`. `control`: count of
+    messages without a tick, such as heartbeats and answers to subscriptions, if a stream has only few of them.
     """
 
     received_us: int
@@ -179,6 +180,7 @@ class Ticks:
     messages: int = 0
     gap: tuple[int, int] | None = None
     unwanted: int = 0
+    control: int = 0
 
 
 StreamEvent: TypeAlias = Connected | Ticks | Disconnected | KeyRejected

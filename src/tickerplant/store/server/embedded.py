@@ -310,7 +310,9 @@ class EmbeddedPostgres:
         # The socket's lock file contains the pid of a killed server. PostgreSQL treats a zombie with that pid as alive.
         for stale in self._sockets.glob(".s.PGSQL.*"):
             stale.unlink(missing_ok=True)
-        with open(self.folder / "start.log", "wb") as output:
+        start_log = self.folder / "start.log"
+        start_log.unlink(missing_ok=True)  # a link could name a file of the user
+        with start_log.open("xb") as output:
             self._process = subprocess.Popen(
                 self._command("postgres", "-D", str(self.cluster), *options, dies=signal.SIGINT),
                 stdin=subprocess.DEVNULL,

@@ -36,7 +36,8 @@ class MessageParser:
 
     def ticks(self, messages: ParsedMessages, count: int, received_us: int, now_s: float) -> Ticks:
         """Return the messages as one event. `count`: count of all messages; `now_s`: monotonic seconds."""
-        event = Ticks(received_us, dead=messages.dead, messages=count)
+        control = len(messages.statuses) + messages.heartbeats + messages.others
+        event = Ticks(received_us, dead=messages.dead, messages=count, control=control)
         for status in messages.statuses:
             rejected, notes = self._subscriptions.apply(status, now_s)
             event.rejected.update(rejected)
