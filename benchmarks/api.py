@@ -1,6 +1,6 @@
-"""The API under load: the wall delay of its event loop by route and frame, and plain requests beside expensive ones.
+"""The API under load: delays of its event loop by route and stream command, and plain requests beside expensive ones.
 
-    python -m benchmarks.api                 # every route and frame alone, then plain requests beside expensive ones
+    python -m benchmarks.api                 # every route and command alone, then plain requests beside expensive ones
     python -m benchmarks.api --symbols 40    # two years of minutes of 40 symbols; the default is 12
 
 The server runs in this process with a store of its own. A thread measures the event loop's delay 200 times a second.

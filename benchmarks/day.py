@@ -3,8 +3,8 @@
     python -m benchmarks.day [--hours 24] [--symbols 50] [--speed 60]
 
 The sandbox simulates three vendors (Twelve Data with its stream, Alpha Vantage, Yahoo) with its own clock. The stream
-disconnects every few minutes and becomes mute. 429 errors occur, a daily quota is exhausted, and a vendor is down for
-hours. Every stored minute bar is then compared with the sandbox's bar. Coverage must name a reason for each
+disconnects every few minutes, and at times sends nothing. 429 errors occur, a daily quota is exhausted, and a vendor is
+down for hours. Every stored minute bar is then compared with the sandbox's bar. Coverage must name a reason for each
 missing bar.
 """
 

@@ -17,7 +17,7 @@ from typing import Any
 
 SERVICES = ("market_data", "aggregation", "analytics", "persistence", "api")
 STOP_S = 30.0
-"""Maximum seconds that a process takes to end in order."""
+"""Maximum seconds that a clean stop of a process takes."""
 
 
 def environment(log: str, **settings: str) -> dict[str, str]:
@@ -66,7 +66,7 @@ class Processes:
         return [f"{name} ({code})" for name, one in self.running.items() if (code := one.poll()) is not None]
 
     def stop(self) -> None:
-        """Stop all processes in order; kill those that do not end."""
+        """Stop all processes cleanly; kill those that do not end within `STOP_S`."""
         for process in self.running.values():
             process.terminate()
         for process in self.running.values():

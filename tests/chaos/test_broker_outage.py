@@ -44,7 +44,7 @@ def test_processes_that_ask_during_a_long_outage_survive_it(kafka_broker: KafkaB
         kafka_broker.kill()
         time.sleep(OUTAGE_S)
         kafka_broker.start()
-        assert [line(child) for child in children] == ["away"] * PROCESSES
+        assert [line(child) for child in children] == ["unavailable"] * PROCESSES
         assert [line(child) for child in children] == ["0:1"] * PROCESSES
         assert [child.poll() for child in children] == [None] * PROCESSES
     finally:

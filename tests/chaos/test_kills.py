@@ -184,7 +184,7 @@ class Parts:
         self.running.clear()
 
     def finish(self, timeout_s: float = 180) -> None:
-        """Wait for the end of the replay, then stop the other processes in order."""
+        """Wait for the end of the replay, then stop the other processes cleanly."""
         code = self.running["replay"].wait(PATIENCE.seconds(timeout_s))
         assert code == 0, f"replay ended with {code}"
         del self.running["replay"]

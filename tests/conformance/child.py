@@ -71,7 +71,7 @@ def maker(log: EventLog) -> None:
 def poller(log: EventLog, group: str) -> None:
     """Request a group's positions and members repeatedly with a short timeout, as `health` does.
 
-    Print each changed answer, or `away` if the log is unavailable.
+    Print each changed answer, or `unavailable` without the log.
     """
     assert isinstance(log, KafkaLog)
     impatient = KafkaLog(log.cluster.bootstrap, topic_prefix=log.prefix, patience_s=1.0)
@@ -81,7 +81,7 @@ def poller(log: EventLog, group: str) -> None:
             impatient.members(group)
             answer = " ".join(f"{tp.partition}:{position}" for tp, position in impatient.committed(group).items())
         except LogUnavailable:
-            answer = "away"
+            answer = "unavailable"
         if answer != last:
             last = answer
             emit(answer)

@@ -356,7 +356,7 @@ class TestKafka:
                 kafka.broker.kill()
                 for future in under_way:
                     future.result(PATIENCE.seconds(60))
-            assert line(poller) == "away"
+            assert line(poller) == "unavailable"
             expect_no_log(lambda: log.committed("g"), log.groups, log.identity, lambda: write(writer, b"perhaps"), copy)
             kafka.broker.start()
             assert line(poller) == "0:1"

@@ -56,7 +56,7 @@ def test_times_are_written_with_z_and_parsed_back_exactly() -> None:
     assert micros_of(datetime_of(1_340_285_400_000_001)) == 1_340_285_400_000_001
 
 
-def test_intervals_of_activity_have_an_amount_and_no_length() -> None:
+def test_activity_intervals_have_an_amount_and_no_length() -> None:
     for name, measure, amount in (("100t", "t", 100), ("10000v", "v", 10_000), ("1000000d", "d", 1_000_000)):
         found = interval.parse(name)
         assert (found.name, found.measure, found.amount, found.is_activity, found.is_intraday) == (

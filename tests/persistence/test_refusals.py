@@ -195,12 +195,12 @@ async def test_an_outage_is_logged_once_and_reported_with_its_text_and_start(tmp
 async def test_a_recovery_ends_the_reported_outage(log: EmbeddedLog) -> None:
     counts = PersistenceCounters()
     reporter = StatusReporter(log, "persistence-0", counts, lambda: None)
-    await reporter.fail(StoreUnavailable("away"))
-    assert status.read_outages(log, time.time_ns() // 1000) == {}, "a single failure is no repeating error"
+    await reporter.fail(StoreUnavailable("unavailable"))
+    assert status.read_outages(log, time.time_ns() // 1000) == {}, "a single failure is not a repeating error"
     assert counts.error_since_s > 0
-    await reporter.fail(StoreUnavailable("still away"))
+    await reporter.fail(StoreUnavailable("still unavailable"))
     [report] = status.read_outages(log, time.time_ns() // 1000).values()
-    assert (report.error, report.failures) == ("still away", 2)
+    assert (report.error, report.failures) == ("still unavailable", 2)
     await reporter.recover()
     assert status.read_outages(log, time.time_ns() // 1000) == {}
     assert (counts.error_since_s, counts.restarts) == (0.0, 2)
@@ -212,10 +212,10 @@ def test_a_refusal_counts_until_the_position_of_the_store_is_after_it(log: Embed
     assert health_of(log, {(schemas.RAW, 1): 7})[0] == FAILED
     assert health_of(log, {(schemas.RAW, 1): 8})[0] == OK
 
-    def away() -> dict[tuple[str, int], int]:
-        raise StoreUnavailable("away")
+    def unavailable() -> dict[tuple[str, int], int]:
+        raise StoreUnavailable("unavailable")
 
-    [part] = health.persistence_health(log, away, 0)
+    [part] = health.persistence_health(log, unavailable, 0)
     assert part.state == FAILED
 
 

@@ -1,4 +1,4 @@
-"""Ticks of one instant are read in the order of arrival, so that bars made of them equal the published bars."""
+"""Ticks of one instant are read in the order of arrival, so that bars built from them equal the published bars."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def _flushed(buffers: list[PartitionBuffer]) -> list[WriteBatch]:
 
 
 async def check_bars(store: Store, pause: Pause, seed: int) -> None:
-    """Compare stored bars with bars made of stored ticks."""
+    """Compare stored bars with bars built from stored ticks."""
     await store_feed(store, seed)
     await pause(store)
     async with store.read() as reading:

@@ -1,4 +1,4 @@
-"""The comparison finds healthy bars equal, leaves out what cannot be decided, and looks at what changed."""
+"""The comparison finds correct bars equal, excludes bars that it cannot compare, and reads only changed ranges."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def five(minute: int, table: pa.Table, **more: Any) -> dict[str, Any]:
 
 
 async def check_healthy(store: Store) -> None:
-    """Compare a feed of whole seconds, in which many ticks share an instant, and that has cancels and late ticks."""
+    """Compare a feed with times in seconds: many ticks share an instant, and some are cancels or late ticks."""
     await store_feed(store, 3, minutes=30, corrective=False)
-    assert await compared(store) == "0 of 12 5m bars differ from the roll-up of their ticks"
-    assert await compared(store) == "0 of 12 5m bars differ from the roll-up of their ticks", "nothing changed"
+    assert await compared(store) == "0 of 12 5m bars differ from the check roll-up of their ticks"
+    assert await compared(store) == "0 of 12 5m bars differ from the check roll-up of their ticks", "nothing changed"
 
 
 async def check_counts(store: Store) -> None:
@@ -58,9 +58,9 @@ async def check_counts(store: Store) -> None:
     ))  # fmt: skip
     example = "S0000 2012-06-21 13:35:00+00"
     assert await compared(store) == (
-        f"1 of 2 5m bars differ from the roll-up of their ticks, e.g. {example}; "
-        "left out, with cancels or corrections: 1; left out, not made of ticks of one source: 1; "
-        "left out, incomplete or forming: 1; bars without a roll-up: 1; roll-ups without a bar: 1"
+        f"1 of 2 5m bars differ from the check roll-up of their ticks, e.g. {example}; "
+        "left out, with cancels or corrections: 1; left out, not built from ticks of one source: 1; "
+        "left out, incomplete or forming: 1; bars without a check roll-up: 1; check roll-ups without a bar: 1"
     )
     # A revision of an old bar is compared, although no tick arrived.
     await put_bars(store, bars(good[1] | {"version": 2}))
@@ -68,12 +68,12 @@ async def check_counts(store: Store) -> None:
 
 
 async def check_unordered(store: Store) -> None:
-    # Ticks of an earlier version of the plant have no arrival: open and close are not compared.
+    # Ticks of an earlier release have no arrival: open and close are not compared.
     part = ticks(50, step_us=0)
     await put_ticks(store, part)
     await put_bars(store, bars(five(0, part, open=101.0, close=99.0)))
     assert await compared(store) == (
-        "0 of 1 5m bars differ from the roll-up of their ticks; "
+        "0 of 1 5m bars differ from the check roll-up of their ticks; "
         "compared without open and close, because the order of their ticks is unknown: 1"
     )
     await put_bars(store, bars(five(0, part, high=1e6, version=2)))
@@ -81,7 +81,7 @@ async def check_unordered(store: Store) -> None:
 
 
 async def check_time(store: Store) -> None:
-    # The last ten minutes are compared later. A day whose roll-up is pending is compared after it.
+    # The last ten minutes are compared later. A day whose check roll-up is pending is compared after its update.
     table = ticks(600, step_us=1_000_000)
     await put_ticks(store, arrived(table, 1))
     await put_bars(store, bars(*(five(minute, table.slice(minute * 60, 300)) for minute in (0, 5))))
@@ -92,7 +92,7 @@ async def check_time(store: Store) -> None:
     await run(store, "compare")
     async with store.session() as session:
         assert await session.value("SELECT count(*) FROM arrivals WHERE comparing_from IS NOT NULL") == 2
-    assert (await compared(store)).endswith("roll-ups without a bar: 1")
+    assert (await compared(store)).endswith("; check roll-ups without a bar: 1")
     async with store.session() as session:
         assert await session.value("SELECT count(*) FROM arrivals WHERE comparing_from IS NOT NULL") == 0
 

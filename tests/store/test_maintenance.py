@@ -1,4 +1,4 @@
-"""Scheduled jobs: retention by the later of time and arrival, and roll-ups. TimescaleDB drops its chunks by itself."""
+"""Scheduled jobs: retention by the later of time and arrival, and check roll-ups. TimescaleDB drops its own chunks."""
 
 import asyncio
 import dataclasses
@@ -80,7 +80,7 @@ async def test_roll_ups_recompute_only_buckets_with_new_rows(store: Store) -> No
         assert (first["high"], first["low"]) == (max(prices), min(prices))
 
 
-async def test_daily_roll_ups_are_made_of_final_minutes(store: Store) -> None:
+async def test_daily_check_roll_ups_contain_final_minutes(store: Store) -> None:
     rows = [{"minute": i, "price": float(i)} for i in (3, 1, 2)]
     by_trades = {"interval": "100t", "time_us": OPEN_US + 17, "price": 99.0}
     await put_bars(store, bars(*rows, {"minute": 4, "price": 99.0, "state": "forming"}, by_trades))

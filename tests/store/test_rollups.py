@@ -1,4 +1,4 @@
-"""Roll-ups follow the ticks and bars that arrive, and keep their rows when retention drops these."""
+"""Check roll-ups follow the ticks and bars that arrive, and keep their rows when retention drops their input."""
 
 from __future__ import annotations
 

@@ -38,10 +38,10 @@ def test_rest_answers_as_before(found: dict[str, Any], route: str) -> None:
         assert_health_as_before(answer, wanted)
         return
     answer, wanted = without_citations(answer), without_citations(wanted)
-    if "interval=1w" in route:  # the last week stayed `forming` for ever, because no more bars follow
+    if "interval=1w" in route:  # the last week stayed `forming`, because no more bars follow
         assert [bar["state"] for bar in wanted["body"]["bars"]][-1] == "forming"
         wanted["body"]["bars"][-1]["state"] = "final"
-    if route == "/openapi.json":  # it said that /metrics is JSON
+    if route == "/openapi.json":  # the document of that version describes /metrics as JSON
         del wanted["body"]["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
         assert contains(answer["body"], wanted["body"])
         del answer["body"], wanted["body"]

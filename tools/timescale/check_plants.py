@@ -101,7 +101,7 @@ class Plant:
         return done.stdout
 
     def check_health(self) -> None:
-        """Raise RuntimeError if a component is not ok, except the plant itself, which does not run."""
+        """Raise RuntimeError if a component is not ok, except the plant itself, which is not running."""
         command = [sys.executable, "-m", "tickerplant.app", "health", "--json", *self._arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not done.stdout:

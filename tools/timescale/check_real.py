@@ -1,4 +1,4 @@
-"""Checks of the store on a real TimescaleDB: what needs COPY, the scheduler, or two sessions.
+"""Checks of the store on a real TimescaleDB that need COPY, the scheduler, or two sessions.
 
     python tools/timescale/check_real.py postgresql://postgres@127.0.0.1:5432/postgres [CASE...]
 
@@ -186,7 +186,7 @@ async def case_jobs(store: Store, _: str) -> str:
 
 
 async def case_deadlocks(store: Store, dsn: str) -> str:
-    """Run roll-ups, compressions and writers at once; the plant's job succeeds in the end."""
+    """Run check roll-ups, compressions and writers at once; the plant's job succeeds in the end."""
     stop, failures = asyncio.Event(), 0
 
     async def write() -> None:

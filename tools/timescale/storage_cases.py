@@ -1,4 +1,4 @@
-"""Checks of chunks, compression and roll-ups on a real TimescaleDB: what needs COPY, the scheduler or two sessions.
+"""Checks of chunks, compression and check roll-ups on a real TimescaleDB that need COPY, the scheduler or two sessions.
 
     python tools/timescale/storage_cases.py postgresql://postgres@127.0.0.1:5432/postgres [CASE...]
 
@@ -93,7 +93,7 @@ async def direct_compress(store: Store) -> str:
             async with store.session() as session:
                 size = await session.value("SELECT hypertable_size('realtime_prices')")
                 rolled = await session.value("SELECT sum(trades) FROM ohlcv_5m_rollup")
-            assert rolled == rows, "the roll-up contains every tick"
+            assert rolled == rows, "the check roll-up contains every tick"
             names = [f"S{i:04d}" for i in range(500 if kind == "sparse" else 5)]
             began = time.monotonic()
             async with store.read() as reading:
@@ -125,7 +125,7 @@ async def direct_compress_off(store: Store) -> str:
 
 
 async def order_of_compressed_ticks(store: Store) -> str:
-    """Check the order of ticks of one instant that COPY wrote as compressed rows, and the roll-up of them."""
+    """Check the order of ticks of one instant that COPY wrote as compressed rows, and their check roll-up."""
     normal = prices.DENSE_TICKS
     prices.DENSE_TICKS = 1  # type: ignore[misc]
     try:

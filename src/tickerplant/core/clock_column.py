@@ -63,8 +63,8 @@ class ClockColumn:
         filled = texts.filter(pc.not_equal(texts, "")).drop_null()
         if self._is_minutes and len(filled) and not pc.any(pc.match_substring(filled, ":")).as_py():
             raise BadInput(
-                f"the column {self._name} has minutes such as {filled[0].as_py()}, and no column has the hours; set "
-                "--column clock=NAME"
+                f"the column {self._name} contains minutes such as {filled[0].as_py()}, and no column contains the "
+                "hours; set --column clock=NAME"
             )
         if len(filled) and pc.all(pc.match_substring_regex(filled, _HAS_DATE)).as_py():
             return clocks
@@ -92,7 +92,10 @@ class ClockColumn:
         return pc.binary_join_element_wise(padded, "00", "") if self._digits == _HOURS else padded
 
     def _check_clock(self, texts: pa.Array) -> None:
-        """Raise BadInput if digits are seconds or minutes since midnight: no clock, but below a day."""
+        """Raise BadInput if the digits are probably seconds or minutes since midnight.
+
+        Condition: at most the share `_MOSTLY` of the values are clocks, and all values are below a day.
+        """
         if self._digits not in (4, 6):
             return
         values = texts.cast(pa.int64()).to_numpy(zero_copy_only=False)
@@ -102,7 +105,7 @@ class ClockColumn:
         example = texts[int(np.argmin(valid))].as_py()
         unit = "seconds" if self._digits == 6 else "minutes"
         raise BadInput(
-            f"{quoted(example)} in the column {self._name} is no clock of {self._digits} digits; if the values are "
+            f"{quoted(example)} in the column {self._name} is not a clock of {self._digits} digits; if the values are "
             f"{unit} since midnight, write them as 09:30:00"
         )
 

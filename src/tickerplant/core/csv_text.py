@@ -6,9 +6,9 @@ import re
 from typing import Any, Final
 
 FORMULA: Final = r"^['=+\-@\t\r＝＋－＠]"
-"""Start of a text that a spreadsheet may compute, or that has the mark of an escaped text. For Python and Arrow."""
+"""Pattern of a text that a spreadsheet may compute, or that begins like an escaped text. Valid in Python and Arrow."""
 NUMBER: Final = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
-"""A text that is a number; it stays as it is."""
+"""Pattern of a number, which is never escaped."""
 
 _FORMULA: Final = re.compile(FORMULA)
 _NUMBER: Final = re.compile(NUMBER)

@@ -24,7 +24,7 @@ def parse_float(text: str) -> float:
 
 
 def parse_int(text: str) -> int:
-    """Return the whole number that a text contains, of at most 20 characters. Raises ValueError, as `parse_float`."""
+    """Return the integer that a text of at most 20 characters contains. Raises ValueError, as `parse_float`."""
     if not text.isascii() or "_" in text or len(text) > 20:
-        raise ValueError(f"{text[:100]!r} is not a whole number in ASCII digits")
+        raise ValueError(f"{text[:100]!r} is not an integer in ASCII digits")
     return int(text)

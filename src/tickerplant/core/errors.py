@@ -8,7 +8,7 @@ from typing import Final
 class TickerplantError(Exception):
     """Base of all errors that Tickerplant raises deliberately.
 
-    The message is one sentence: the fault and, if possible, the remedy.
+    The message contains the fault and, if possible, the remedy.
     """
 
 
@@ -21,7 +21,7 @@ MAX_MESSAGE_CHARS: Final = 2_000
 
 
 class BadInput(TickerplantError):
-    """Input from a user (a file, a parameter) is invalid. A longer message than `MAX_MESSAGE_CHARS` is cut.
+    """Input from a user (a file, a parameter) is invalid. A message longer than `MAX_MESSAGE_CHARS` is cut.
 
     `line` is the 1-based line of a text file (the header is line 1), or None for other input.
     """

@@ -35,7 +35,7 @@ SEED_INDICATORS: Final = (
 FX_CALENDARS: Final[Mapping[str, str]] = {
     "{currency}/{currency}": "FX", "*/*": "24/7", "*USDT": "24/7", "*USDC": "24/7", "BTC*": "24/7", "*": "XNYS",
 }  # fmt: skip
-"""Default calendars of a new log. The defaults of `Rules` never change: a log that exists may rely on them."""
+"""Default calendars of a new log. The defaults of `Rules` never change: an existing log may rely on them."""
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,7 +94,7 @@ def rules_from(values: Mapping[str, Any]) -> Rules:
 
 
 def values_of(rules: Rules) -> dict[str, Any]:
-    """Return the values for a `Settings` record: those that differ from the defaults, if only in a table's order."""
+    """Return the values that differ from the defaults, for a `Settings` record. The order of a table counts."""
     every, default = msgspec.to_builtins(rules), msgspec.to_builtins(DEFAULT_RULES)
     return {name: value for name, value in every.items() if _text({name: value}) != _text({name: default[name]})}
 

@@ -1,11 +1,12 @@
 """A column of times given by a user, converted to microseconds UTC block by block. Pure.
 
-`time_values` parses each value. This module applies what the values do not contain. That is the zone of times without
-one, and the order of day and month. It is also whether a bar's time is an instant or the date of a session.
+`time_values` parses each value. This module adds what the values do not contain: the zone of times without one, and the
+order of day and month. It also decides whether a bar's time is an instant or the date of a session.
 
 **Instants.** A time without offset is local to the given zone. An hour occurs twice when clocks are set back. If a
-symbol's times ascend, they are in summer time until they go back, then in winter time. If they descend, the reverse
-holds. A time that the clocks skip is invalid. A date alone is midnight, if other values of the column have a clock.
+symbol's times ascend, they are in summer time up to the first time that is before its predecessor, then in winter time.
+If they descend, the reverse holds. A time that the clocks skip is invalid. A date alone is midnight, if other values of
+the column have a clock.
 
 **Dates of sessions** (bars of a day or longer). The date is the date that is written, in the value's own offset or
 zone. An instant in UTC or since 1970 at midnight UTC is that date. At another time of day the date depends on the
@@ -77,7 +78,7 @@ class TimeColumn:
         self.is_ordered = self.takes_order = self.takes_zone = self.differs = False
         self.choice: str | None = None
         self.written: Int64Array = np.empty(0, np.int64)
-        """The clock as written in each row of the last block, which the times of daily bars lose."""
+        """The clock as written in each row of the last block. The times of daily bars do not contain it."""
         self._last_local: dict[int, int] = {}
         self._folded: dict[int, bool] = {}
         self._sign = 0
@@ -85,12 +86,12 @@ class TimeColumn:
 
     @property
     def late_choices(self) -> list[str]:
-        """Return a note about hours that occur twice but are once in the rows read so far; [] if there are none."""
+        """Return a note about hours that occur twice in the zone but once in the rows so far; [] if there are none."""
         if not self._once:
             return []
         first = next(iter(self._once.values()))
         return [
-            f"{first} and the times of its hour occur twice in {self._tz}, and the file has them once: they are read "
+            f"{first} and the times of its hour occur twice in {self._tz}, but once in the file: they are read "
             f"as the {'earlier' if self._sign >= 0 else 'later'} ones"
         ]
 

@@ -5,7 +5,7 @@ for each value:
 
 - A number of 8 digits is a date (`20240328`), and one of 12, 14 or 17 digits a date with a clock. Any other number is
   the time since 1970 in seconds, milliseconds, microseconds or nanoseconds, by its size. A number that means a time
-  before 1980 or after 2200 is invalid: row numbers, years and Excel's dates are no times.
+  before 1980 or after 2200 is invalid: row numbers, years and Excel's dates are not times.
 - A text is ISO 8601 or another spelling of `_normalised`, with an offset, without one, or a date alone.
 
 The API of a vendor documents its units, so the clients of vendors do not use this module.
@@ -58,14 +58,14 @@ _MONTHS: Final = (
 )  # fmt: skip
 _WEEKDAY: Final = r"^(?i:mon|tue|tues|wed|wednes|thu|thur|thurs|fri|sat|satur|sun)(?i:day)?\.?,? +"
 _EXACT_FLOAT32: Final = 1 << 24
-"""Whole numbers above this are rounded in float32: a time in seconds by up to 64 s."""
+"""Integers above this are rounded in float32: a time in seconds by up to 64 s."""
 _ADVICE: Final = (
     (r":60(?:\.|Z|[+-]|$)", "a minute has no second 60 here: write the last second as 59"),
     (r"^[-+]?[\d.,]+[eE][+-]?\d+$", "save the times as text with all digits"),
     (r"^\d{1,2}[/.\- ](?:\d{1,2}|[A-Za-z]{3,9})[/.\- ]\d{2}\b", "write the year with four digits"),
     (r"\d ?(?:[A-Z]{3,5}|[A-Z][A-Za-z]+/[A-Za-z_/]+)$", "write an offset such as -05:00 in place of the zone"),
 )  # fmt: skip
-"""Patterns of texts that are no times, with what to do."""
+"""Patterns of texts that are not times, with the remedy for each."""
 _WRITE_ISO: Final = "write it like 2024-03-28T09:30:00Z, or like 2024-03-28"
 
 
@@ -273,8 +273,8 @@ def _why_no_time(text: str) -> str:
             "the times as text"
         )
     return (
-        f"{text} is not a time: no date as yyyymmdd, and not between 1980 and 2200 as seconds, milliseconds, "
-        "microseconds or nanoseconds since 1970; write dates as text"
+        f"{text} is not a time: it is not a date yyyymmdd, and not a time between 1980 and 2200 in seconds, "
+        "milliseconds, microseconds or nanoseconds since 1970. Write dates as text"
     )
 
 
@@ -322,7 +322,7 @@ def _without_offset(texts: pa.Array) -> Int64Array:
 
 
 def _mixed(texts: pa.Array, order: str | None) -> TimeValues:
-    """Parse texts of any kinds: each kind with one cast, and value by value only what the cast rejects."""
+    """Parse texts of any kinds. One cast parses each kind; the values that it rejects are parsed one by one."""
     given = pc.utf8_trim_whitespace(texts).fill_null("")
     plain, afternoon, half_missing = _without_am_pm(_normalised(given, order))
     rows = len(plain)
@@ -449,7 +449,7 @@ def _without_am_pm(texts: pa.Array) -> tuple[pa.Array, Int64Array, BoolArray]:
     """Return the texts without AM and PM, the microseconds to add to each time, and a mask of the ambiguous texts.
 
     A text without AM and PM is ambiguous if its hour is from 1 to 12 and other texts have AM or PM. If any text shows a
-    clock of 24 hours, none is ambiguous. An hour above 12 is no hour of AM and PM, so the text stays as it is.
+    clock of 24 hours, none is ambiguous. An hour above 12 cannot have AM or PM, so the text stays unchanged.
     """
     shift, ambiguous = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_)
     pattern = r"^.{10} (?P<hour>0\d|1[0-2])(?::[\d:.]*)?\s?(?P<half>[APap])\.?[Mm]\.?$"

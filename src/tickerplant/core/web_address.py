@@ -1,4 +1,4 @@
-"""Hosts and origins of HTTP as text: strict parsing, so that two programs cannot read one text differently. Pure."""
+"""HTTP hosts and origins as text: strict parsing, so that two programs cannot read one text differently. Pure."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def parse_authority(text: str) -> Authority | None:
 
 
 def parse_origin(text: str) -> Origin | None:
-    """Return the origin of a text such as `https://example.com:8443`, or None if it is not an origin of HTTP.
+    """Return the origin of a text such as `https://example.com:8443`, or None if it is not an HTTP origin.
 
     >>> str(parse_origin("HTTPS://Example.com:443")), parse_origin("null")
     ('https://example.com', None)
@@ -117,7 +117,7 @@ def check_network(text: str) -> str:
 
 
 class WebAddress(NamedTuple):
-    """An address of HTTP in parts. `target` is path and query as they are sent; "" means /."""
+    """An HTTP address in parts. `target` is path and query as they are sent; "" means /."""
 
     scheme: str
     host: str
@@ -132,7 +132,7 @@ _ADDRESS: Final = re.compile(r"([A-Za-z]+)://([^/?#]*)([^#]*)(?:#.*)?\Z")
 
 
 def parse_address(text: str) -> WebAddress | None:
-    """Return the parts of an address such as `https://example.com/hook`, or None if it is none of HTTP.
+    """Return the parts of an address such as `https://example.com/hook`, or None if it is not an HTTP address.
 
     A user and a password are refused. The fragment is dropped, because it is never sent.
 
@@ -161,7 +161,10 @@ def is_address(host: str) -> bool:
 
 
 def is_public(text: str) -> bool:
-    """Return True for an IP address of the public Internet. An address that contains an IPv4 address is like that one.
+    """Return True for an IP address of the public Internet.
+
+    An IPv6 address that contains an IPv4 address is public if the IPv4 address is.
+
 
     >>> is_public("64:ff9b::8.8.8.8"), is_public("64:ff9b::10.0.0.1"), is_public("localhost")
     (True, False, False)

@@ -43,10 +43,13 @@ def open_log(
             else {}
         )
     except ValueError as error:
-        raise ConfigError(f"cannot parse the options of the event log's address {url!r}: {error}") from error
+        raise ConfigError(
+            f"cannot parse the options of the event log's address {url!r} ({error}); write them like "
+            "?prefix=a.&replication=3"
+        ) from error
     if parts.scheme == "embedded" and not parts.netloc and not parts.path and not options:
         if data is None:
-            raise ConfigError("the embedded event log needs a data folder")
+            raise ConfigError("the embedded event log needs a data folder; set data (--data)")
         return _embedded(data / FILE_NAME, patience_s)
     if parts.scheme == "sqlite" and not parts.netloc and parts.path.strip("/") and not options:
         return _embedded(Path(parts.path), patience_s)

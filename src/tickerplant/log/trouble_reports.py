@@ -1,4 +1,4 @@
-"""Troubles as state keys of the log, so that `health` in any process shows them.
+"""Reports of repeating errors as state keys of the log, so that `health` in any process shows them.
 
 A *trouble* is an error that repeats: a service that crashes again and again, a vendor that floods its connection. Each
 is one JSON object in partition 0 of `STATE_FEEDS`, so that health reads one partition.

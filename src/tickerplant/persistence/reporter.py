@@ -61,12 +61,15 @@ class StatusReporter:
         self._refused: dict[TopicPartition, Refusal] = {}
 
     async def load(self) -> None:
-        """Read the refusals of former processes, so that `accept` can remove them. Raises LogError."""
+        """Read the refusals of earlier processes, so that `accept` can remove them. Raises LogError."""
         found = await asyncio.to_thread(status.read_refusals, self._log)
         self._refused = {refusal.source: refusal for refusal in found} | self._refused
 
     async def fail(self, error: Exception) -> None:
-        """Record that a session ended with a transient error. One log line per outage; a repeated error is reported."""
+        """Record that a session ended with a transient error. Log one line per outage.
+
+        A repeated error or a full disk is also stored as an outage report.
+        """
         if self._outage.fail(str(error), time.time()):
             log.warning("persistence waits and restarts at the positions of the store", error=str(error))
         self._counts.restarts += 1

@@ -2,8 +2,8 @@
 
 One thread reads the log, one poll ahead of the writers. `batching` buffers the records per partition. Two lanes share
 the partitions by number. Each lane has a database connection, so that the database stores the rows of one lane while
-the other encodes. A lane writes as soon as it is free and has rested. A quiet plant therefore commits each record
-within milliseconds. A busy plant commits tens of thousands of ticks at once.
+the other encodes. A lane writes as soon as its last transaction and the pause after it have ended. A quiet plant
+therefore commits each record within milliseconds. A busy plant commits tens of thousands of ticks at once.
 
 Effects, in this order. Each is safe to repeat, because a repetition finds another position at Step 3 and stops:
 
@@ -60,8 +60,8 @@ MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
 records."""
 REST_FACTOR: Final = 3.0
 MAX_REST_S: Final = 0.1
-"""Rest of a lane after a small transaction: `REST_FACTOR` times its duration, at most `MAX_REST_S`. Records that arrive
-meanwhile share the next transaction. A transaction of one tick costs 1 ms of CPU here and 1 ms in the database.
+"""Pause of a lane after a small transaction: `REST_FACTOR` times its duration, at most `MAX_REST_S`. Records that
+arrive meanwhile share the next transaction. A transaction of one tick costs 1 ms of CPU here and 1 ms in the database.
 """
 SMALL_TICKS: Final = 5_000
 FEW_RECORDS: Final = 32

@@ -1,4 +1,4 @@
-"""Comparison of published 5m bars with the roll-up of their ticks, over the ranges of time that changed."""
+"""Comparison of published 5m bars with the check roll-up of their ticks, in the ranges of time that changed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 LAG: Final = dt.timedelta(minutes=10)
-"""Age from which bars are compared. The roll-up lags by at most five minutes, the bars by their allowed lateness."""
+"""Age from which bars are compared. The check roll-up lags by about five minutes, bars by the allowed lateness."""
 
 _CLAIM: Final = """
     UPDATE arrivals SET comparing_from = least(comparing_from, changed_from), changed_from = NULL
     WHERE relation IN ('realtime_prices', 'intraday_ohlcv') AND changed_from IS NOT NULL
 """
-# Days with ticks, in which ticks or bars changed. `pending`: the roll-up of the day is not computed yet.
+# Days with ticks, in which ticks or bars changed. `pending`: the day's check roll-up is not computed yet.
 _DAYS: Final = """
     SELECT t.starts_at, min(least(t.comparing_from, greatest(b.comparing_from, t.starts_at))) AS from_time,
         bool_or(coalesce(t.dirty_from, t.claimed_from) IS NOT NULL) AS pending
@@ -75,7 +75,7 @@ _COMPARE: Final = """
 
 @dataclass(slots=True)
 class _Counts:
-    """Counts of 5m bars, summed over the compared ranges. All but the last are bars; the last are roll-ups."""
+    """Counts of 5m bars, summed over the compared ranges. `unpublished` counts rows of the check roll-up."""
 
     compared: int = 0
     differing: int = 0
@@ -98,23 +98,24 @@ class _Counts:
         notes = (
             (self.unordered, "compared without open and close, because the order of their ticks is unknown"),
             (self.corrected, "left out, with cancels or corrections"),
-            (self.other, "left out, not made of ticks of one source"),
+            (self.other, "left out, not built from ticks of one source"),
             (self.incomplete, "left out, incomplete or forming"),
-            (self.alone, "bars without a roll-up"),
-            (self.unpublished, "roll-ups without a bar"),
+            (self.alone, "bars without a check roll-up"),
+            (self.unpublished, "check roll-ups without a bar"),
         )
         found = "".join(f"; {text}: {count}" for count, text in notes if count)
-        return f"{self.differing} of {self.compared} 5m bars differ from the roll-up of their ticks{example}{found}"
+        differing = f"{self.differing} of {self.compared} 5m bars differ from the check roll-up of their ticks"
+        return f"{differing}{example}{found}"
 
 
 async def compare(session: Session, now: dt.datetime) -> str:
     """Compare what changed since the last comparison; return the counts, or those of the last one if nothing changed.
 
-    A difference is not an error. The roll-up contains all ticks of a source: late ones that are in no bar, and those of
-    all its feeds. `rebuild` repairs a wrong bar through the log.
+    A difference is not necessarily an error. The check roll-up contains all ticks of a source: late ones that are in
+    no bar, and those of all its feeds. `rebuild` repairs a wrong bar through the log.
 
     1. Claim the changed ranges. Later rows set a new mark.
-    2. Compare each day up to `LAG` before now. A day whose roll-up is pending stays claimed for the next run.
+    2. Compare each day up to `LAG` before now. A day whose check roll-up is pending stays claimed for the next run.
     3. Release the claims up to the compared time. After a failure the claims remain for the next run.
     """
     await session.execute(_CLAIM)

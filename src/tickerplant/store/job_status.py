@@ -27,7 +27,7 @@ class JobStatus:
     """Status of a scheduled job.
 
     `error` is the reason if the last run failed, else empty. `detail` describes a successful last run of the plant's
-    own jobs, else empty. `retried` is true for an error that the next run, a minute later, is expected not to meet.
+    own jobs, else empty. `retried` is true for an error that will probably not occur in the next run, a minute later.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Scheduled jobs: retention, roll-ups, and the comparison of roll-ups with bars; the status of each job.
+"""Scheduled jobs: retention, check roll-ups, and their comparison with published bars.
 
 The plant runs all jobs on plain PostgreSQL. On TimescaleDB, the extension's scheduler runs the compression and the
 retention of hypertables, and the plant runs the other jobs. Every job is safe to repeat and to interrupt. Only one
@@ -46,7 +46,7 @@ wait, the partition remains until the next run."""
 
 RETRY_AFTER_S: Final = (0.2, 1.0, 5.0)
 """Pauses in seconds before a job of the plant runs again after a deadlock or a lock that it did not get. On
-TimescaleDB, a roll-up, a compression and a writer can deadlock, and the server ends one of them."""
+TimescaleDB, a check roll-up, a compression and a writer can deadlock, and the server ends one of them."""
 
 
 async def run_due(store: Store, now: dt.datetime) -> list[str]:
@@ -124,9 +124,8 @@ async def _run_again(name: str, session: Session, now: dt.datetime) -> str:
 async def retention(session: Session, now: dt.datetime) -> str:
     """Drop expired rows, and return a text that lists the dropped partitions and the count of those in use.
 
-    Rows of market data expire by the later of their time and their arrival. Rows of `dead_letters`, `alert_firings`,
-    `alert_webhooks` and `ohlcv_5m_rollup` expire by a single time: when they were sent, fired or finished, or their
-    own.
+    Rows expire by the later of their time and their arrival. Rows of `dead_letters`, `alert_firings` and
+    `alert_webhooks` expire by a single time: when they were sent, fired or finished.
     """
     if session.timescale:
         await session.execute(RETRY_SOON)

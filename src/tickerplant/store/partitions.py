@@ -110,8 +110,8 @@ async def _make(session: Session, relation: str, start_us: int) -> None:
 async def record_arrivals(session: Session, relation: str, partition: int, times: Int64Array) -> None:
     """Record in the open transaction that rows of these times arrived now, from this partition of the log.
 
-    Retention counts from this arrival. The arrival also marks roll-ups as outdated, and bars and ticks as changed since
-    the last comparison. Each log partition has its own row, so that two connections never wait for each other.
+    Retention counts from this arrival. The arrival also marks check roll-ups as outdated, and bars and ticks as changed
+    since the last comparison. Each log partition has its own row, so that two connections never wait for each other.
     """
     if not len(times):
         return

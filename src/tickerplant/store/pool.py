@@ -24,7 +24,7 @@ from tickerplant.store.session import DRIVER_ERRORS, TIMESCALEDB, Database, Sess
 
 CONNECT_S: Final = 10.0
 COMMAND_S: Final = 120.0
-"""Statement timeout in seconds. The longest statement of the plant, the roll-up of a whole day, takes seconds."""
+"""Statement timeout in seconds. The longest statement, which updates the check roll-up of a day, takes seconds."""
 DECOMPRESSION: Final = "SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
 """Removes TimescaleDB's limit of 100,000 rows that a transaction may decompress. One minute of 100 symbols in a
 compressed chunk exceeds it. PostgreSQL without TimescaleDB stores the setting and ignores it."""

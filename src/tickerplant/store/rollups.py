@@ -1,8 +1,9 @@
-"""Roll-ups: 5m bars made of stored ticks, and days made of stored 1m bars: a second computation of published bars.
+"""Check roll-ups: 5m bars built from stored ticks, and days built from stored 1m bars, to check published bars.
 
-On TimescaleDB they are continuous aggregates, on plain PostgreSQL tables. `arrivals` has the ranges of time in which
-rows arrived since the last roll-up, and only these are computed again. A roll-up therefore keeps its rows when
-retention drops their ticks or bars. If rows arrive later for such a range, its roll-up contains only them.
+On TimescaleDB they are continuous aggregates, on plain PostgreSQL ordinary tables. `arrivals` contains the ranges of
+time in which rows arrived since the last run. A run recomputes only these ranges. A check roll-up therefore keeps its
+rows when retention drops their ticks or bars. If rows arrive later in a dropped range, the recomputed part contains
+only these rows.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ _FROM_BARS: Final = """
 
 
 async def rollup_5m(session: Session, now: dt.datetime) -> str:
-    """Roll up the ticks that arrived since the last run; return a description."""
+    """Update the check roll-up of ticks for the ticks that arrived since the last run; return a description."""
     insert = f"INSERT INTO {ROLLUP_5M} ({_COLUMNS}, corrections, ordered) {_FROM_TICKS}"
     return await _roll_up(session, "realtime_prices", ROLLUP_5M, 5 * MINUTE_US, insert)
 
 
 async def rollup_1d(session: Session, now: dt.datetime) -> str:
-    """Roll up the 1m bars that arrived since the last run, and compress old roll-ups; return a description."""
+    """Update the check roll-up of 1m bars, and compress old check roll-ups; return a description."""
     insert = f"INSERT INTO {ROLLUP_1D} ({_COLUMNS}) {_FROM_BARS}"
     result = await _roll_up(session, "intraday_ohlcv", ROLLUP_1D, DAY_US, insert)
     if session.timescale:
@@ -101,7 +102,7 @@ async def _roll_up(session: Session, relation: str, rollup: str, bucket_us: int,
 
 
 async def _record_rollup(session: Session, rollup: str, starts_at: dt.datetime, ends_at: dt.datetime) -> None:
-    """Record that rows of a roll-up changed now. Their retention counts from this arrival."""
+    """Record that rows of a check roll-up changed now. Their retention counts from this arrival."""
     await session.execute(
         """INSERT INTO arrivals (relation, starts_at, ends_at, partition) VALUES ($1, $2, $3, 0)
            ON CONFLICT (relation, starts_at, partition) DO UPDATE SET arrived_at = now()""",
@@ -117,7 +118,7 @@ async def _compress(session: Session, now: dt.datetime) -> None:
 
 
 async def drop_expired_rollups(session: Session, before: dt.datetime) -> None:
-    """Delete rows of the 5m roll-up whose time and arrival are before a time."""
+    """Delete rows of the 5m check roll-up whose time and arrival are before a time."""
     if not session.timescale:
         await session.execute(f'DELETE FROM {ROLLUP_5M} WHERE greatest("time", arrived_at) < $1', before)
         return

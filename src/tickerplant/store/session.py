@@ -56,7 +56,7 @@ DRIVER_ERRORS: Final = (
     OSError,
     TimeoutError,
 )
-"""All errors of the driver. Suppress them only where a connection is given up."""
+"""All errors of the driver. Suppress them only where a connection is closed."""
 
 MAX_ERROR_CHARS: Final = 1_000
 """Maximum characters of the database's text in an error message. PostgreSQL quotes the rows of a failed statement."""
@@ -127,13 +127,13 @@ class Database:
     """Properties of a database that all its sessions share."""
 
     copies: bool = True
-    """True if the server supports COPY."""
+    """True if the store may use COPY."""
     flavour: str = ""
     """`TIMESCALEDB` or `POSTGRESQL`; "" before detection."""
     may_compress: bool = True
     """False if COPY must not write compressed chunks."""
     direct_compress: bool = False
-    """True if COPY can write compressed chunks, and may."""
+    """True if the server supports COPY into compressed chunks, and `copies` and `may_compress` are true."""
     known: SchemaCache = field(default_factory=SchemaCache)
 
 

@@ -1,11 +1,11 @@
-"""Compression of small records in the file, with zstd dictionaries that are made of earlier records.
+"""Compression of small records in the file, with zstd dictionaries that are built from earlier records.
 
 A small record is mostly its Arrow schema, its header and its symbols, which earlier records of its topic contain too.
 With a dictionary of such records, 1 to 2 kB become about 100 bytes. Compression takes 4 µs a record, decompression
 1 µs. Large records are not compressed.
 
 The file contains all dictionaries that its records need. A record names its dictionary; 0 means that the record is not
-compressed. A writer makes the first dictionary of a topic from `_FIRST` records. Later it makes new ones from newer
+compressed. A writer builds the first dictionary of a topic from `_FIRST` records. Later it builds new ones from newer
 records, at increasing intervals, and keeps those that save at least a fifth of the bytes.
 """
 
@@ -21,7 +21,7 @@ import zstandard
 from tickerplant.log.port import Payload
 
 PLAIN: Final = 0
-"""Number of no dictionary: the record is not compressed."""
+"""Dictionary number of a record that is not compressed."""
 SMALL_BYTES: Final = 16_384
 """Maximum bytes of a record that is compressed. The schema is a small part of larger records."""
 TABLE: Final = """
@@ -34,9 +34,9 @@ _LEVEL: Final = 1
 _FIRST: Final = 64
 """Number of small records of a topic before its first dictionary."""
 _FACTOR: Final = 4
-"""The next dictionary is tried after so many times more records."""
+"""Ratio of the record counts of a topic at two consecutive attempts to build a dictionary."""
 _SAVING: Final = 0.8
-"""A new dictionary is kept if it reduces the samples to this part of their present size, or less."""
+"""Maximum ratio of the samples' size with a new dictionary to their present size. Above it, the new one is dropped."""
 
 
 class Dictionaries:
@@ -91,7 +91,7 @@ class _Topic:
         self.learn_at = _FIRST
 
     def add(self, value: Payload) -> bool:
-        """Count a record and keep it if it is a sample; return True if it is time to make a dictionary."""
+        """Count a record and keep it if it is a sample; return True if a dictionary is due."""
         self.count += 1
         # The samples cover all records since the last dictionary, not only the newest.
         if self.count % max(1, self.learn_at // (2 * _SAMPLES)) == 0:
@@ -126,14 +126,14 @@ class Encoder:
         self._topics.clear()
 
     def _use_newest(self, connection: sqlite3.Connection, topic_id: int, topic: _Topic) -> None:
-        """Use the newest dictionary of the topic, which another process may have made."""
+        """Use the newest dictionary of the topic, which another process may have stored."""
         row = connection.execute("SELECT max(id) FROM dictionaries WHERE topic_id = ?", (topic_id,)).fetchone()
         if row[0] is not None and row[0] != topic.number:
             topic.number = row[0]
             topic.compressor = _compressor(self._dictionaries.get(connection, row[0]))
 
     def _learn(self, connection: sqlite3.Connection, topic_id: int, topic: _Topic) -> None:
-        """Make a dictionary of every second sample, and use it if it compresses the other samples better."""
+        """Build a dictionary from every second sample, and use it if it shrinks the others to `_SAVING` or less."""
         topic.learn_at *= _FACTOR
         self._use_newest(connection, topic_id, topic)
         made, judged = list(topic.samples)[::2], list(topic.samples)[1::2]

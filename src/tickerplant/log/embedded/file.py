@@ -70,13 +70,18 @@ def translate_errors(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise LogUnavailable(f"the event log {path} is locked by another program: {error}") from error
+            raise LogUnavailable(
+                f"the event log {path} is locked by another program; end that program: {error}"
+            ) from error
         if code == sqlite3.SQLITE_FULL:
             raise LogUnavailable(f"no space left for the event log {path}; free some: {error}") from error
         if code == sqlite3.SQLITE_IOERR and _is_full(path):  # some writes of SQLite do not report the cause
             raise LogUnavailable(f"no space left for the event log {path}; free some: {error}") from error
         if code == sqlite3.SQLITE_NOTADB:
-            raise LogError(f"{path} is not an event log, not even an SQLite file; nothing was changed") from error
+            raise LogError(
+                f"{path} is not an event log, not even an SQLite file. It is unchanged; choose another file or "
+                "data folder"
+            ) from error
         if code == sqlite3.SQLITE_CORRUPT:
             raise LogError(f"the event log {path} is damaged ({error}); restore a backup or start a new log") from error
         raise LogError(f"the event log {path} failed: {error}") from error
@@ -121,11 +126,17 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
             f"PRAGMA user_version = {FORMAT}; COMMIT"
         )
     elif application_id != APPLICATION_ID:
-        raise LogError(f"{path} is an SQLite file of another program, not an event log; nothing was changed")
+        raise LogError(
+            f"{path} is an SQLite file of another program, not an event log. It is unchanged; choose another file or "
+            "data folder"
+        )
     elif version == 1:
         connection.executescript(f"BEGIN IMMEDIATE; {_UPGRADE} PRAGMA user_version = {FORMAT}; COMMIT")
     elif version != FORMAT:
-        raise LogError(f"the event log {path} has format {version}; this version of Tickerplant reads {FORMAT}")
+        raise LogError(
+            f"the event log {path} has format {version}, and this version of Tickerplant reads {FORMAT}; run the "
+            "version that wrote it"
+        )
     connection.execute("SELECT count(*) FROM meta").fetchone()  # opens the -wal; the file exists from here on
 
 

@@ -72,7 +72,7 @@ class WriterLock:
         """Hold the lock inside the block. Raises LogUnavailable if it is not free within `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         if not self._threads.acquire(timeout_s):
-            raise LogUnavailable(f"{self._path} was held by another thread for more than {timeout_s:g} s")
+            raise LogUnavailable(f"another thread held {self._path} for more than {timeout_s:g} s; try again")
         try:
             self._held_fd = self._flock(deadline, timeout_s)
             try:
@@ -113,7 +113,9 @@ class WriterLock:
             with guard:
                 abandoned[0] = not served.is_set()
             if abandoned[0]:
-                raise LogUnavailable(f"{self._path} was held by another process for more than {timeout_s:g} s")
+                raise LogUnavailable(
+                    f"another process held {self._path} for more than {timeout_s:g} s; try again, or end that process"
+                )
         return fd
 
     def sync(self, path: Path) -> None:

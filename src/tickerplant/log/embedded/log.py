@@ -47,7 +47,9 @@ class EmbeddedLog:
             _create_private(self.path)
             self._writers = locks.share_writer_lock(self._folder / "writer.lock")
         except OSError as error:
-            raise ConfigError(f"the event log cannot be created at {self.path}: {error}") from error
+            raise ConfigError(
+                f"the event log cannot be created at {self.path} ({error}); choose another file or data folder"
+            ) from error
         try:
             with file.translate_errors(self.path):
                 self._connection = file.connect(self.path, patience_s)

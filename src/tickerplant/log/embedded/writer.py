@@ -30,7 +30,9 @@ class EmbeddedTransaction:
         """Append one record."""
         view = memoryview(value).cast("B")
         if len(view) > MAX_RECORD_BYTES:
-            raise RecordTooLarge(f"a record of {len(view)} bytes exceeds the log's maximum of {MAX_RECORD_BYTES}")
+            raise RecordTooLarge(
+                f"a record of {len(view)} bytes exceeds the log's maximum of {MAX_RECORD_BYTES}; split it"
+            )
         self._grow(len(view))
         source = TopicPartition(topic, partition)
         if source not in self.appends:
@@ -57,7 +59,7 @@ class EmbeddedTransaction:
     def _grow(self, size: int) -> None:
         self._bytes += size
         if self._bytes > MAX_TRANSACTION_BYTES:
-            raise RecordTooLarge(f"a transaction exceeds the maximum of {MAX_TRANSACTION_BYTES} bytes")
+            raise RecordTooLarge(f"a transaction exceeds the maximum of {MAX_TRANSACTION_BYTES} bytes; split it")
 
 
 class EmbeddedWriter:

@@ -48,13 +48,13 @@ _WITHOUT_LEADER: Final = STALE_LEADER | {KafkaError._NOENT}
 """Errors of a request to partition leaders that new metadata removes. `_NOENT`: the brokers name no leader yet."""
 
 _SLICE_S: Final = 0.1
-"""Seconds between two looks at the connection's errors while a request waits."""
+"""Interval in seconds at which a waiting request checks the connection's errors."""
 _FIRST_METADATA_S: Final = 1.0
-"""Timeout of the first try of a metadata request. Each further try has twice the time of the previous one."""
+"""Timeout in seconds of a metadata request's first attempt. Each further attempt has twice that of the previous one."""
 _MOVED_COORDINATOR: Final = {
     KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
 }  # fmt: skip
-"""Answers of a broker that is not yet, or no longer, the coordinator of a group. A new broker gives them at first."""
+"""Answers of a broker that is not yet, or no longer, the coordinator of a group. A new broker returns them at first."""
 _STALE_LEADER_PAUSE_S: Final = 0.05
 
 

@@ -1,6 +1,7 @@
 """The errors that a log's Kafka clients report about their connections.
 
-librdkafka knows within a second why it cannot connect, but passes the reason to a callback, not to the call that waits.
+librdkafka finds the reason of a failed connection within a second. It passes the reason to a callback, not to the call
+that waits.
 `ConnectionErrors` stores the newest reason of all clients of a log. Calls that wait, and `health`, read it.
 """
 
@@ -38,7 +39,9 @@ class ConnectionErrors:
     def note_line(self, line: str) -> None:
         """Store the reason in a log line of a client, if the line has one that no callback receives."""
         if self._refused is None and not self._has_connected and _CLOSED.search(line):
-            text = "they close the connection before its first answer; is security.protocol right for this port?"
+            text = (
+                "they close the connection before its first answer; check the setting security.protocol for this port"
+            )
             self._refused = (self._clock(), text)
 
     def note(self, error: KafkaError) -> None:

@@ -19,8 +19,8 @@ MAX_REPLICAS: Final = 3
 """Replicas of a new topic in a cluster of as many brokers or more. Two of three must have each record."""
 
 _LEAST_RETENTION_US: Final = DAY_US
-"""Shortest accepted retention of a topic of records that are kept for longer: a weekend's outage exceeds it, a
-night's does not."""
+"""Minimum accepted retention of a topic whose default is longer. An outage of a night is shorter than a day, one of a
+weekend is longer."""
 
 _KEYED: Final[Mapping[str, str]] = {
     "cleanup.policy": "compact",
@@ -66,7 +66,7 @@ class Findings:
 
 
 def check(topic: str, spec: TopicSpec, config: Mapping[str, str], replicas: int) -> Findings:
-    """Return which settings of an existing topic break the log's laws, and which shorten what users can read."""
+    """Return the settings of an existing topic that are refused, and those that shorten what users can read."""
     found, wanted = Findings(topic, replicas), new_topic(spec, replicas)
 
     def refuse(name: str) -> None:

@@ -44,7 +44,9 @@ class KafkaTransaction:
         """Append one record. Blocks while the producer's queue is full; raises LogUnavailable after `patience_s`."""
         view = memoryview(value).cast("B")
         if len(view) > MAX_RECORD_BYTES:
-            raise RecordTooLarge(f"a record of {len(view)} bytes exceeds the log's maximum of {MAX_RECORD_BYTES}")
+            raise RecordTooLarge(
+                f"a record of {len(view)} bytes exceeds the log's maximum of {MAX_RECORD_BYTES}; split it"
+            )
         source = self._writer.check(topic, partition, keyed=False)
         self._writer.produce(topic, partition, None, bytes(view), self._delivered(source, self.last))
 
@@ -103,7 +105,7 @@ class KafkaWriter:
         self._start_producer()
 
     def _start_producer(self) -> None:
-        """Start a producer. The brokers complete or abort the name's former transaction before this call returns."""
+        """Start a producer. The brokers complete or abort the name's previous transaction before this call returns."""
         cluster = self._context.cluster
         producer = checked(
             Producer,

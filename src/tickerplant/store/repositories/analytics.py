@@ -143,7 +143,7 @@ class Analytics:
     ) -> pa.Table:
         """Return a symbol's values of closed bars: `schemas.ANALYTICS_KEY` and the columns `names` (all if None).
 
-        `RowReader.read_range` defines bounds and limit. Raises StoreError for a name that is no column.
+        `RowReader.read_range` defines bounds and limit. Raises StoreError for a name that is not a column.
         """
         keys: list[tuple[str, Any]] = [("symbol", symbol), ("interval", interval)]
         schema = await self.schema(names)

@@ -96,7 +96,7 @@ async def advance_all(session: Session, log: Log, steps: Sequence[Advance]) -> N
     if conflicting:
         names = ", ".join(f"{topic}/{partition}" for topic, partition in sorted(conflicting))
         raise PositionConflict(
-            f"another process applies {names} to this store, so this one stops applying them; run one plant per store",
+            f"another process applies {names} to this store. This process stops applying them; run one plant per store",
             frozenset(conflicting),
         )
 
@@ -113,8 +113,8 @@ async def advance(
         )  # fmt: skip
         if not inserted:
             raise PositionConflict(
-                f"another process applies {tp[0]}/{tp[1]} to this store, so this one stops applying it; run one "
-                "plant per store",
+                f"another process applies {tp[0]}/{tp[1]} to this store. This process stops applying it; run one plant "
+                "per store",
                 frozenset([tp]),
             )
         return
@@ -137,10 +137,10 @@ async def check_log(session: Session, log: Log, ends: Ends) -> None:
     [plant] = await session.rows("SELECT log_id, generation FROM plant")
     applied = await all_positions(session)
     if (plant["log_id"], plant["generation"]) != (log.log_id, log.generation):
-        how = "rebind the store to this one" if log.generation > plant["generation"] else _NEW_LOG
+        how = "rebind the store to this log" if log.generation > plant["generation"] else _NEW_LOG
         raise StoreMismatch(
-            f"the store follows log {plant['log_id']} (generation {plant['generation']}); this is log {log.log_id} "
-            f"(generation {log.generation}): use the store of this log or, if the former log is lost, {how} "
+            f"the store follows log {plant['log_id']} (generation {plant['generation']}), but this is log {log.log_id} "
+            f"(generation {log.generation}). Use the store of this log. If the log of the store is lost, {how} "
             "with `tickerplant adopt --yes`"
         )
     there = await ends()
@@ -149,8 +149,8 @@ async def check_log(session: Session, log: Log, ends: Ends) -> None:
         topic, partition = min(ahead)
         raise StoreMismatch(
             f"the store is ahead of its log: it has applied {topic}/{partition} up to "
-            f"{applied[topic, partition].position}, and the log ends at {there[topic, partition]}; the log has lost "
-            f"records (restored from a backup, or cut). Restore the log or, if it is lost, {_NEW_LOG} "
+            f"{applied[topic, partition].position}, and the log ends at {there[topic, partition]}. The log has lost "
+            f"records (restored from a backup, or cut). Restore the log. If it is lost, {_NEW_LOG} "
             "with `tickerplant adopt --yes`"
         )
 
@@ -165,9 +165,9 @@ async def adopt(session: Session, log: Log) -> str:
     """Rebind the store to the beginning of this log, and return a description of the log.
 
     Rows remain. Bars of the new log replace existing ones, because their versions are greater. The generation of the
-    new log must therefore be greater than the former one's. A store that already follows this log is unchanged. No
-    service may use this store meanwhile: a writer of the former log stops with PositionConflict. Raises StoreMismatch
-    if the generation is not greater.
+    new log must therefore be greater than that of the previous log. A store that already follows this log is unchanged.
+    No service may use this store meanwhile: a writer of the previous log stops with PositionConflict. Raises
+    StoreMismatch if the generation is not greater.
     """
     async with session.transaction():
         await session.script("SET LOCAL synchronous_commit = on")  # a user's decision must survive a crash
@@ -177,7 +177,7 @@ async def adopt(session: Session, log: Log) -> str:
         if rows and log.generation <= rows[0]["generation"]:
             raise StoreMismatch(
                 f"the store has followed generation {rows[0]['generation']}, and this log is generation "
-                f"{log.generation}: its bars would count as older than the stored ones. Use a log that does not exist "
+                f"{log.generation}. Its bars would count as older than the stored ones. Use a log that does not exist "
                 "yet (a new file, or another prefix); `tickerplant adopt --yes` creates it with a greater generation"
             )
         await session.execute("DELETE FROM positions")

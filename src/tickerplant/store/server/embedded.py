@@ -6,7 +6,7 @@ Unix socket and requires the password (SCRAM). Only users who can read the passw
 User: the server runs as the user of the plant. PostgreSQL refuses to run as root. Root therefore starts it as the owner
 of the folder. If root owns the folder, the user is `nobody`, which then owns only `cluster/` and `socket/`. The user
 may be unable to reach the folder or the Python environment (below `/root`, which is 0700). The server then keeps one
-capability: CAP_DAC_READ_SEARCH, or CAP_DAC_OVERRIDE in containers that lack the former. No parent folder is changed.
+capability: CAP_DAC_READ_SEARCH, or CAP_DAC_OVERRIDE in containers without that capability. No parent folder is changed.
 
 Lifetime: the server runs until `stop`, or until the plant dies. The kernel sends the server SIGINT (fast shutdown) when
 the thread that started it ends, and that thread ends with the process. A new plant waits for an orphan that is still
@@ -219,7 +219,7 @@ class EmbeddedPostgres:
         if found != major:
             raise StoreError(
                 f"{self.cluster} was created by PostgreSQL {found}, and this installation contains {major}: "
-                f"dump it with the former version, or choose another folder with --data"
+                f"dump it with PostgreSQL {found}, or choose another folder with --data"
             )
 
     def _initialise(self) -> None:
@@ -328,7 +328,7 @@ class EmbeddedPostgres:
         status = self.cluster / "postmaster.pid"
         while time.monotonic() - began < START_S and not self._stopping.is_set():
             if self._process.poll() is not None:
-                raise StoreError(f"PostgreSQL failed to start in {self.folder}: {self._log_tail()}")
+                raise StoreError(f"PostgreSQL failed to start in {self.folder}; correct the cause: {self._log_tail()}")
             with contextlib.suppress(OSError, IndexError, ValueError):  # absent or half written
                 lines = status.read_text().split("\n")
                 if int(lines[0]) == self._process.pid and lines[7].strip() == "ready":
