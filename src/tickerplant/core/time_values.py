@@ -273,8 +273,8 @@ def _why_no_time(text: str) -> str:
             "the times as text"
         )
     return (
-        f"{text} is not a time: it is not a date yyyymmdd, and not a time between 1980 and 2200 in seconds, "
-        "milliseconds, microseconds or nanoseconds since 1970. Write dates as text"
+        f"{text} is not a time: no date as yyyymmdd, and not between 1980 and 2200 as seconds, milliseconds, "
+        "microseconds or nanoseconds since 1970; write dates as text"
     )
 
 

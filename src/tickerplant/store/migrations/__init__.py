@@ -114,7 +114,9 @@ async def _migrate(session: Session, *, plain: bool) -> list[str]:
         await _create_migrations_table(session, plain=plain)
     flavour = POSTGRESQL if plain else await flavour_of(session)
     if applied and plain and await flavour_of(session) != POSTGRESQL:
-        raise MigrationError("the tables of this database are TimescaleDB's; --plain is for a database without tables")
+        raise MigrationError(
+            "the tables of this database are TimescaleDB's, and --plain is for a database without tables; omit --plain"
+        )
     done = []
     for migration in migrations:
         if migration.number in applied:
