@@ -26,5 +26,5 @@ def parse_float(text: str) -> float:
 def parse_int(text: str) -> int:
     """Return the integer that a text of at most 20 characters contains. Raises ValueError, as `parse_float`."""
     if not text.isascii() or "_" in text or len(text) > 20:
-        raise ValueError(f"{text[:100]!r} is not an integer in ASCII digits")
+        raise ValueError(f"{text[:100]!r} is not a whole number in ASCII digits")
     return int(text)
