@@ -95,9 +95,20 @@ def test_the_claims_of_the_symbols_of_a_file_fall_separately() -> None:
     assert complete(raw, "B")["1m", 0] == (False, "cut")
 
 
-def test_prints_without_a_price_do_not_cut_a_minute() -> None:
-    silent = file(SECOND, (90, "A", 20.0, int(TickFlag.NO_OHLC)), (130, "A", 22.0))
-    assert complete(ONE + silent)["1m", 1][0]
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("flags", "is_complete"), [(TickFlag.NO_OHLC, False), (TickFlag.NO_OHLC | TickFlag.NO_VOLUME, True)]
+)
+def test_prints_with_a_volume_and_without_a_price_cut_a_minute(
+    reverse: bool, flags: TickFlag, is_complete: bool
+) -> None:
+    odd_lots = file(SECOND, (90, "A", 20.0, int(flags)), (130, "A", 22.0))
+    assert complete(odd_lots + ONE if reverse else ONE + odd_lots)["1m", 1][0] is is_complete
+
+
+def test_prints_without_a_price_in_the_middle_of_another_file_cut_no_minute() -> None:
+    odd_lots = file(SECOND, (10, "A", 1.0), (75, "A", 20.0, int(TickFlag.NO_OHLC)), (130, "A", 22.0))
+    assert complete(ONE + odd_lots)["1m", 1][0]
 
 
 def test_the_user_decides_with_whole_and_partial() -> None:

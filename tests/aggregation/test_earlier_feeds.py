@@ -77,6 +77,49 @@ def test_a_file_of_several_sessions_and_a_file_that_continues_its_first_or_last_
     assert wednesday["1d", 0][:2] == (31.0, 4.0)  # 2 + 1 + 1 trades
 
 
+def sorted_by_symbol(name: str, *rows: tuple[float, str], days: float = 0.0) -> list[bytes]:
+    """Return the records of a file sorted by symbol. Each row is (seconds, symbol); the price is 10."""
+    prints, sent = [(OPEN + int(row[0] * S), row[1], 10.0, 1) for row in rows], SENT + int(days * DAY_US)
+    times = [row[0] for row in prints]
+    ended = records.encode(records.End(feed=name, sent_at_us=sent, whole=True, watermark_us=max(times))).to_pybytes()
+    head = start(name, min(times), sorted({row[1] for row in rows}), whole=True, sent_at_us=sent)
+    return [head, ticks(prints, min(times), name, "file", sent), ended]
+
+
+@pytest.mark.parametrize("descends", [False, True])
+@pytest.mark.parametrize("days", [0.0, 1.0, 30.0])
+@pytest.mark.parametrize("reverse", [False, True], ids=["in order", "reversed"])
+def test_a_file_sorted_by_symbol_that_is_cut_within_a_symbol(days: float, reverse: bool, descends: bool) -> None:
+    whole = [
+        (0.0, "X"),
+        (20_000.0, "X"),
+        *((second, "Y") for second in (0, 70, 80, 90, 130, 20_000)),
+        (0, "Z"),
+        (9, "Z"),
+    ]
+    sign = -1 if descends else 1
+    rows = sorted(whole, key=lambda row: (row[1], sign * row[0]))
+    cut = 5  # within the minute of 70 to 90 seconds of Y
+    parts = [("file:1", rows[:cut]), ("file:2", rows[cut:])][:: -1 if reverse else 1]
+    raw = [each for at, (name, part) in enumerate(parts) for each in sorted_by_symbol(name, *part, days=at * days)]
+    found = {(interval, symbol, (time - OPEN) // M): bar for (interval, symbol, time), bar in last(run(raw)).items()}
+    incomplete = {key[:2] for key, bar in found.items() if not bar["complete"]}
+    assert incomplete == {("1m", "Y"), ("5m", "Y"), ("1d", "Y")}
+    assert [key[2] for key, bar in found.items() if key[:2] == ("1m", "Y") and not bar["complete"]] == [1]
+    day = next(bar for key, bar in found.items() if key[:2] == ("1d", "Y"))
+    minute = found["1m", "Y", 1]
+    assert (minute["reason"], day["reason"]) == ("cut", "cut")
+    assert day["volume"] == 3.0 + minute["volume"]  # the minutes 0, 2 and 333 have one trade each
+    assert minute["volume"] in (1.0, 2.0)
+
+
+def test_a_cut_file_sorted_by_symbol_leaves_the_minutes_of_other_symbols() -> None:
+    first = sorted_by_symbol("file:1", (0, "X"), (70, "X"), (0, "Y"), (70, "Y"))
+    second = sorted_by_symbol("file:2", (90, "Y"), (130, "Y"), (75, "Z"), (400, "Z"))
+    found = last(run([*first, *second]))
+    assert {key[1] for key, bar in found.items() if not bar["complete"]} == {"Y"}
+
+
 def test_files_of_adjacent_hours_give_one_complete_day_weeks_later() -> None:
     # No minute is cut: the day has the trades of both files.
     raw = [*file("file:am", (0, 10.0), (3_500, 11.0)), *file("file:pm", (3_600, 12.0), (9_000, 13.0), days=20)]
@@ -155,7 +198,7 @@ def test_a_snapshot_of_an_earlier_version_without_files_equals_the_recomputed_st
     state = msgspec.msgpack.decode(stage.snapshot())
     former = {name: value for name, value in state.items() if name != "files"}
     other = former | {"next_feed": 9}
-    some = former | {"files": state["files"][:1]}
+    some = former | {"files": [file[:-2] for file in state["files"][:1]]}
     encoded = [msgspec.msgpack.encode(each) for each in (former, some, other, state | {"files": [["x"]]})]
     assert [is_equal(each, stage.snapshot()) for each in encoded] == [True, True, False, False]
     assert AggregationStage(1, encoded[0]).snapshot() == encoded[0]

@@ -8,7 +8,7 @@ import pytest
 
 from tickerplant.core import schemas
 from tickerplant.core.adjustment import Closes, adjustment_for, ex_dates_of, payments_of, reasons_not_applied
-from tickerplant.core.currency import ISO_4217, normal_currency, units_of
+from tickerplant.core.currency import ISO_4217, normal_currency, slashed_pair, units_of
 from tickerplant.core.sessions import calendar
 from tickerplant.core.times import DAY_US, FOREVER_US, timestamps
 
@@ -99,6 +99,18 @@ def test_currencies_are_normalised_with_respect_to_their_case() -> None:
         "USD", "EUR", "GBp", "GBP", "GBp", "ZAc", "ZAc", "ILA", None, None, None, None, None,
     ]  # fmt: skip
     assert (units_of("GBp", "GBP"), units_of("GBP", "GBp"), units_of("GBp", "ZAc")) == (0.01, 100.0, None)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "pair"),
+    [
+        ("EURUSD", "EUR/USD"), ("XAU-USD", "XAU/USD"), ("USD_JPY", "USD/JPY"), ("GBP.USD", "GBP/USD"),
+        ("EURUSD=X", "EUR/USD"), ("C:EURUSD", "EUR/USD"), ("EUR/USD", None), ("BTCUSD", None), ("GOOGLE", None),
+        ("EUR", None), ("AAPL", None), ("EURUSDX", None),
+    ],
+)  # fmt: skip
+def test_a_pair_of_currencies_without_a_slash_is_found(symbol: str, pair: str | None) -> None:
+    assert slashed_pair(symbol) == pair
 
 
 def test_iso_4217_has_money_and_metals_but_no_crypto_coins() -> None:

@@ -49,7 +49,7 @@ REFUSED = {
     "binary": (_NOISE, ["neither a CSV nor a Parquet file"]),
     "binary_without_zeros": (_NOISE.replace(b"\0", b"\1"), ["neither a CSV nor a Parquet file"]),
     "no_parquet": (b"PAR1" + _NOISE, ["not a Parquet file"]),
-    "utf16": (csv(*some("X")).decode().encode("utf-16"), ["UTF-16"]),
+    "utf16": (csv(*some("X")).decode().encode("utf-16-le"), ["UTF-16 text without a byte order mark", "UTF-8"]),
     "lines_end_in_cr": (csv(*some("X"), end="\r"), ["line 1", "CR"]),
     "cut_in_the_middle.gz": (_PACKED[: len(_PACKED) // 2], ["line ", "is damaged"]),
     "cut_before_its_checksum.gz": (_PACKED[:-4], ["line 4002", "is damaged"]),

@@ -50,8 +50,13 @@ def test_the_last_of_several_rows_of_a_bar_is_stored(tmp_path: Path) -> None:
     file = tmp_path / "days.csv"
     file.write_text("date,open,high,low,close,volume\n" + "".join(lines))
     done = json.loads(plant.run("replay", str(file), "--symbol", "A", "--interval", "1d", "--json"))
-    assert (done["vendor_bars"], done["conflicts"]) == (17_002, 2)
+    assert (done["vendor_bars"], done["conflicts"], done["errors"]) == (17_002, 2, [])
+    assert "2 rows have other values than an earlier row of the same bar" in done["notes"][-1]
     with plant.store() as dsn:
         found = rows(dsn, "SELECT time::date, close FROM historical_ohlcv WHERE close <> 1 ORDER BY time")
         assert found == [(days[5], 2.0), (days[-1], 3.0)]
         assert rows(dsn, "SELECT count(*) FROM historical_ohlcv WHERE symbol = 'A'") == [(17_000,)]
+    head = "time,symbol,price,size,source,trade_id,flags\n"
+    file.write_text(head + "2012-06-21T13:30:01Z,B,1,1,file,1,0\n2012-06-21T13:30:02Z,B,1,1,file,9,4\n")
+    done = json.loads(plant.run("replay", str(file), "--json"))
+    assert done["unused"] == {"cancel or correction of a print that has not come": 1}

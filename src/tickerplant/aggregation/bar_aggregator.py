@@ -27,6 +27,7 @@ import numpy.typing as npt
 from tickerplant.aggregation import completeness, retention, rollup
 from tickerplant.aggregation.candidates import AUCTION, DOWN, LATE, SOURCE, TICKS
 from tickerplant.aggregation.corrections import CORRECTIVE, affected_ticks, apply_corrections, auction_sessions
+from tickerplant.aggregation.cut_minutes import mark_cut_minutes
 from tickerplant.aggregation.feed_state import FeedState
 from tickerplant.aggregation.forming import forming_bars
 from tickerplant.aggregation.grouping import TickColumns, group_ticks
@@ -136,6 +137,8 @@ class BarAggregator:
         reason = LATE
         if len(ticks):
             feed.newest_us = max(feed.newest_us, int(ticks.time.max()))
+            if feed.is_file:
+                state.file_continues(feed, ticks)
             if state.activities:
                 self._count_activity(feed, ticks)
             least, most = int(ticks.source.min()), int(ticks.source.max())
@@ -200,7 +203,7 @@ class BarAggregator:
             feed.watermark_us = max(feed.watermark_us, watermark_us)
             self.state.file_changed()
             self._add_minutes(feed, feed.windows.close_before(FOREVER_US), LATE)
-            completeness.mark_cut_minutes(self.state, sorted(feed.last_minutes_us))
+            mark_cut_minutes(self.state, sorted(self.state.claimed_minutes(feed)))
         successors = self._successors(feed)
         limit_us = min((successor.horizon_us for successor in successors), default=FOREVER_US)
         self._close(feed, FOREVER_US, LATE, coarser_us=limit_us)
@@ -320,7 +323,7 @@ class BarAggregator:
             self.state.candidates[MINUTES].merge(rows, self.state.ranking, reason, add=add)
             if feed.is_file:
                 claims = self.state.file_claims()
-                completeness.mark_cut_minutes(self.state, [s for s in np.unique(rows["start"]).tolist() if s in claims])
+                mark_cut_minutes(self.state, [s for s in np.unique(rows["start"]).tolist() if s in claims])
 
     def _wait_for_better_feeds(self, feed: FeedState, rows: Rows) -> None:
         state = self.state

@@ -2,11 +2,7 @@
 
 A bar from ticks is complete if its feed was up for the whole bar and the size of each trade is known. A roll-up is
 complete if all its parts are complete and its feeds together were up for the whole bar. A vendor's bar is complete if
-the vendor marks it complete.
-
-A file claims that its first and its last minute are whole. The claim is void for a symbol if another file of the same
-source has trades of that minute outside the range of this file's trades. The two files then cut the minute. The minute
-and its roll-ups are incomplete, with the reason `cut`.
+the vendor marks it complete. `cut_minutes` adds what files need.
 
 An interval of a feed is *declared over* when the feed's horizon reaches the interval's end. The declaration contains
 the expected symbols and marks those that have a bar. If a later record shows that the feed was down, the interval is
@@ -15,7 +11,7 @@ declared again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -24,7 +20,6 @@ from tickerplant.aggregation.candidates import DOWN
 from tickerplant.aggregation.feed_state import FeedState, covered, union
 from tickerplant.aggregation.outcome import IntervalOver, Outcome
 from tickerplant.aggregation.rows import (
-    CUT,
     DAYS,
     FIVES,
     FROM_TICKS,
@@ -77,43 +72,6 @@ def recompute_minutes(state: State, feed: FeedState, since_us: int) -> None:
         complete = np.where(ours, up & (block["flaws"] == 0), block["complete"])
         if (complete != block["complete"]).any():
             minutes.reselect(start, state.ranking, DOWN, complete=complete)
-
-
-def mark_cut_minutes(state: State, starts: Iterable[int]) -> None:
-    """Mark the closed minutes with these starts that two files cut; see the docstring of the module."""
-    minutes, claims = state.candidates[MINUTES], state.file_claims()
-    for start in starts:
-        block = minutes.blocks.get(start)
-        if block is None or start not in claims:
-            continue
-        cut = _cut_rows(state, start, block, claims[start])
-        if cut.any():
-            block["flaws"][cut] |= CUT
-            minutes.reselect(start, state.ranking, DOWN, complete=block["complete"] & ~cut)
-
-
-def _cut_rows(state: State, start: int, block: Rows, claiming: list[int]) -> BoolArray:
-    """Return a mask of the complete rows of the feeds `claiming` whose minute another file continues or begins."""
-    result = np.zeros(len(block), dtype=np.bool_)
-    numbers = [number for number, feed in state.feeds.items() if feed.is_file]
-    at = np.flatnonzero((block["kind"] == FROM_TICKS) & np.isin(block["feed"], numbers) & np.isfinite(block["open"]))
-    for number in claiming:
-        feed, mine = state.feeds[number], at[block["feed"][at] == number]
-        others = at[block["feed"][at] != number]
-        if not len(mine) or not len(others):
-            continue
-        place = np.minimum(np.searchsorted(block["symbol"][mine], block["symbol"][others]), len(mine) - 1)
-        mine = mine[place]
-        outside = np.zeros(len(others), dtype=np.bool_)
-        if start == feed.first_minute_us:
-            outside |= block["open_time"][others] < block["open_time"][mine]
-        if start in feed.last_minutes_us:
-            outside |= block["close_time"][others] > block["close_time"][mine]
-        for name in ("symbol", "source"):
-            outside &= block[name][others] == block[name][mine]
-        result[mine[outside]] = True
-    result &= block["complete"]
-    return result
 
 
 def declare_intraday(state: State, outcome: Outcome, feed: FeedState, limit_us: int) -> None:

@@ -41,6 +41,7 @@ from tickerplant.aggregation.state import State
 from tickerplant.core import records
 from tickerplant.core.errors import UnreadableRecord
 from tickerplant.core.flags import TickFlag
+from tickerplant.core.reasons import NO_PRINT
 from tickerplant.core.sessions import NO_SESSION
 from tickerplant.core.streams import History
 from tickerplant.core.times import MINUTE_US, BoolArray, Int64Array
@@ -116,7 +117,7 @@ def apply_corrections(
         return Corrected(LATE, [])
     again = _recompute(state, feed, ticks, offset, version, history)
     reports = (  # `market.status` stores these texts, and a replay must give the same bytes
-        ("cancel or correction of a print that has not come", again.unmatched),
+        (NO_PRINT, again.unmatched),
         ("the log no longer has the prints of a bar to correct", again.lost),
     )
     for text, count in reports:

@@ -6,7 +6,8 @@ records of both feeds. Thus the result does not depend on the time between two r
 other feed's records, the bars that need them are published incomplete, with the reason `cut`. These are the daily bar,
 and the 1m and 5m bars in which this file begins or ends.
 
-This applies only to the first and the last session of a file. A file has all trades of the sessions between them.
+This applies only to the first and the last session of a file. A file has all trades of the sessions between them. A
+file sorted by symbol begins or ends inside a session of one symbol, that of its first or last row.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _shared_sessions(
     """Return the sessions of the file's first and last time in which evicted bars of other feeds may exist."""
     found: dict[int, _Shared] = {}
     known = state.calendars[calendar]
-    for edge, before in ((mine.first_us, True), (mine.last_us, False)):
+    for edge, before, cut in _edges(mine, symbols):
         session = int(known.session_of(np.array([edge]))[0])
         if session == NO_SESSION:
             continue
@@ -89,10 +90,9 @@ def _shared_sessions(
         outside = (min(begin, five), edge) if before else (edge + 1, max(end, five + M5.us))
         # Only another file cuts a minute.
         minutes = (outside[0], minute) if before else (minute + MINUTE_US, outside[1])
-        parts = [
-            *_of_files(state, mine, symbols, *outside),
-            *_of_other_feeds(state, feed, symbols, *minutes, offset),
-        ]
+        parts = [*_of_files(state, mine, cut, *outside)]
+        if cut is symbols:
+            parts += _of_other_feeds(state, feed, symbols, *minutes, offset)
         if parts:
             present = _present_feeds(state, start_us, end_us)
             parts = [part for part in parts if part.feed not in present]
@@ -103,6 +103,24 @@ def _shared_sessions(
     return list(found.values())
 
 
+def _edges(mine: FileSpan, symbols: Codes) -> Iterator[tuple[int, bool, Codes]]:
+    """Yield the times at which a file begins (True) or ends, each with the symbols of these that it concerns.
+
+    The rows of a file sorted by time begin and end with these times. In a file sorted by symbol, the times of a symbol
+    may descend. The other file may thus have its trades before or after those of the first row.
+    """
+    yield mine.first_us, True, symbols
+    yield mine.last_us, False, symbols
+    rows = [row for row in (mine.first_row, mine.last_row) if row is not None]
+    if {time_us for _, time_us in rows} == {mine.first_us, mine.last_us}:
+        return
+    for symbol, time_us in rows:
+        if symbol in symbols:
+            of_row = np.array([symbol], symbols.dtype)
+            yield time_us, True, of_row
+            yield time_us, False, of_row
+
+
 def _present_feeds(state: State, start_us: int, end_us: int) -> set[int]:
     """Return the numbers of the feeds that have minutes of a range in memory."""
     blocks = state.candidates[MINUTES].blocks
@@ -111,9 +129,12 @@ def _present_feeds(state: State, start_us: int, end_us: int) -> set[int]:
 
 
 def _of_files(state: State, mine: FileSpan, symbols: Codes, start_us: int, end_us: int) -> Iterator[_Part]:
-    """Yield the parts of other files in `[start_us, end_us)`, a range outside the file."""
+    """Yield the parts of other files in `[start_us, end_us)`, a range outside the file.
+
+    A file of the same range and rows is this file, perhaps corrected.
+    """
     for span in state.file_spans.values():
-        if span is not mine and max(start_us, span.first_us) < min(end_us, span.last_us + 1):
+        if span.range != mine.range and max(start_us, span.first_us) < min(end_us, span.last_us + 1):
             common = np.intersect1d(span.symbols, symbols)
             if len(common):
                 known = state.known_feed(span.name)

@@ -19,6 +19,8 @@ from tickerplant.aggregation.state import FileSpan, State
 from tickerplant.core.rules import rules_from, values_of
 
 FORMAT: Final = 2
+_FILE_ROWS: Final = 2
+"""Number of the last values of a file that earlier versions did not store."""
 
 _FEED_FIELDS: Final = {
     "name": "name",
@@ -65,7 +67,8 @@ def encode_snapshot(state: State) -> bytes:
 def is_equal(kept: bytes, state: bytes) -> bool:
     """Return whether a kept snapshot contains the recomputed `state`; False for a damaged snapshot.
 
-    An earlier version stored no files. `state` may therefore contain files that the snapshot does not contain.
+    An earlier version stored no files, or files without their first and last row. `state` may therefore contain files
+    and rows that the snapshot does not contain.
     """
     if kept == state:
         return True
@@ -76,6 +79,7 @@ def is_equal(kept: bytes, state: bytes) -> bool:
     if not isinstance(former, dict):
         return False
     known, files = former.pop("files", []), present.pop("files", [])
+    files += [file[:-_FILE_ROWS] for file in files]
     return bool(former == present and all(file in files for file in known))
 
 
@@ -95,8 +99,9 @@ def decode_snapshot(data: bytes) -> State:
     state.next_check_us, state.last_sent_us = stored["next_check_us"], stored["last_sent_us"]
     for feed in stored["feeds"]:
         state.add_feed(_decode_feed(feed, state))
-    for name, symbols, *numbers in stored.get("files", ()):
-        state.file_spans[name] = FileSpan(name, np.frombuffer(symbols, dtype=np.int32).copy(), *numbers)
+    for name, symbols, first_us, last_us, first_offset, last_offset, *rows in stored.get("files", ()):
+        of_file = np.frombuffer(symbols, dtype=np.int32).copy(), first_us, last_us, first_offset, last_offset
+        state.file_spans[name] = FileSpan(name, *of_file, *(None if row is None else (row[0], row[1]) for row in rows))
     for candidates, blocks in zip((*state.candidates, state.auctions), stored["finished"], strict=True):
         _decode_blocks(candidates, blocks)
     return state
@@ -105,9 +110,10 @@ def decode_snapshot(data: bytes) -> State:
 def _encode_files(state: State) -> dict[str, Any]:
     """Return the files of ticks. Without files, the snapshot has the bytes of earlier versions."""
     files = [
-        (span.name, span.symbols.tobytes(), span.first_us, span.last_us, span.first_offset, span.last_offset)
+        (span.name, span.symbols.tobytes(), span.first_us, span.last_us, span.first_offset, span.last_offset,
+         span.first_row, span.last_row)
         for span in state.file_spans.values()
-    ]
+    ]  # fmt: skip
     return {"files": files} if files else {}
 
 

@@ -11,13 +11,14 @@ import numpy.typing as npt
 
 from tickerplant.aggregation.candidates import REASONS, CandidateBlocks
 from tickerplant.aggregation.feed_state import FeedState
+from tickerplant.aggregation.grouping import TickColumns
 from tickerplant.aggregation.rows import DAYS, FIVES, MINUTES, ROW, Codes, Interner, Rows
 from tickerplant.aggregation.source_priority import PendingMinutes, SourceRanking
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.interval import Interval, parse
 from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.core.sessions import Calendar, Calendars, matches
-from tickerplant.core.times import FOREVER_US, HOUR_US, NEVER_US, BoolArray, Int64Array
+from tickerplant.core.times import FOREVER_US, HOUR_US, MINUTE_US, NEVER_US, BoolArray, Int64Array
 
 _MAX_HOURS: Final = 24 * 8
 """Maximum entries of `State.hours`: eight days of a log that has records in each hour."""
@@ -29,7 +30,9 @@ _MAX_FILES: Final = 1_024
 class FileSpan:
     """The part of a file of ticks in one partition: symbols (sorted), first and last time, and range of raw offsets.
 
-    `last_us` is NEVER_US until the file has ended. `last_offset` is inclusive.
+    `last_us` is NEVER_US until the file has ended. `last_offset` is inclusive. `first_row`, `last_row`: symbol and time
+    of the first and the last tick in the order of the file. They are None before these ticks, and in snapshots of
+    earlier versions. A file sorted by symbol was cut there, within its range of times.
     """
 
     name: str
@@ -38,6 +41,13 @@ class FileSpan:
     last_us: int
     first_offset: int
     last_offset: int
+    first_row: tuple[int, int] | None = None
+    last_row: tuple[int, int] | None = None
+
+    @property
+    def range(self) -> tuple[object, ...]:
+        """Return times and rows with which the file begins and ends."""
+        return self.first_us, self.last_us, self.first_row, self.last_row
 
 
 class State:
@@ -96,14 +106,30 @@ class State:
         return min((known for sent, known in self.hours if sent > time_us), default=offset)
 
     def file_begins(self, name: str, symbols: Codes, first_us: int, offset: int) -> None:
-        """Store the start of a file, whose `Start` record has this offset. A resumed file keeps its first start."""
+        """Store the start of a file, whose `Start` record has this offset. A resumed file keeps its first start.
+
+        A rebuild has the files of the original state.
+        """
+        if self.held is not None:
+            return
         known = self.file_spans.get(name)
+        rows: tuple[tuple[int, int] | None, ...] = (None, None)
         if known is not None:
             symbols, first_us = np.union1d(known.symbols, symbols), min(known.first_us, first_us)
-            offset = min(known.first_offset, offset)
-        self.file_spans[name] = FileSpan(name, np.unique(symbols), first_us, NEVER_US, offset, offset)
+            offset, rows = min(known.first_offset, offset), (known.first_row, known.last_row)
+        self.file_spans[name] = FileSpan(name, np.unique(symbols), first_us, NEVER_US, offset, offset, *rows)
         if len(self.file_spans) > _MAX_FILES:
             del self.file_spans[next(iter(self.file_spans))]
+            self.file_changed()
+
+    def file_continues(self, feed: FeedState, ticks: TickColumns) -> None:
+        """Store the first and the last row of a file that has these ticks."""
+        span = self.file_spans.get(feed.name)
+        if span is not None and self.held is None and not feed.ended:
+            first, last = ((int(ticks.symbol[at]), int(ticks.time[at])) for at in (0, -1))
+            self.file_spans[feed.name] = replace(span, first_row=span.first_row or first, last_row=last)
+            if span.first_row is None:
+                self.file_changed()
 
     def file_ends(self, feed: FeedState, offset: int) -> FileSpan | None:
         """Store the end of a file, whose `End` record has this offset; return its span, None for a file without ticks.
@@ -150,6 +176,7 @@ class State:
             if feed.is_file:
                 copied.firm, copied.declared_until_us = feed.firm, feed.declared_until_us
             fresh.add_feed(copied)
+        fresh.file_spans = dict(self.file_spans)
         return fresh
 
     def feed(self, name: str) -> FeedState:
@@ -173,9 +200,19 @@ class State:
             self._file_claims = {}
             for feed in self.feeds.values():
                 if feed.is_file and not feed.firm:
-                    for start in {feed.first_minute_us, *feed.last_minutes_us}:
+                    for start in self.claimed_minutes(feed):
                         self._file_claims.setdefault(start, []).append(feed.number)
         return self._file_claims
+
+    def claimed_minutes(self, feed: FeedState) -> set[int]:
+        """Return the starts of the minutes in which a file begins or ends, by time or by the order of its rows."""
+        rows = {row[1] - row[1] % MINUTE_US for row in self.file_rows(feed) if row is not None}
+        return {feed.first_minute_us, *feed.last_minutes_us} | rows
+
+    def file_rows(self, feed: FeedState) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+        """Return symbol and time of the first and, if the file has ended, of its last row; None if not known."""
+        span = self.file_spans.get(feed.name)
+        return (None, None) if span is None else (span.first_row, span.last_row if feed.ended else None)
 
     def file_changed(self) -> None:
         """Compute `file_claims` again at its next call: a file has begun or ended."""

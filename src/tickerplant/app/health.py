@@ -130,7 +130,7 @@ def plant_health(event_log: EventLog, *, held: bool) -> Iterable[ComponentHealth
 def feed_health(event_log: EventLog, now_us: int) -> Iterable[ComponentHealth]:
     """Yield each feed's newest state on `market.status`. A live feed that has not written lately counts as down.
 
-    The count of conflicting trades is informational: they are dead letters.
+    The count of conflicting rows is informational: trades are dead letters, and of a bar the last row is kept.
     """
     states = _feed_states(event_log)
     live = {feed: live_watermark_us(event_log, feed) for feed, newest in states.items() if newest.state == "up"}
@@ -144,8 +144,12 @@ def feed_health(event_log: EventLog, now_us: int) -> Iterable[ComponentHealth]:
         since = f" since {_when(since_us)}" if state == "down" else ""
         sentence = f"{state}{since}" + (f": {reason}" if reason else "")
         details: dict[str, Any] = {"state": state}
-        if count := conflicts(event_log, feed):
-            sentence += f"; {count:,} trades conflict with an earlier trade of their id (`tickerplant tail deadletter`)"
+        count, are_bars = conflicts(event_log, feed)
+        if count:
+            what = "rows of bars differ from an earlier row of their bar; the last row is kept"
+            if not are_bars:
+                what = "trades conflict with an earlier trade of their id (`tickerplant tail deadletter`)"
+            sentence += f"; {count:,} {what}"
             details["conflicts"] = count
         yield ComponentHealth(f"feed {feed}", DEGRADED if state == "down" else OK, sentence, details)
 

@@ -19,6 +19,10 @@ _HOURS = 2
 _PARTS: Final = ("minute", "minutes", "min", "second", "seconds", "sec")
 """Names of columns that complete a column of hours."""
 _DAY_S: Final = 86_400
+_OF_DAY: Final = {4: ("minutes", _DAY_S // 60), 6: ("seconds", _DAY_S), 9: ("milliseconds", 1_000 * _DAY_S)}
+"""Units of the time since midnight that clocks of so many digits resemble, and their number per day."""
+_FEW: Final = 10
+"""Number of different clocks from which they are no seconds since midnight. A third of the seconds look like clocks."""
 _MOSTLY: Final = 0.8
 """Share of clocks above which the other values are errors. A third of the seconds since midnight look like clocks."""
 
@@ -49,6 +53,8 @@ class ClockColumn:
         role = normalise(name)
         self._is_hours = role.startswith("hour")
         self._is_minutes = role in _PARTS
+        self.choice: str | None = None
+        """A note about clocks that may be the time since midnight; None if there is none."""
         self._least = 6 if role in ("hhmmss", "timem") else 4
 
     def join(self, dates: pa.Array, clocks: pa.Array, parts: Sequence[pa.Array] = ()) -> pa.Array:
@@ -56,7 +62,7 @@ class ClockColumn:
 
         `parts`: the columns of `parts_of`.
         """
-        texts = pc.utf8_trim_whitespace(clocks.cast(pa.utf8()))
+        texts = _whole(clocks)
         if parts:
             padded = [pc.utf8_lpad(_whole(part), 2, "0") for part in (texts, *parts)]
             return self._with_dates(dates, pc.binary_join_element_wise(*padded, ":"))
@@ -92,18 +98,23 @@ class ClockColumn:
         return pc.binary_join_element_wise(padded, "00", "") if self._digits == _HOURS else padded
 
     def _check_clock(self, texts: pa.Array) -> None:
-        """Raise BadInput if the digits are probably seconds or minutes since midnight.
+        """Raise BadInput if the digits are probably a time since midnight. Set `choice` if they may be either.
 
-        Condition: at most the share `_MOSTLY` of the values are clocks, and all values are below a day.
+        Condition of the error: at most the share `_MOSTLY` of the values are clocks, and all values are below a day.
         """
-        if self._digits not in (4, 6):
+        if self._digits not in _OF_DAY:
             return
         values = texts.cast(pa.int64()).to_numpy(zero_copy_only=False)
         valid = clock_us(values, self._digits)[1]
-        if valid.mean() > _MOSTLY or (values >= (_DAY_S if self._digits == 6 else _DAY_S // 60)).any():
+        unit, per_day = _OF_DAY[self._digits]
+        if (values >= per_day).any():
+            return
+        if valid.mean() > _MOSTLY:
+            if unit != "minutes" and len(np.unique(values)) < _FEW and not pc.any(pc.starts_with(texts, "0")).as_py():
+                first = texts[0].as_py()
+                self.choice = f"{first} in the column {self._name} is a clock of {self._digits} digits, not {unit}"
             return
         example = texts[int(np.argmin(valid))].as_py()
-        unit = "seconds" if self._digits == 6 else "minutes"
         raise BadInput(
             f"{quoted(example)} in the column {self._name} is not a clock of {self._digits} digits; if the values are "
             f"{unit} since midnight, write them as 09:30:00"
@@ -112,4 +123,4 @@ class ClockColumn:
 
 def _whole(texts: pa.Array) -> pa.Array:
     """Return numbers as texts without a fraction of zero."""
-    return pc.replace_substring_regex(pc.utf8_trim_whitespace(texts.cast(pa.utf8())), r"\.0+$", "")
+    return pc.replace_substring_regex(pc.utf8_trim_whitespace(texts.cast(pa.utf8())), r"^(\d+)\.0+$", r"\1")

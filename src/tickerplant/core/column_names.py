@@ -13,14 +13,14 @@ from typing import Final
 NAMES: Final[Mapping[str, Sequence[str]]] = {
     "time": (
         "time", "timestamp", "datetime", "ts", "t", "tradetime", "transacttime", "eventtime", "tsevent", "opentime",
-        "gmttime", "localtime", "timeutc", "datetimeutc", "timegmt", "datetimegmt", "timestamputc", "timestampms",
-        "unix", "unixtime", "unixtimestamp", "epoch", "siptimestamp", "participanttimestamp", "windowstart",
-        "barstart", "barstarttime", "start", "starttime", "begin", "dateandtime", "datetimestamp", "timem", "date",
-        "tradedate", "tradingday", "tradingdate", "day", "caldt", "datadate",
+        "gmttime", "localtime", "timeutc", "utctime", "datetimeutc", "timegmt", "datetimegmt", "timestamputc",
+        "timestampms", "unix", "unixtime", "unixtimestamp", "epoch", "siptimestamp", "participanttimestamp",
+        "windowstart", "barstart", "barstarttime", "start", "starttime", "begin", "dateandtime", "datetimestamp",
+        "timem", "date", "tradedate", "tradingday", "tradingdate", "day", "caldt", "datadate",
     ),
     "clock": (
         "time", "clock", "timem", "timeofday", "tradetime", "hhmmss", "hhmm", "hour", "hours", "tod", "clocktime",
-        "localtime", "exchtime", "exchangetime", "bartime", "minute",
+        "localtime", "exchtime", "exchangetime", "bartime", "timeutc", "timegmt", "gmttime", "utctime", "minute",
     ),
     "symbol": ("symbol", "ticker", "sym", "symroot", "instrument", "pair", "tic", "rawsymbol"),
     "interval": ("interval", "timeframe", "resolution", "bar", "barsize", "per"),

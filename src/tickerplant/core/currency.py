@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -23,6 +24,20 @@ _MINOR: Final[Mapping[str, tuple[str, str]]] = {
     "ZAc": ("ZAc", "ZAR"), "ZAC": ("ZAc", "ZAR"), "ILA": ("ILA", "ILS"), "ILa": ("ILA", "ILS"),
 }  # fmt: skip
 """The usual spelling of a minor unit, and its currency of 100 units. The case matters: GBp is a hundredth of GBP."""
+
+
+_PAIR: Final = re.compile(r"(?:C:)?([A-Z]{3})[-_.:]?([A-Z]{3})(?:=X)?")
+"""Pairs without a slash: EURUSD, EUR-USD, EUR.USD, Massive's C:EURUSD and Yahoo's EURUSD=X."""
+
+
+def slashed_pair(symbol: str) -> str | None:
+    """Return the pair of currencies that a symbol without a slash names, with a slash; None for other symbols.
+
+    >>> slashed_pair("EURUSD"), slashed_pair("EURUSD=X"), slashed_pair("GOOGLE"), slashed_pair("BTCUSD")
+    ('EUR/USD', 'EUR/USD', None, None)
+    """
+    found = _PAIR.fullmatch(symbol)
+    return "/".join(found.groups()) if found is not None and ISO_4217.issuperset(found.groups()) else None
 
 
 def normal_currency(text: str) -> str | None:

@@ -144,6 +144,15 @@ def test_a_dividend_that_is_not_applied_is_listed_with_its_reason(plant: Plant) 
     assert row["note"] == "no positive close before the ex-date is stored"
 
 
+def test_an_amount_counts_as_it_is_while_no_vendor_has_reported_the_currency_of_the_prices(plant: Plant) -> None:
+    date = DATES[66]
+    said = invoke(plant, "action", "dividend", "ACME", f"{date:%Y%m%d}", "0.01", "--currency", "GBP")
+    note = "no vendor has reported the currency of the prices; they are taken to be in GBP"
+    assert f"ACME {date}: {note}" in said.err
+    (row,) = [row for row in objects(invoke(plant, "action", "list", "ACME", "--json")) if row["date"] == f"{date}"]
+    assert (row["counts"], row["note"]) == (True, note)
+
+
 def test_query_builds_weeks_from_stored_days(plant: Plant) -> None:
     weeks = objects(invoke(plant, "query", "ACME", "-i", "1w", "--json", "-n", "3"))
     days = objects(invoke(plant, "query", "ACME", "--json", "-n", "90"))

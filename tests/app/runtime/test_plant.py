@@ -30,6 +30,7 @@ from tickerplant.log.processor import ProcessorCounters
 from tickerplant.log.rules_in_force import rules_in_force
 from tickerplant.market_data.feed.commands import ensure_settings
 from tickerplant.market_data.feed.writer import FeedWriter
+from tickerplant.market_data.files.replay import ReplayOptions, replay
 from tickerplant.persistence.reporter import PersistenceCounters
 
 
@@ -179,6 +180,21 @@ def test_health_counts_the_conflicting_trades_of_a_feed(settings: Settings) -> N
         (part,) = health.feed_health(event_log, now_us)
     assert (part.state, part.details) == (OK, {"state": "up", "conflicts": 1})
     assert "1 trades conflict with an earlier trade" in part.sentence
+
+
+def test_health_counts_the_rows_of_bars_that_differ_from_an_earlier_row(settings: Settings, tmp_path: Path) -> None:
+    now_us, path = time.time_ns() // 1_000, tmp_path / "f.csv"
+    path.write_text("date,open,high,low,close\n2024-03-28,1,1,1,1\n2024-03-28,2,2,2,2\n2024-04-02,1,1,1,1\n")
+    with open_log(settings) as event_log:
+        done = replay(event_log, path, ReplayOptions(symbol="A", interval="1d"))
+        again = replay(event_log, path, ReplayOptions(symbol="A", interval="1d"))
+        with event_log.writer("test") as writer, writer.transaction() as transaction:
+            header = records.FeedState(sent_at_us=now_us, feed=done.feed, state="ended", since_us=0)
+            transaction.append(STATUS, 0, records.encode(header))
+        (part,) = health.feed_health(event_log, now_us)
+    assert (done.conflicts, again.conflicts, again.already) == (1, 1, True)
+    assert (part.state, part.details) == (OK, {"state": "ended", "conflicts": 1})
+    assert part.sentence == "ended; 1 rows of bars differ from an earlier row of their bar; the last row is kept"
 
 
 def test_health_reports_whether_a_plant_runs_and_its_services(settings: Settings) -> None:

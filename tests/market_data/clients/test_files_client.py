@@ -233,6 +233,21 @@ async def test_rows_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     assert (logs[0]["event"], logs[0]["rows"]) == ("rows of a file cannot be read; correct or delete them", 3)
 
 
+@pytest.mark.parametrize("column", [False, True])
+async def test_the_interval_of_a_file_may_be_forced(tmp_path: Path, column: bool) -> None:
+    text = HEAD + rows(step_us=5 * MINUTE_US) if column else bare(step_us=5 * MINUTE_US)
+    put(tmp_path, "a.csv" if column else "AAPL_1m.csv", text)
+    with capture_logs() as logs:
+        assert isinstance((await ask(provider(tmp_path)))["AAPL"], errors.UnknownSymbol)
+    assert logs[0]["reason"].startswith("the bars are not 1m bars: all times are multiples of 5 min apart; ")
+    assert logs[0]["reason"].endswith("the option `force_interval` reads the bars as they are")
+    assert ("correct the column" in logs[0]["reason"]) is column
+    with capture_logs() as logs:
+        assert len((await ask(provider(tmp_path, force_interval="True")))["AAPL"]) == 20
+    (choice,) = [each["choice"] for each in logs if "choice" in each]
+    assert choice.startswith("force_interval: read although the bars are not 1m bars")
+
+
 async def test_new_changed_and_deleted_files_are_noticed(tmp_path: Path) -> None:
     path = put(tmp_path, "a.csv", HEAD + rows(count=3))
     made = provider(tmp_path)
@@ -281,6 +296,7 @@ async def test_large_files_are_read_in_blocks_and_small_files_are_cached(
         ({"path": "/", "interval": "soon"}, "unknown interval"),
         ({"path": "/", "tz": "Mars"}, "unknown time zone 'Mars'"),
         ({"path": "/", "date_order": "ymd"}, "use mdy or dmy"),
+        ({"path": "/", "force_interval": "1m"}, "the option force_interval is '1m'; use true or false"),
     ],
 )
 def test_invalid_options_are_refused(options: dict[str, str], why: str) -> None:

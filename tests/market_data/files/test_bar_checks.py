@@ -17,7 +17,7 @@ from tests.support.properties import examples
 from tickerplant.core import records
 from tickerplant.core.errors import BadInput
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso, timestamps
-from tickerplant.market_data.feed.validation import conflict_note
+from tickerplant.market_data.feed.validation import Conflict, find_conflict
 from tickerplant.market_data.files.bar_checks import BarChecks
 from tickerplant.market_data.files.bar_folder import BarFolder
 from tickerplant.market_data.files.options import ReadOptions
@@ -60,6 +60,9 @@ def every(step_us: int, count: int, start_us: int = OPEN_US) -> list[int]:
         (every(15 * MINUTE_US, 14), "5m", "all times are multiples of 15 min apart"),
         (every(MINUTE_US, 10), "5m", "8 of 10 times are not the start of a 5m interval"),
         (every(1_000_000, 120), "1m", "118 of 120 times are not the start of a 1m interval"),
+        (every(5 * MINUTE_US, 5), "1m", "all times are multiples of 5 min apart"),
+        (every(HOUR_US, 4), "5m", "all times are multiples of 60 min apart"),
+        (every(7 * DAY_US, 5, MIDNIGHT_US), "1d", "their dates are at least 7 days apart"),
         (every(7 * DAY_US, 12, MIDNIGHT_US), "1d", "their dates are at least 7 days apart"),
         ([MIDNIGHT_US + DAY_US * day for day in np.cumsum([31, 28] * 8).tolist()], "1d", "at least 28 days apart"),
     ],
@@ -82,7 +85,10 @@ def test_an_interval_that_does_not_fit_the_times_is_refused(
     ("times_us", "interval"),
     [
         (every(MINUTE_US, 390), "1m"),
-        (every(5 * MINUTE_US, 9), "1m"),  # too few to be sure: the symbol may trade rarely
+        (every(5 * MINUTE_US, 4), "1m"),  # too few to be sure: the symbol may trade rarely
+        ([OPEN_US + 5 * MINUTE_US * at for at in (0, 1, 2, 3, 5, 6, 7, 8)], "1m"),
+        (every(2 * MINUTE_US, 6), "1m"),
+        (every(7 * DAY_US, 4, MIDNIGHT_US), "1d"),
         (every(5 * MINUTE_US, 100), "5m"),
         ([*every(5 * MINUTE_US, 100), OPEN_US + 501 * MINUTE_US], "1m"),
         (every(DAY_US, 100, MIDNIGHT_US), "1d"),
@@ -217,7 +223,7 @@ def batch(block: list[tuple[int, int, int]]) -> pa.RecordBatch:
 
 
 def test_the_answer_of_a_vendor_with_two_rows_for_one_bar_is_noted() -> None:
-    assert conflict_note(batch([(0, 1, 0), (0, 2, 1), (0, 1, 0)])) is None
-    assert conflict_note(batch([(0, 3, 0), (0, 1, 0), (0, 3, 1), (0, 1, 1)])) == (
-        "2 rows differ from an earlier row of the same bar (first: 1970-01-01T00:01:00Z); the last row is kept"
+    assert find_conflict(batch([(0, 1, 0), (0, 2, 1), (0, 1, 0)])) is None
+    assert find_conflict(batch([(0, 3, 0), (0, 1, 0), (0, 3, 1), (0, 1, 1)])) == Conflict(
+        2, "2 rows differ from an earlier row of the same bar (first: 1970-01-01T00:01:00Z); the last row is kept"
     )

@@ -130,6 +130,39 @@ def test_seconds_and_minutes_since_midnight_are_no_clocks(tmp_path: Path, clocks
         read(tmp_path, text, tz="UTC", **MINUTE)
 
 
+@pytest.mark.parametrize(
+    ("clocks", "is_choice"),
+    [
+        (("34200", "34201"), True),
+        (("34200000", "34201000"), True),
+        (("034200", "034201"), False),
+        (("34200", "93000"), False),
+        (tuple(str(34200 + at) for at in range(10)), False),
+        (("930", "931"), False),
+    ],
+)
+def test_a_few_clocks_that_may_be_seconds_since_midnight_are_a_choice(
+    tmp_path: Path, clocks: tuple[str, ...], is_choice: bool
+) -> None:
+    path = write(tmp_path, "date,time,symbol,price\n" + "".join(f"20240328,{clock},A,1\n" for clock in clocks))
+    summary, ticks, _ = replayed(tmp_path, path, tz="UTC")
+    assert len(ticks) == len(clocks)
+    assert [note for note in summary.notes if "is a clock of" in note][:1] == (
+        [f"{clocks[0]} in the column time is a clock of {6 if len(clocks[0]) == 5 else 9} digits, not "
+         f"{'seconds' if len(clocks[0]) == 5 else 'milliseconds'}"] if is_choice else []
+    )  # fmt: skip
+    if is_choice:
+        with pytest.raises(BadInput, match="--strict: 34200"):
+            replayed(tmp_path, path, tz="UTC", strict=True)
+
+
+@pytest.mark.parametrize(("hour", "clock"), [("9.0", "09:00"), ("14", "14:00"), ("0.0", "00:00")])
+def test_an_hour_with_a_fraction_of_zero_is_read(tmp_path: Path, hour: str, clock: str) -> None:
+    path = write(tmp_path, f"date,hour,symbol,price\n2024-03-28,{hour},A,1\n2024-03-28,15.0,A,1\n")
+    _, ticks, _ = replayed(tmp_path, path, tz="UTC")
+    assert f"{ticks[0]['time']:%H:%M}" == clock
+
+
 def test_dates_with_both_orders_of_day_and_month_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, f"{HEAD}13/04/2024{VALUES}04/05/2024{VALUES}04/14/2024{VALUES}")
     with pytest.raises(BadInput, match=r"f.csv: line 2: the dates 13/04/2024 and 04/14/2024 .*, or set --date-order"):

@@ -147,6 +147,40 @@ def test_any_delimiter_byte_order_mark_and_line_end_is_read(
         assert found == [("AAPL", 1.5, 2.0, "x1"), ("MSFT", 2.5, 3.0, None)]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_utf_16_with_a_byte_order_mark_is_read(tmp_path: Path, encoding: str, packed: bool) -> None:
+    lines = ["<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\t<VOL>"]
+    lines += [f"2024.03.28\t{9 + n // 60:02d}:{n % 60:02d}:00\t1\t4\t0.5\t2\t30\t7" for n in range(400)]
+    lines += ["2024.03.28\t17:00:00\t1\t4\t0.5\t€\t30\t7"]
+    content = "\ufeff".encode(encoding) + "\r\n".join(lines).encode(encoding)
+    path = write(tmp_path, gzip.compress(content) if packed else content, "x.csv.gz")
+    with embedded(tmp_path, 1) as log:
+        summary = replay(log, path, ReplayOptions(symbol="A", interval="1m", tz="UTC"))
+        bars = rows(log, records.VendorBars)
+    assert (summary.bars, summary.dead) == (400, 1)
+    assert "line 402: close '€' is not a number" in summary.errors[0]
+    assert [str(bars[at]["time"])[:19] for at in (0, 399)] == ["2024-03-28 09:00:00", "2024-03-28 15:39:00"]
+    assert {(bar["high"], bar["close"], bar["volume"]) for bar in bars} == {(4.0, 2.0, 7.0)}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_ticks_of_equal_times_in_a_file_with_the_newest_first_are_a_choice(tmp_path: Path, strict: bool) -> None:
+    head, lines = "time,symbol,price,size", ["1340285402,A,3,1", "1340285401,A,2,1", "1340285401,A,1,1"]
+    path = write(tmp_path, "\n".join([head, *lines]) + "\n")
+    others = {"up.csv": lines[::-1], "distinct.csv": lines[:2], "mixed.csv": [*lines, "1340285403,A,1,1"]}
+    with embedded(tmp_path, 1) as log:
+        for name, rows_of in others.items():
+            other = write(tmp_path, "\n".join([head, *rows_of]) + "\n", name)
+            assert replay(log, other, ReplayOptions(strict=strict)).notes == ()
+        if strict:
+            with pytest.raises(BadInput, match="--strict: the file has the newest trades first"):
+                replay(log, path, ReplayOptions(strict=True))
+            return
+        (note,) = replay(log, path).notes
+    assert note.startswith("the file has the newest trades first; of trades with equal times")
+
+
 def test_broken_rows_are_dead_letters_with_their_line_and_others_are_appended(tmp_path: Path) -> None:
     text = (
         "time,symbol,price,size\n"

@@ -196,6 +196,13 @@ def test_a_clock_of_another_name_is_named_by_an_option(tmp_path: Path) -> None:
     assert tick["time"].strftime("%H:%M") == "09:30"
 
 
+@pytest.mark.parametrize("clock", ["Time (UTC)", "GMT time", "UTC_Time", "Time GMT"])
+def test_a_clock_whose_name_contains_the_zone_needs_no_option(tmp_path: Path, clock: str) -> None:
+    path = write(tmp_path, f"Date,{clock},symbol,price\n2012-06-21,09:30,A,1\n2012-06-22,09:31,A,1\n")
+    _, ticks, _ = replayed(tmp_path, path, tz="America/New_York")
+    assert [f"{tick['time']:%d %H:%M}" for tick in ticks] == ["21 09:30", "22 09:31"]
+
+
 BARS = "open,high,low,close"
 FEEDS = [
     ("time,symbol,price,size\n1340285400,A,1,1\n", {}, "48717806c0083a8ec803-aa7d246f"),

@@ -18,5 +18,5 @@ def test_rows_of_one_time_are_kept_in_their_order_and_the_last_one_is_the_bar() 
     found, conflict = distinct_bars(bars)
     assert found["close"].to_pylist() == [2.0, 3.0, 5.0]
     assert conflict is not None
-    assert conflict.startswith("1 rows differ")
+    assert conflict.note.startswith("1 rows differ")
     assert distinct_bars(found) == (found, None)

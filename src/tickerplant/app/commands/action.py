@@ -57,7 +57,13 @@ def split(
 
     session_us, (numerator, denominator) = _date(date), _ratio(ratio)
     name = _symbol(symbol)
-    row = {"kind": "split", "symbol": name, "date": date, "numerator": numerator, "denominator": denominator}
+    row = {
+        "kind": "split",
+        "symbol": name,
+        "date": _iso(session_us),
+        "numerator": numerator,
+        "denominator": denominator,
+    }
     _write(
         loaded,
         row,
@@ -84,7 +90,7 @@ def dividend(
     name, money = _symbol(symbol), None if currency is None else normal_currency(currency)
     if currency is not None and money is None:
         raise BadInput(f"--currency {currency!r} is not a currency; write three letters, such as USD, or GBp for pence")
-    row = {"kind": "dividend", "symbol": name, "date": date, "amount": paid, "currency": money}
+    row = {"kind": "dividend", "symbol": name, "date": _iso(ex_date_us), "amount": paid, "currency": money}
     _write(
         loaded,
         row,
@@ -98,7 +104,8 @@ def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
     """Print a symbol's splits and dividends, oldest first.
 
     If several entries exist for one session, `counts` marks the entry for which bars are adjusted. `note` is the reason
-    why bars are not adjusted for a dividend: its currency, or a close that is missing or not above the amount.
+    why bars are not adjusted for a dividend: its currency, or a close that is missing or not above the amount. It also
+    states if the currency of the prices is unknown.
     """
     from tickerplant.app.wiring import corporate_actions, open_readonly
 
@@ -159,7 +166,8 @@ def _warn_if_not_applied(loaded: Loaded, row: dict[str, Any]) -> None:
         rows = corporate_actions.stored(loaded.settings, dsn, row["symbol"])
     for found in rows:
         if (found["kind"], found["date"], found["source"]) == ("dividend", row["date"], USER) and found["note"]:
-            notify(f"{row['symbol']} {row['date']}: bars are not adjusted for the dividend: {found['note']}")
+            what = "" if found["counts"] else "bars are not adjusted for the dividend: "
+            notify(f"{row['symbol']} {row['date']}: {what}{found['note']}")
             return
 
 
@@ -176,18 +184,25 @@ def _symbol(text: str) -> str:
 
 
 def _date(text: str) -> int:
-    """Return 00:00 UTC of a date such as `2020-08-31`, in µs. Raises BadInput."""
+    """Return 00:00 UTC of a date such as `2020-08-31` or `20200831`, in µs. Raises BadInput."""
     from tickerplant.core.times import micros_of
 
     try:
         if not text.isascii():
             raise ValueError
-        day = dt.datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=dt.UTC)
+        form = "%Y%m%d" if len(text) == 8 and text.isdigit() else "%Y-%m-%d"
+        day = dt.datetime.strptime(text, form).replace(tzinfo=dt.UTC)
     except ValueError:
         raise BadInput(f"DATE {text!r} is not a date; write a date such as 2020-08-31") from None
     if day.year not in YEARS:
         raise BadInput(f"DATE {text!r} is outside the years {YEARS[0]} to {YEARS[-1]}")
     return micros_of(day)
+
+
+def _iso(date_us: int) -> str:
+    from tickerplant.core.times import datetime_of
+
+    return datetime_of(date_us).date().isoformat()
 
 
 def _ratio(text: str) -> tuple[float, float]:

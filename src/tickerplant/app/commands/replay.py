@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 class Published:
     """The bars that a replay published: the count of closed bars by interval, without revisions, and cut minutes.
 
-    `cut`: symbol and start of each minute that this file and another file of its source cut. `remaining`: a
-    sentence about indicators that are not recomputed yet, "" if there are none.
+    `cut`: symbol and start of each minute that this file and another file of its source cut. `unused`: the count of
+    rows that bars do not contain, by reason. `remaining`: a sentence about indicators that are not recomputed yet, ""
+    if there are none.
     """
 
     bars: dict[str, int] = field(default_factory=dict)
     cut: list[tuple[str, str]] = field(default_factory=list)
+    unused: dict[str, int] = field(default_factory=dict)
     remaining: str = ""
 
 
@@ -134,10 +136,10 @@ def _feed_and_wait(
     loaded: Loaded, file: Path, options: ReplayOptions, progress: ProgressBars, stop: threading.Event
 ) -> tuple[ReplaySummary, Published]:
     """Feed the file and wait until it is in the tables; return the summary and the published bars."""
-    from tickerplant.core.schemas import OHLCV
+    from tickerplant.core.schemas import OHLCV, STATUS
 
     with plant_to_feed(loaded) as (plant, own_services):
-        before = plant.event_log.offsets(OHLCV)
+        before = plant.event_log.offsets(OHLCV) | plant.event_log.offsets(STATUS)
         result = _feed(plant.event_log, file, options, progress, stop)
         wait_until_stored(
             plant,
@@ -146,7 +148,9 @@ def _feed_and_wait(
             own_services=own_services,
             report=lambda total, missing: progress.update(STORED, total - missing, total),
         )
-        published = _published_since(plant.event_log, {tp: end for tp, (_, end) in before.items()}, result.feed)
+        positions = {tp: end for tp, (_, end) in before.items()}
+        published = _published_since(plant.event_log, positions, result.feed)
+        published = replace(published, unused=_unused_since(plant.event_log, positions, result.feed))
         remaining = wait_until_computed(plant, result.ends, stop, own_services=own_services)
     return result, replace(published, remaining=remaining)
 
@@ -203,7 +207,8 @@ def _published_since(event_log: EventLog, positions: dict[TopicPartition, int], 
     from tickerplant.log.port import at_positions
 
     found, cut = dict[str, int](), set[tuple[str, str]]()
-    with event_log.reader([OHLCV], start=at_positions(positions)) as reader:
+    after = {tp: position for tp, position in positions.items() if tp.topic == OHLCV}
+    with event_log.reader([OHLCV], start=at_positions(after)) as reader:
         while deliveries := reader.poll(timeout_s=0.05):
             for delivery in deliveries:
                 record = decode(delivery.value)
@@ -221,6 +226,34 @@ def _published_since(event_log: EventLog, positions: dict[TopicPartition, int], 
                 cut.update(zip(minutes["symbol"].to_pylist(), starts, strict=True))
     closed = dict(sorted(found.items(), key=lambda item: (parse(item[0]).is_activity, parse(item[0]))))
     return Published(closed, sorted(cut, key=lambda minute: (minute[1], minute[0])))
+
+
+def _unused_since(event_log: EventLog, positions: dict[TopicPartition, int], feed: str) -> dict[str, int]:
+    """Return the number of rows of this feed that bars do not contain, by reason, reported after these positions."""
+    from tickerplant.core.records import FeedState, header_of
+    from tickerplant.core.schemas import STATUS
+    from tickerplant.log.port import at_positions
+
+    found: dict[str, int] = {}
+    after = {tp: position for tp, position in positions.items() if tp.topic == STATUS}
+    with event_log.reader([STATUS], start=at_positions(after)) as reader:
+        while deliveries := reader.poll(timeout_s=0.05):
+            for delivery in deliveries:
+                header = header_of(delivery.value)
+                if isinstance(header, FeedState) and header.feed == feed and header.state in ("late", "unsupported"):
+                    found[header.reason] = found.get(header.reason, 0) + header.count
+    return found
+
+
+def _note_of_unused(reason: str, count: int) -> str:
+    from tickerplant.core.reasons import NO_PRINT
+
+    if reason == NO_PRINT:
+        return (
+            f"{count:,} cancels or corrections came before or without a print of their id, time and symbol in this "
+            "file; without one they change no bar: replay one file with the prints and them"
+        )
+    return f"{count:,} rows or symbols not used for bars: {reason}"
 
 
 def _report(
@@ -242,6 +275,9 @@ def _report(
                 "unknown_conditions": result.unknown_conditions,
                 "bars": bars,
                 "cut_minutes": cut,
+                "unused": published.unused,
+                "notes": [*result.notes],
+                "errors": result.errors,
                 "seconds": round(seconds, 3),
                 "remaining": published.remaining or None,
             }
@@ -257,6 +293,8 @@ def _report(
             "source, so its bars are incomplete; replay one file with all prints of the minute, or decide with --whole "
             "or --partial"
         )
+    for reason, count in published.unused.items():
+        notify(f"{file.name}: {_note_of_unused(reason, count)}")
     for error in result.errors:
         notify(f"{file.name}: {error}")
     what = ", ".join(f"{n:,} {name}" for n, name in ((result.ticks, "ticks"), (result.bars, "bars")) if n) or "nothing"

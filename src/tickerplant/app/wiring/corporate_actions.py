@@ -31,8 +31,8 @@ def append_dividend(log: EventLog, symbol: str, ex_date_us: int, amount: float, 
 def stored(settings: Settings, dsn: str, symbol: str) -> list[dict[str, Any]]:
     """Return a symbol's splits and dividends by time.
 
-    `counts` is true if bars are adjusted for the row. A dividend has a `note`: the reason why they are not, if its
-    source is the newest; otherwise None.
+    `counts` is true if bars are adjusted for the row. A dividend of the newest source has a `note`: the reason why they
+    are not, or that the currency of the prices is unknown; otherwise None.
     """
     from tickerplant.app.wiring.rules import log_rules
     from tickerplant.core.adjustment import reasons_not_applied
@@ -52,7 +52,10 @@ def stored(settings: Settings, dsn: str, symbol: str) -> list[dict[str, Any]]:
         found = [{"kind": "split", **row, "counts": row in newest} for row in splits]
         for row in dividends:
             note = notes[paid.index(row)] if row in paid else None
-            found.append({"kind": "dividend", **row, "counts": row in paid and note is None, "note": note})
+            counts = row in paid and note is None
+            if counts and row["currency"] and applied[2].prices_in is None:
+                note = f"no vendor has reported the currency of the prices; they are taken to be in {row['currency']}"
+            found.append({"kind": "dividend", **row, "counts": counts, "note": note})
         return [_as_dict(row) for row in sorted(found, key=lambda row: row["time"])]
 
     return with_store(dsn, read)

@@ -99,9 +99,14 @@ def live_watermark_us(log: EventLog, feed: str) -> int | None:
     return cursor.watermark_us if cursor.live else None
 
 
-def conflicts(log: EventLog, feed: str) -> int:
-    """Return the count of a feed's trades with the identity of an earlier trade, but another price or size."""
-    return _cursor(log, feed).conflicts
+def conflicts(log: EventLog, feed: str) -> tuple[int, bool]:
+    """Return the count of a feed's rows that conflict with an earlier row, and whether they are bars.
+
+    A trade has the identity of an earlier trade, but another price or size. A bar has other values than an earlier row
+    of the same bar.
+    """
+    cursor = _cursor(log, feed)
+    return cursor.conflicts, cursor.bars > 0
 
 
 def _cursor(log: EventLog, feed: str) -> Cursor:

@@ -71,12 +71,16 @@ class _AnsweredRange:
 
 @dataclass(slots=True)
 class _Result:
-    """The content of an answer: missing bars, answer rows, dead letters, and the answered ranges."""
+    """The content of an answer: missing bars, answer rows, dead letters, and the answered ranges.
+
+    `conflicts`: count of rows with other values than an earlier row of their bar.
+    """
 
     batches: list[pa.RecordBatch] = field(default_factory=list)
     rows: list[AnswerRow] = field(default_factory=list)
     dead: list[DeadRow] = field(default_factory=list)
     answered: list[_AnsweredRange] = field(default_factory=list)
+    conflicts: int = 0
 
 
 class AnswerIngestor:
@@ -114,7 +118,8 @@ class AnswerIngestor:
             else:
                 found, conflict = distinct_bars(found)
                 if conflict is not None:
-                    note = f"{vendor}: {series.interval}: {conflict}"
+                    result.conflicts += conflict.count
+                    note = f"{vendor}: {series.interval}: {conflict.note}"
                     result.dead.append(DeadRow(note, series.symbol.encode()))
                 difference = await self._compare(store, vendor, series, found)
                 if difference is not None:
@@ -125,7 +130,7 @@ class AnswerIngestor:
         bars = merge_by_time(result.batches)
         splits, dividends = await new_actions(store, answer.bars.splits, answer.bars.dividends)
         faults.reach("backfill.append.before")
-        records = AnswerRecords(result.rows, splits, dividends, result.dead)
+        records = AnswerRecords(result.rows, splits, dividends, result.dead, conflicts=result.conflicts)
         await self._publish(writer, result.answered, bars, answer.request, records)
         faults.reach("backfill.append.after")
         for one in result.answered:

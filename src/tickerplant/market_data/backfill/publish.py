@@ -139,17 +139,20 @@ def slices_of(bars: pa.RecordBatch | None, start_us: int, end_us: int, *, align_
 
 @dataclass(frozen=True, slots=True)
 class AnswerRecords:
-    """The records of an answer besides its bars."""
+    """The records of an answer besides its bars. `conflicts`: count of rows that differ from a row of the same bar."""
 
     answers: Sequence[AnswerRow] = ()
     splits: pa.RecordBatch | None = None
     dividends: pa.RecordBatch | None = None
     dead: Sequence[DeadRow] = ()
     resume_token: bytes | None = None
+    conflicts: int = 0
 
     def append_to(self, writer: FeedWriter) -> None:
         """Append the records to the transaction of the next commit."""
         writer.append_dead_letters(self.dead)
+        if self.conflicts:
+            writer.set_conflicts(writer.cursor.conflicts + self.conflicts)
         if self.splits is not None and self.splits.num_rows:
             writer.append_splits(self.splits, commit=False)
         if self.dividends is not None and self.dividends.num_rows:

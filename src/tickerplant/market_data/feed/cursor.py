@@ -39,8 +39,9 @@ class Cursor(msgspec.Struct, kw_only=True):
     `commits` counts the transactions; the stored count shows whether a commit of unknown outcome took place. `ids`
     contains the hashed identities since the last full segment, and `values` a digest of price and size of each.
     `segments` counts all segments that were ever filled. `conflicts` counts ticks with a known identity and another
-    price or size; `dead` counts them too. `former_until_us`: ticks before this time may repeat a tick that an earlier
-    version appended, whose stored identity has neither time nor exchange. None: an earlier version wrote the cursor.
+    price or size; `dead` counts them too. In a feed of bars it counts rows with another value than an earlier row of
+    their bar. `former_until_us`: ticks before this time may repeat a tick that an earlier version appended, whose
+    stored identity has neither time nor exchange. None: an earlier version wrote the cursor.
     """
 
     format: int = FORMAT

@@ -7,6 +7,7 @@ a high or low that misses another price only by rounding noise.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -112,8 +113,16 @@ def widen_bars(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch
 
 
-def conflict_note(bars: pa.RecordBatch | pa.Table) -> str | None:
-    """Return a note about rows of one bar with different values; None if there are none.
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Rows with other values than an earlier row of the same bar: their count, and a note for the user."""
+
+    count: int
+    note: str
+
+
+def find_conflict(bars: pa.RecordBatch | pa.Table) -> Conflict | None:
+    """Return the rows of one bar with different values; None if there are none.
 
     `bars`: bars of one symbol and interval, in any order (`schemas.VENDOR_BARS`). Readers keep the last row of a time.
     """
@@ -128,20 +137,21 @@ def conflict_note(bars: pa.RecordBatch | pa.Table) -> str | None:
     if not differs.any():
         return None
     count, first = int(np.count_nonzero(differs)), iso(int(times[later[differs][0]]))
-    return f"{count:,} rows differ from an earlier row of the same bar (first: {first}); the last row is kept"
+    note = f"{count:,} rows differ from an earlier row of the same bar (first: {first}); the last row is kept"
+    return Conflict(count, note)
 
 
-def distinct_bars(bars: pa.RecordBatch) -> tuple[pa.RecordBatch, str | None]:
-    """Return the last row of each time, in order of time, and the `conflict_note` of the bars.
+def distinct_bars(bars: pa.RecordBatch) -> tuple[pa.RecordBatch, Conflict | None]:
+    """Return the last row of each time, in order of time, and the conflict of the bars.
 
-    `bars`: as for `conflict_note`. The batch itself is returned if no time is repeated.
+    `bars`: as for `find_conflict`. The batch itself is returned if no time is repeated.
     """
     times = times_of(bars["time"])
     if (times[1:] > times[:-1]).all():
         return bars, None
     order = np.argsort(times, kind="stable")
     last = np.append(times[order][1:] != times[order][:-1], True)
-    return bars.take(pa.array(order[last])), conflict_note(bars)
+    return bars.take(pa.array(order[last])), find_conflict(bars)
 
 
 def _are_ordinary(time: Int64Array, price: Float64Array, size: Float64Array, latest_us: int) -> bool:

@@ -279,6 +279,11 @@ class FeedWriter:
             data = records.encode(records.Dead(sent_at_us=self._now(), feed=self.feed), batch)
             self._committer.append(DEADLETTER, self._dead_partition, data)
 
+    def set_conflicts(self, count: int) -> None:
+        """Set the count of rows that conflict with an earlier row; the next commit stores it."""
+        self._cursor.conflicts = count
+        self._committer.cursor_changed()
+
     # Commits ---------------------------------------------------------------------------------------------------------
 
     def commit(self) -> None:

@@ -23,6 +23,11 @@ from tickerplant.market_data.files.options import INTERVAL_NAMES, INTERVALS
 _BITS: Final = 20
 """Minimum evidence, in bits, that the bars have another interval: the times are a coincidence in one of a million
 cases. If the times are multiples of k intervals, each time after the first adds log2(k) bits."""
+_REGULAR_BITS: Final = 10
+"""Minimum evidence, in bits, if all differences of times are equal. If bars are k intervals apart on average, one of
+e·k differences is exactly k intervals."""
+_REGULAR_DAYS: Final = 5
+"""Minimum number of dates with equal gaps that shows bars of weeks."""
 _LONG_GAP_US: Final = 5 * DAY_US
 """Smallest gap between dates from which bars are not daily. Long holidays cause single gaps, but not every gap of
 twelve dates."""
@@ -35,9 +40,10 @@ class _Evidence:
     """Evidence from the rows of one interval.
 
     `rows`: number of rows. `off_grid`: rows whose time is not the start of an interval. `step_us`: common divisor of
-    the differences of times. `distinct`: lower bound of the number of distinct times. `gap_us`: least difference of two
-    distinct times in a block. `written`, `dates`: sums over the blocks of the distinct times as written, and of the
-    distinct dates. `repeated`: rows whose time is not after that of an earlier row of the symbol.
+    the differences of times. `distinct`: lower bound of the number of distinct times. `regular`: their number if they
+    are in one block and all differences are equal, otherwise 0. `gap_us`: least difference of two distinct times in a
+    block. `written`, `dates`: sums over the blocks of the distinct times as written, and of the distinct dates.
+    `repeated`: rows whose time is not after that of an earlier row of the symbol.
     """
 
     rows: int = 0
@@ -45,6 +51,7 @@ class _Evidence:
     first_us: int | None = None
     step_us: int = 0
     distinct: int = 0
+    regular: int = 0
     gap_us: int = 0
     written: int = 0
     dates: int = 0
@@ -186,12 +193,14 @@ def _add(evidence: _Evidence, interval: Interval, times: Int64Array, written: In
     evidence.dates += len(np.unique(times // DAY_US))
     if not len(found):
         return
+    gaps = np.diff(found)
+    evidence.regular = len(found) if evidence.first_us is None and len(gaps) and gaps.min() == gaps.max() else 0
     if evidence.first_us is None:
         evidence.first_us = int(found[0])
     evidence.step_us = int(np.gcd.reduce(np.append(found - evidence.first_us, evidence.step_us)))
     evidence.distinct = max(evidence.distinct, len(found))
-    if len(found) > 1:
-        gap_us = int(np.diff(found).min())
+    if len(gaps):
+        gap_us = int(gaps.min())
         evidence.gap_us = min(evidence.gap_us or gap_us, gap_us)
 
 
@@ -201,13 +210,17 @@ def _misfit(evidence: _Evidence, interval: Interval) -> str | None:
     if interval == D1:
         if 2 * evidence.repeated >= rows and evidence.written >= 2 * evidence.dates:
             return f"{rows:,} rows have {evidence.dates:,} dates, and their times of day differ"
-        if evidence.distinct >= _MIN_DAYS and evidence.gap_us >= _LONG_GAP_US:
+        enough = evidence.distinct >= _MIN_DAYS or evidence.regular >= _REGULAR_DAYS
+        if enough and evidence.gap_us >= _LONG_GAP_US:
             return f"their dates are at least {evidence.gap_us // DAY_US} days apart"
         return None
     if 2 * evidence.off_grid > rows > evidence.off_grid:
         return f"{evidence.off_grid:,} of {rows:,} times are not the start of a {interval} interval"
     factor = step_us // interval.us
-    if factor > 1 and (evidence.distinct - 1) * np.log2(factor) >= _BITS:
+    if factor <= 1:
+        return None
+    is_regular = (evidence.regular - 2) * np.log2(np.e * factor) >= _REGULAR_BITS
+    if is_regular or (evidence.distinct - 1) * np.log2(factor) >= _BITS:
         length = f"{step_us // DAY_US} d" if step_us % DAY_US == 0 else f"{step_us // MINUTE_US} min"
         return f"all times are multiples of {length} apart"
     return None

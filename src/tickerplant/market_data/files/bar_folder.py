@@ -23,7 +23,7 @@ from tickerplant.core.errors import BadInput
 from tickerplant.core.schemas import SMALL_TEXT, VENDOR_BARS
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import DAY_US, Int64Array, times_of, timestamps
-from tickerplant.market_data.feed.validation import conflict_note
+from tickerplant.market_data.feed.validation import find_conflict
 from tickerplant.market_data.files.bar_checks import BarChecks
 from tickerplant.market_data.files.block import with_advice
 from tickerplant.market_data.files.file_layout import layout_of
@@ -42,6 +42,8 @@ ADJACENT_US: Final = 5 * DAY_US
 """Maximum time between two files that count as adjacent: a weekend and a holiday."""
 
 _BYTES_PER_BAR: Final = 96
+_MISFIT: Final = "rename the file or set the option `interval`; the option `force_interval` reads the bars as they are"
+_MISFIT_COLUMN: Final = "correct the column of intervals; the option `force_interval` reads the bars as they are"
 _MIN_ROWS_TO_GUESS: Final = 12  # fewer times do not show an interval
 
 
@@ -92,11 +94,13 @@ class FoundBars:
 class BarFolder:
     """A folder of files, including its subfolders, or one file. Belongs to one thread at a time.
 
-    If several files have the same bar, the bar of the last file by name is returned.
+    If several files have the same bar, the bar of the last file by name is returned. `force_interval`: read bars whose
+    times do not fit their interval.
     """
 
-    def __init__(self, path: Path, options: ReadOptions) -> None:
+    def __init__(self, path: Path, options: ReadOptions, *, force_interval: bool = False) -> None:
         self._path = path
+        self._force_interval = force_interval
         self._options = options
         self._files: dict[Path, IndexedFile] = {}
         self._cache: OrderedDict[Path, pa.Table] = OrderedDict()
@@ -220,7 +224,12 @@ class BarFolder:
         indexed.choices, indexed.first_reason = (*layout.choices, *reader.choices), first_reason
         if not indexed.rows:
             raise BadInput(f"none of its {indexed.broken} rows can be read; {with_advice(first_reason)}")
-        checks.check_intervals("rename the file or set the option `interval`")
+        try:
+            checks.check_intervals(_MISFIT_COLUMN if "interval" in layout.columns else _MISFIT)
+        except BadInput as error:
+            if not self._force_interval:
+                raise
+            indexed.choices += (f"force_interval: read although {error}",)
         indexed.series = {
             (symbol, name): BarSpan(a, b + intervals.parse(name).us, n) for (symbol, name), (a, b, n) in spans.items()
         }
@@ -367,7 +376,7 @@ def _bars_of(table: pa.Table, symbol: str, interval: str, source: str) -> tuple[
     ascending: Int64Array = times[order]
     last = np.append(ascending[1:] != ascending[:-1], True)[: len(order)]
     rows = order[last]
-    conflict = conflict_note(table)
+    conflict = find_conflict(table)
     table = table.take(pa.array(rows)).combine_chunks()
     values = [table[name].combine_chunks() for name in ("open", "high", "low", "close", "volume", "vwap", "trades")]
     count = len(rows)
@@ -382,4 +391,4 @@ def _bars_of(table: pa.Table, symbol: str, interval: str, source: str) -> tuple[
         ],
         schema=VENDOR_BARS,
     )
-    return batch, conflict
+    return batch, conflict.note if conflict is not None else None

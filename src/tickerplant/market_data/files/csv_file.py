@@ -1,18 +1,20 @@
 """CSV files, plain or gzipped, read in blocks of bounded size.
 
-A file is cut at line ends into blocks of about a megabyte. Each block is parsed separately, so that line numbers stay
-exact after a broken line. Quoted values may contain delimiters but no line ends.
+UTF-16 with a byte order mark is read as UTF-8. A file is cut at line ends into blocks of about a megabyte. Each block
+is parsed separately, so that line numbers stay exact after a broken line. Quoted values may contain delimiters but no
+line ends.
 """
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +32,43 @@ _MAX_LINE_BYTES: Final = 1 << 20
 MAX_COLUMNS: Final = 4_096
 """Maximum number of columns of a file."""
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_UTF_16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF_16: Final = re.compile(rb"([\t\n\r -~]\x00){4}|(\x00[\t\n\r -~]){4}")
 _BINARY: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _OTHER_FORMAT: Final = re.compile(rb"(\xef\xbb\xbf)?\s*(\{\s*[\"}]|\[\s*[\[{\]]|<(!|\?xml|html|table))", re.IGNORECASE)
 _HEAD_BYTES: Final = 1024
 _CUT_SHORT: Final = (EOFError, OSError, zlib.error)
 """Errors of reading a gzipped file that is truncated or damaged."""
+
+
+class _AsUtf8(io.RawIOBase):
+    """A stream of UTF-16 with a byte order mark, as UTF-8. Invalid values become U+FFFD, as they do in UTF-8."""
+
+    def __init__(self, stream: io.BufferedReader) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-16")("replace")
+        self._pending = b""
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read bytes of UTF-8 into a buffer; return their number, 0 at the end."""
+        while not self._pending:
+            data = self._stream.read1(BLOCK_BYTES)
+            self._pending = self._decoder.decode(data, final=not data).encode("utf-8", "replace")
+            if not data:
+                break
+        count = min(len(buffer), len(self._pending))
+        buffer[:count] = self._pending[:count]
+        self._pending = self._pending[count:]
+        return count
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._stream.close()
+        super().close()
 
 
 class CsvFile:
@@ -47,8 +81,8 @@ class CsvFile:
         try:
             with self._open() as stream:
                 head = stream.read1(_HEAD_BYTES)
-            if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                raise BadInput(f"{path.name} is UTF-16 text; save it as UTF-8")
+            if _UTF_16.match(head):
+                raise BadInput(f"{path.name} is UTF-16 text without a byte order mark; save it as UTF-8")
             if _OTHER_FORMAT.match(head):
                 raise BadInput(f"{path.name} is JSON, HTML or XML, not CSV; convert it to CSV or Parquet")
             if _BINARY.search(head):
@@ -160,7 +194,10 @@ class CsvFile:
         with self.path.open("rb") as stream:
             is_gzipped = stream.read(2) == b"\x1f\x8b"
         # GzipFile has the methods of BufferedReader that are used here, and has its own buffer.
-        return cast("io.BufferedReader", gzip.open(self.path, "rb")) if is_gzipped else self.path.open("rb")
+        packed = cast("io.BufferedReader", gzip.open(self.path, "rb")) if is_gzipped else None  # noqa: SIM115
+        opened = packed or self.path.open("rb")
+        is_utf_16 = opened.peek(2)[:2] in _UTF_16_MARKS
+        return io.BufferedReader(_AsUtf8(opened)) if is_utf_16 else opened
 
 
 def _read(stream: io.BufferedReader, size: int) -> tuple[bytes, Exception | None]:

@@ -148,7 +148,7 @@ def detect_layout(
     ignored = tuple(name for name in header if name not in used)
     if ignored:
         notes.append(f"columns not used: {_listed(ignored)}")
-    zone = "UTC" if normalise(roles.get("time", "")) in UTC_NAMES else None
+    zone = "UTC" if UTC_NAMES.intersection(map(normalise, (roles.get("time", ""), clock or ""))) else None
     is_new = closes_at_price or (clock is not None and normalise(clock) != "time") or _has_new_size(roles, header)
     return FileLayout(
         kind, roles, clock, parts, suffix, ignored, tuple(notes), tuple(choices), zone, databento, assets, is_new=is_new

@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from tickerplant.core.errors import BadInput
 from tickerplant.core.records import FILE_FEED
-from tickerplant.core.rules import DEFAULT_RULES
+from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.core.schemas import RAW
 from tickerplant.core.times import FOREVER_US, SECOND_US, Int64Array
 from tickerplant.log.port import EventLog, at_positions
@@ -38,6 +38,7 @@ from tickerplant.market_data.feed.writer import FeedWriter, now_us
 from tickerplant.market_data.files.bar_checks import INTERVAL_COLUMN, INTERVAL_OPTION, BarChecks
 from tickerplant.market_data.files.block import with_advice
 from tickerplant.market_data.files.closing_prints import ClosingPrints
+from tickerplant.market_data.files.currency_pairs import notes_of_pairs
 from tickerplant.market_data.files.effective_options import EffectiveOptions, effective_options
 from tickerplant.market_data.files.file_layout import layout_of
 from tickerplant.market_data.files.layout import BARS, CLOSES, FileLayout
@@ -138,6 +139,35 @@ class ReplaySummary:
     errors: list[str] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _TickOrder:
+    """The order of a file's times: the number of rows after, before and at the time of the row above them."""
+
+    rises: int = 0
+    falls: int = 0
+    ties: int = 0
+    _last_us: int | None = None
+
+    def add(self, times: Int64Array) -> None:
+        """Add the times of a block, in the order of the file."""
+        steps = np.diff(times if self._last_us is None else np.concatenate(([self._last_us], times)))
+        self.rises += int(np.count_nonzero(steps > 0))
+        self.falls += int(np.count_nonzero(steps < 0))
+        self.ties += int(np.count_nonzero(steps == 0))
+        self._last_us = int(times[-1]) if len(times) else self._last_us
+
+    @property
+    def is_newest_first(self) -> bool:
+        """Return whether the file has the newest rows first, and rows of equal times."""
+        return self.falls > 0 and not self.rises and self.ties > 0
+
+
+_NEWEST_FIRST: Final = (
+    "the file has the newest trades first; of trades with equal times the upper one counts as the earlier one. If the "
+    "lower one is earlier, reverse the file, because bars may open and close at the wrong one of them"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Scan:
     symbols: list[str]
@@ -200,14 +230,17 @@ def replay(
         if writer.cursor.state == feed_cursor.ENDED:
             summary.already = True
         else:
-            closing = ClosingPrints(rules_in_force(log, DEFAULT_RULES)) if _can_miss_closing_prints(layout) else None
-            run = _Run(file, layout, options, writer, stop, progress, clock, sleep or stop.wait, summary, closing)
+            rules = rules_in_force(log, DEFAULT_RULES)
+            closing = ClosingPrints(rules) if _can_miss_closing_prints(layout) else None
+            run = _Run(
+                file, layout, options, writer, stop, progress, clock, sleep or stop.wait, summary, rules, closing
+            )
             with errors_of(path):
                 run.run()
         cursor = writer.cursor
         summary.ticks, summary.bars = cursor.ticks, cursor.bars
         summary.dead, summary.repeats = cursor.dead, cursor.repeats
-        summary.conflicts += cursor.conflicts
+        summary.conflicts = cursor.conflicts
         summary.ends = _last_records(log) if summary.already else dict(writer.last_offsets)
     summary.seconds = time.monotonic() - began
     return summary
@@ -252,6 +285,7 @@ class _Run:
     clock: Callable[[], int]
     sleep: Callable[[float], object]
     summary: ReplaySummary
+    rules: Rules
     closing: ClosingPrints | None
     _began_us: int = 0
     _origin_us: int = 0
@@ -295,7 +329,7 @@ class _Run:
     def _add_conflict_note(self) -> None:
         """Add a note about trades with equal identity and another price or size to the summary."""
         conflicts = self.writer.cursor.conflicts
-        if conflicts:
+        if conflicts and self.layout.kind != BARS:
             column = self.layout.columns["trade_id"]
             first = f" (first: {self.writer.first_conflict})" if self.writer.first_conflict else ""
             self.summary.notes += (
@@ -332,8 +366,10 @@ class _Run:
         least: list[int] = []
         rows, newest = 0, -FOREVER_US
         checks = BarChecks() if self.layout.kind == BARS else None
+        order = _TickOrder()
         for block in self.file.blocks(reader.scan_columns()):
             times = reader.scan(block, checks)
+            order.add(times)
             rows += len(block.numbers) + len(block.broken)
             least.append(int(times.min()) if len(times) else FOREVER_US)
             newest = max(newest, int(times.max()) if len(times) else newest)
@@ -344,8 +380,11 @@ class _Run:
             reason = reader.first_reason or "its times are out of range; write ISO 8601"
             raise BadInput(f"no row of {self.file.path.name} can be read; {with_advice(reason)}")
         self._add_choices(reader.choices)
+        self.summary.notes += tuple(notes_of_pairs(reader.symbols, self.rules))
         if checks is not None:
             self._check_bars(checks)
+        elif order.is_newest_first:
+            self._add_choices([_NEWEST_FIRST])
         min_later = np.minimum.accumulate(np.array([*least[1:], newest], np.int64)[::-1])[::-1]
         return _Scan(reader.symbols, rows, first, newest, min_later.tolist())
 
@@ -367,7 +406,7 @@ class _Run:
         self._add_choices(reader.choices)
         note = checks.note(self.file.path.name, self.file.unit)
         if note is not None:
-            self.summary.conflicts = checks.conflicts
+            self.writer.set_conflicts(checks.conflicts)
             self._add_choices([note])
 
     def _add_choices(self, choices: Iterable[str]) -> None:

@@ -137,8 +137,8 @@ class RowReader:
     @property
     def first_choices(self) -> list[str]:
         """Return notes about choices that the first rows determine for the whole file."""
-        choices = (self._numbers.choice, self._times.choice if self._times is not None else None)
-        return [choice for choice in choices if choice is not None]
+        readers = (self._numbers, self._times, self._clock)
+        return [reader.choice for reader in readers if reader is not None and reader.choice is not None]
 
     @property
     def takes_decimal(self) -> bool:

@@ -43,7 +43,7 @@ MAX_SYMBOLS: Final = 20
 read of each file."""
 _SCAN_EVERY_S: Final = 5.0
 """Minimum time between two scans of the folder for new or changed files."""
-_OPTIONS: Final = ("path", "interval", "tz", "date_order", "columns", "decimal")
+_OPTIONS: Final = ("path", "interval", "tz", "date_order", "columns", "decimal", "force_interval")
 
 
 def provider(context: ProviderContext) -> FilesProvider:
@@ -51,7 +51,8 @@ def provider(context: ProviderContext) -> FilesProvider:
 
     Option `path`: a folder or a file of CSV, Parquet or DBN. Options `interval` (1m, 5m, 1d), `tz` and `date_order`
     (mdy, dmy): values for files without their own. Option `columns`: `close=Settle, clock=Hora`, for columns of other
-    names. Option `decimal`: `point` or `comma`. Raises ConfigError for an unknown, missing or invalid option.
+    names. Option `decimal`: `point` or `comma`. Option `force_interval` (true, false): read bars whose times do not fit
+    their interval. Raises ConfigError for an unknown, missing or invalid option.
     """
     unknown = sorted(set(context.options) - set(_OPTIONS))
     if unknown:
@@ -70,7 +71,8 @@ class FilesProvider:
     def __init__(self, context: ProviderContext) -> None:
         self.name = context.name
         self._clock = context.clock
-        self._folder = BarFolder(*_folder_arguments(context))
+        path, options, force_interval = _folder_arguments(context)
+        self._folder = BarFolder(path, options, force_interval=force_interval)
         self._scanned_s: float | None = None
         self._lock = asyncio.Lock()
 
@@ -156,7 +158,8 @@ class FilesProvider:
                 )
 
 
-def _folder_arguments(context: ProviderContext) -> tuple[Path, ReadOptions]:
+def _folder_arguments(context: ProviderContext) -> tuple[Path, ReadOptions, bool]:
+    """Return the path, the options for reading, and whether the interval is forced. Raises ConfigError."""
     options = context.options
     if not options.get("path"):
         raise ConfigError(f"the vendor {context.name} needs the option path: a folder or a file of bars")
@@ -172,17 +175,21 @@ def _folder_arguments(context: ProviderContext) -> tuple[Path, ReadOptions]:
             raise BadInput(f"the option date_order is {order!r}; use mdy or dmy")
         if options.get("decimal") not in (None, *DECIMALS):
             raise BadInput(f"the option decimal is {options['decimal']!r}; use {' or '.join(DECIMALS)}")
+        force = options.get("force_interval", "false").lower()
+        if force not in ("true", "false"):
+            raise BadInput(f"the option force_interval is {options['force_interval']!r}; use true or false")
         columns = _columns(options.get("columns", ""))
         tz = check_zone(options["tz"]) if options.get("tz") else None
     except BadInput as error:
         raise ConfigError(f"the vendor {context.name}: {error}") from None
-    return path, ReadOptions(
+    read_options = ReadOptions(
         interval=length.name if length is not None else None,
         tz=tz,
         date_order=order,
         columns=columns,
         decimal=options.get("decimal"),
     )
+    return path, read_options, force == "true"
 
 
 def _columns(text: str) -> tuple[tuple[str, str], ...]:
