@@ -53,9 +53,14 @@ def test_a_setting_that_would_lose_records_or_stop_the_plant_is_refused(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("retention.ms", "86400000"), ("retention.bytes", "1000000"), ("unclean.leader.election.enable", "true")],
+    [
+        ("retention.ms", "86400000"),
+        ("retention.bytes", "1000000"),
+        ("unclean.leader.election.enable", "true"),
+        ("min.insync.replicas", "1"),
+    ],
 )
-def test_a_setting_that_shortens_what_users_read_is_a_warning(name: str, value: str) -> None:
+def test_a_setting_that_shortens_what_users_read_or_risks_it_is_a_warning(name: str, value: str) -> None:
     findings = check("t", TICKS, BROKER | new_topic(TICKS, 3) | {name: value}, 3)
     assert (findings.refused, list(findings.warned)) == ({}, [name])
 

@@ -78,6 +78,8 @@ def check(topic: str, spec: TopicSpec, config: Mapping[str, str], replicas: int)
         refuse("max.message.bytes")
     if int(config.get("min.insync.replicas", 1)) > replicas:
         refuse("min.insync.replicas")
+    elif replicas > 2 and int(config.get("min.insync.replicas", 1)) < 2:  # one broker's failure could lose records
+        found.warned["min.insync.replicas"] = (config.get("min.insync.replicas", ""), wanted["min.insync.replicas"])
     if config.get("unclean.leader.election.enable") == "true" and replicas > 1:
         found.warned["unclean.leader.election.enable"] = ("true", "false")
     if spec.retention_us is None:

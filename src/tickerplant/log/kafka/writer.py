@@ -234,6 +234,11 @@ class KafkaWriter:
             raise
         except KafkaException as exception:
             raise self._failed(transaction, error_of(exception)) from exception
+        except BaseException:  # the producer's transaction is still open, or its outcome is unknown
+            if self._is_undecided:
+                self._context.forget_chunks(transaction.chunks)
+            self._drop_producer()
+            raise
         self._drop_troubled_producer(time.monotonic() - began)
         self._last = transaction.last
         self._context.note_chunks(transaction.chunks)
