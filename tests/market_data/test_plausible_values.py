@@ -10,18 +10,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yfinance as yf
 
 from tests.market_data.clients.canned import Answer, golden, serving
 from tests.market_data.clients.test_hostile_bodies import NOW_US, asking, error_of
+from tests.market_data.support import embedded
 from tickerplant.core.schemas import SMALL_TEXT, TEXT, TICKS, VENDOR_BARS
 from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, timestamps
 from tickerplant.market_data.clients.alphavantage import messages as alphavantage
 from tickerplant.market_data.clients.ccxt.stream import TradesStream
 from tickerplant.market_data.clients.twelvedata import messages as twelvedata
 from tickerplant.market_data.clients.yahoo import client as yahoo
+from tickerplant.market_data.feed.dead_letters import dead_rows
 from tickerplant.market_data.feed.validation import check_bars, check_ticks
+from tickerplant.market_data.files.replay import ReplayOptions, replay
 from tickerplant.market_data.vendors.bounds import is_same_symbol
 from tickerplant.market_data.vendors.errors import Malformed
 from tickerplant.market_data.vendors.port import BarsRequest
@@ -178,3 +182,31 @@ async def test_an_impossible_trade_of_an_exchange_is_dead_and_the_stream_continu
     assert len(stream._dead) == 2
     assert all(row.reason.startswith("a trade of A/B cannot be used: ") for row in stream._dead)
     await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "impossible"),
+    [
+        (pa.timestamp("us", "UTC"), (2**62, -(2**62))), (pa.timestamp("ms", "UTC"), (2**62,)),
+        (pa.timestamp("ns", "UTC"), (2**63 - 1,)),
+    ],
+)  # fmt: skip
+def test_a_time_that_python_does_not_have_is_a_dead_letter_of_its_row(
+    tmp_path: Path, kind: pa.DataType, impossible: tuple[int, ...]
+) -> None:
+    per_second = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[kind.unit]
+    times = [1_773_063_000 * per_second, *impossible]
+    columns = {"time": pa.array(times, pa.int64()).cast(kind), "symbol": ["AAPL"] * len(times)}
+    table = pa.table({**columns, "price": [1.0] * len(times), "size": [1.0] * len(times)})
+    pq.write_table(table, tmp_path / "ticks.parquet")
+    with embedded(tmp_path, 1) as log:
+        found = replay(log, tmp_path / "ticks.parquet", ReplayOptions())
+    assert (found.rows_read, found.dead) == (len(times), len(impossible))
+
+
+def test_a_live_tick_with_a_time_that_python_does_not_have_is_a_dead_letter() -> None:
+    rows = [{"time": 2**62, "symbol": "AAPL", "price": 1.0, "size": 1.0, "source": "x", "received_at": 0, "flags": 0}]
+    batch = pa.RecordBatch.from_pylist(rows, schema=TICKS)
+    [row] = dead_rows(batch, check_ticks(batch))
+    assert row.reason == "the time 4611686018427387904 µs since 1970 is in the future"
+    assert b'"time":"4611686018427387904 (timestamp[us, tz=UTC])"' in row.payload

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.core.arrow_values import value_at
 from tickerplant.core.errors import BadInput
 from tickerplant.core.shown import quoted
 from tickerplant.core.time_values import (
@@ -165,7 +166,7 @@ class TimeColumn:
         undated = midnights if _rows_per_symbol(codes, instants) > 1 else dates
         self._has_clock |= bool((instants & ~undated).any())
         if not self._has_clock:
-            example = column[int(np.argmax(instants))].as_py()
+            example = value_at(column, int(np.argmax(instants)))
             raise BadInput(
                 f"all times are dates without a time of day, such as {example}: ticks and intraday bars need one. If "
                 "another column has it, set --column clock=NAME; daily bars need --interval 1d",
@@ -173,13 +174,13 @@ class TimeColumn:
             )
         if self._tz is not None:
             return
-        example = column[int(np.argmax(local))].as_py()
+        example = value_at(column, int(np.argmax(local)))
         if self._first and not (instants & ~local).any():
             raise BadInput(
                 f"the time {example} has no zone; set it with --tz, to America/New_York for example", line=self._line
             )
         for row in np.flatnonzero(local).tolist():
-            reasons[row] = f"the time {column[row].as_py()} has no zone; set it with --tz"
+            reasons[row] = f"the time {value_at(column, row)} has no zone; set it with --tz"
 
     def _to_utc(
         self, us: Int64Array, wanted: BoolArray, codes: npt.NDArray[np.int32], column: pa.Array, reasons: Reasons
@@ -196,7 +197,7 @@ class TimeColumn:
         skipped = twice & (local_times(first, self._tz) != local)
         for row in np.flatnonzero(skipped).tolist():
             reasons[row] = (
-                f"the local time {column[row].as_py()} does not exist in {self._tz}: the clocks skip it; correct it, "
+                f"the local time {value_at(column, row)} does not exist in {self._tz}: the clocks skip it; correct it, "
                 "or set another --tz"
             )
         twice &= ~skipped
@@ -219,7 +220,7 @@ class TimeColumn:
             key = (code, at // DAY_US)
             if last is None or abs(at - last) > DAY_US:
                 self._folded[code] = descends
-                self._once[key] = str(column[row].as_py())
+                self._once[key] = str(value_at(column, row))
                 self._last_local[code] = at
             elif (last - at if not descends else at - last) > self._late_us and self._folded[code] == descends:
                 self._folded[code] = not descends
@@ -248,8 +249,8 @@ class TimeColumn:
             open_ = undated & ((values.kind == NUMBER) | (values.us - dates >= _SAME_DATE_US))
             for row in np.flatnonzero(open_).tolist():
                 reasons[row] = (
-                    f"the time {column[row].as_py()} is not midnight UTC ({_shown(int(values.us[row]))}), so the date "
-                    "of its session depends on the exchange; set its zone with --tz"
+                    f"the time {value_at(column, row)} is not midnight UTC ({_shown(int(values.us[row]))}), so the "
+                    "date of its session depends on the exchange; set its zone with --tz"
                 )
         self.differs |= bool((daily & (dates != values.us - values.us % DAY_US)).any())
         return dates

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.core.arrow_values import value_at
 from tickerplant.core.digits import is_digits
 from tickerplant.core.errors import BadInput
 from tickerplant.core.shown import quoted
@@ -214,7 +215,7 @@ def _numeric(column: pa.Array) -> TimeValues:
         for row in np.flatnonzero(rounded).tolist():
             reasons[row] = f"{whole[row]} is not a time: {column.type} has rounded it; save the times as integers"
     for row in np.flatnonzero((kind == INVALID) & ~missing).tolist():
-        reasons.setdefault(row, _why_no_time(str(column[row].as_py())))
+        reasons.setdefault(row, _why_no_time(str(value_at(column, row))))
     us[kind == INVALID] = 0
     return TimeValues(kind, us, lambda: us, reasons)
 

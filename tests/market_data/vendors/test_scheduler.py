@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.market_data.vendors.support import NOON_US, OFFER, ManualClock, MemoryStore, Vendor, bars_batch
 from tests.support.killed import Killed
-from tickerplant.core import faults
+from tickerplant.core import faults, schemas
 from tickerplant.core.errors import LogUnavailable, SnapshotRefused
 from tickerplant.core.schemas import NOT_OFFERED, OUTAGE, QUOTA
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US
@@ -496,6 +497,30 @@ async def test_corporate_actions_come_from_the_first_vendor_that_answers() -> No
 
 
 # Status -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dividends", "error"),
+    [
+        ([{"symbol": "MSFT"}], "dividends of 'MSFT', which was not requested"),
+        ([{"currency": "USD\x1b[2J"}], "is not a currency"),
+        ([{"currency": "x" * 100_000}], "is not a currency"),
+        ([{"time": 2**62}], "a time outside the years"),
+        ([{"amount": 1e300}], "a dividend of 1e\\+300 is not plausible"),
+        ([{}] * 10_001, "10,001 dividends; at most 10,000"),
+    ],
+)
+async def test_actions_that_cannot_be_right_are_an_invalid_answer(dividends: list[dict[str, Any]], error: str) -> None:
+    row = {"time": FROM_US, "symbol": "AAPL", "amount": 0.25, "currency": "USD", "source": "a"}
+    batch = pa.RecordBatch.from_pylist([row | change for change in dividends], schema=schemas.DIVIDENDS)
+    setup = Setup(Vendor("a"))
+    setup.vendors["a"].does.append(
+        lambda request: BarsAnswer({"AAPL": bars_batch("AAPL", request.start_us, 3)}, dividends=batch)
+    )
+    with pytest.raises(Malformed, match=error) as found:
+        await setup.ask()
+    assert len(str(found.value)) < 200
+    assert isinstance(await setup.ask(), BarsAnswer)
 
 
 async def test_the_status_has_all_fields() -> None:

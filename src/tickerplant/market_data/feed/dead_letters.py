@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 import pyarrow as pa
 
+from tickerplant.core.arrow_values import values_of
 from tickerplant.core.schemas import DEAD
 from tickerplant.core.streams import MAX_DEAD_PAYLOAD_BYTES, cut_to_fit
 from tickerplant.market_data.feed.validation import Reasons
@@ -29,9 +30,12 @@ class DeadRow:
 def dead_rows(batch: pa.RecordBatch, reasons: Reasons) -> list[DeadRow]:
     """Return the rows that have a reason, each as JSON."""
     numbers = sorted(reasons)
-    rows = batch.take(pa.array(numbers)).to_pylist()
+    columns = [values_of(column) for column in batch.take(pa.array(numbers)).columns]
     encoder = msgspec.json.Encoder(enc_hook=str)
-    return [DeadRow(reasons[number], encoder.encode(row)) for number, row in zip(numbers, rows, strict=True)]
+    return [
+        DeadRow(reasons[number], encoder.encode(dict(zip(batch.schema.names, row, strict=True))))
+        for number, row in zip(numbers, zip(*columns, strict=True), strict=True)
+    ]
 
 
 def dead_batches(feed: str, rows: Sequence[DeadRow]) -> Iterator[pa.RecordBatch]:

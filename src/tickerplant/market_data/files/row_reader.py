@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import interval as intervals
+from tickerplant.core.arrow_values import value_at, values_of
 from tickerplant.core.clock_column import ClockColumn
 from tickerplant.core.column_names import normalise
 from tickerplant.core.errors import BadInput
@@ -173,7 +174,7 @@ class RowReader:
         if self.first_reason is None and (not good.all() or block.broken):
             found = {int(block.numbers[row]): reason for row, reason in reasons.items()}
             for row in np.flatnonzero(~good)[:1].tolist():
-                written = quoted(self._time_column(block)[row].as_py())
+                written = quoted(value_at(self._time_column(block), row))
                 found.setdefault(
                     int(block.numbers[row]), f"the time {written} is outside {_YEARS[self.kind == BARS]}; correct it"
                 )
@@ -431,7 +432,7 @@ class RowReader:
             return self._typed_floats(column, role, reasons, absent)
         values, missing, invalid = self._numbers.read(column)
         for row in np.flatnonzero(invalid).tolist():
-            reasons.setdefault(row, self._numbers.why_invalid(role, column[row].as_py()))
+            reasons.setdefault(row, self._numbers.why_invalid(role, value_at(column, row)))
         if absent is not None:
             return np.where(missing, absent, values)
         for row in np.flatnonzero(missing).tolist():
@@ -457,7 +458,7 @@ class RowReader:
             return []
         order = sorted(reasons)
         wanted = pa.array(order)
-        values = {name: column.take(wanted).to_pylist() for name, column in block.columns.items()}
+        values = {name: values_of(column.take(wanted)) for name, column in block.columns.items()}
         encoder = msgspec.json.Encoder(enc_hook=str)
         return [
             BrokenRow(

@@ -11,12 +11,17 @@ import pyarrow as pa
 
 from tickerplant.core import interval as intervals
 from tickerplant.core.schemas import DIVIDENDS, SMALL_TEXT, SPLITS, TEXT, VENDOR_BARS
-from tickerplant.core.times import BoolArray, Float64Array, Int64Array, timestamps
-from tickerplant.market_data.feed.validation import MAX_PRICE
+from tickerplant.core.shown import quoted
+from tickerplant.core.times import BoolArray, Float64Array, Int64Array, times_of, timestamps
+from tickerplant.market_data.feed.validation import EARLIEST_BAR_US, MAX_PRICE, is_plausible
 from tickerplant.market_data.vendors.errors import Malformed
 
 MAX_RATIO: Final = 1e6
 """Maximum ratio of a split, in either direction. The largest known are 1 for 100,000."""
+MAX_ACTIONS: Final = 10_000
+"""Maximum splits, and maximum dividends, of one symbol in an answer. A daily dividend makes 3,650 in ten years."""
+MAX_CURRENCY_CHARS: Final = 16
+"""Maximum characters of a dividend's currency: `USD`, or `EUR/GBp` if prices are in another currency."""
 _MOST_SHARES: Final = 1_000
 """Maximum denominator of a split: terms are small (20 for 1, 3 for 2, 1 for 100). Otherwise the ratio is kept."""
 
@@ -95,6 +100,35 @@ def dividends_batch(
         ],
         schema=DIVIDENDS,
     )
+
+
+def check_actions(symbols: Sequence[str], splits: pa.RecordBatch | None, dividends: pa.RecordBatch | None) -> None:
+    """Raise Malformed for splits or dividends of another symbol than `symbols`, too many, or that cannot be right."""
+    for name, batch in (("splits", splits), ("dividends", dividends)):
+        if batch is None or not batch.num_rows:
+            continue
+        if batch.num_rows > MAX_ACTIONS * len(symbols):
+            raise Malformed(
+                f"the answer has {batch.num_rows:,} {name}; at most {MAX_ACTIONS:,} of a symbol are accepted"
+            )
+        times = times_of(batch["time"])
+        if not is_plausible(times, EARLIEST_BAR_US).all():
+            raise Malformed(f"the answer has {name} with a time outside the years 1800 to 2200")
+        other = set(batch["symbol"].unique().to_pylist()) - set(symbols)
+        if other:
+            raise Malformed(f"the answer has {name} of {quoted(min(other))}, which was not requested")
+    if splits is not None:
+        for numerator, denominator in zip(
+            splits["numerator"].to_pylist(), splits["denominator"].to_pylist(), strict=True
+        ):
+            check_terms(numerator, denominator)
+    if dividends is not None and dividends.num_rows:
+        check_amounts(dividends["amount"].to_numpy(zero_copy_only=False))
+        for currency in dividends["currency"].unique().to_pylist():
+            if currency is not None and not (
+                len(currency) <= MAX_CURRENCY_CHARS and currency.isascii() and currency.isprintable()
+            ):
+                raise Malformed(f"{quoted(currency)} is not a currency")
 
 
 def check_terms(numerator: float, denominator: float) -> None:

@@ -30,6 +30,7 @@ from tickerplant.core.schemas import NOT_OFFERED, OUTAGE, QUOTA
 from tickerplant.core.times import HOUR_US, SECOND_US
 from tickerplant.market_data.vendors.account import Account, Blocked, VendorStatus
 from tickerplant.market_data.vendors.bounds import bounded_wait_us
+from tickerplant.market_data.vendors.columns import check_actions
 from tickerplant.market_data.vendors.comparison import Comparison
 from tickerplant.market_data.vendors.errors import BadRequest, Malformed, QuotaSpent, VendorDown, VendorError
 from tickerplant.market_data.vendors.port import (
@@ -219,7 +220,7 @@ class RequestScheduler:
             await self._save_debit(account, charge)  # Step 3
             faults.reach("desk.debited")
             try:
-                answer = await self._send(account, send)  # Step 4
+                answer = await self._send(account, request, send)  # Step 4
             except VendorError as error:
                 faults.reach("desk.answered")
                 now = self._clock.now_us()
@@ -255,10 +256,12 @@ class RequestScheduler:
                 return
             await self._clock.sleep((earliest - now) / SECOND_US)
 
-    async def _send(self, account: Account, send: Callable[[], Awaitable[A]]) -> A:
+    async def _send(self, account: Account, request: BarsRequest, send: Callable[[], Awaitable[A]]) -> A:
         try:
             async with asyncio.timeout(self._clock.real_s(self._flight_s)):
-                return await send()
+                answer = await send()
+            check_actions(request.symbols, answer.splits, answer.dividends)
+            return answer
         except VendorError:
             raise
         except TimeoutError:
