@@ -121,8 +121,8 @@ tools/timescale/node_modules/.package-lock.json: tools/timescale/package-lock.js
 	@touch $@
 
 test-parts: .venv/.dev
-	@$(STEP) "find Chromium, Java, Maven and npm" \
-		tools/need chromium:chromium java:default-jre-headless mvn:maven npm:npm
+	@$(STEP) "find Chromium, Java, Maven, npm and faketime" \
+		tools/need chromium:chromium java:default-jre-headless mvn:maven npm:npm faketime:faketime
 	@$(STEP) "get Kafka for tests" tools/kafka/kafka get
 	@$(MAKE) --no-print-directory tools/timescale/node_modules/.package-lock.json
 

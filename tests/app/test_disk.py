@@ -83,18 +83,20 @@ print(json.dumps({"states": states, "text": text, "errors": errors, "readable": 
 """
 
 
-def in_small_file_system(folder: Path, size: str, *command: str) -> str:
-    """Run a command with a small separate file system at `folder`; return its output."""
-    script = f'mount -t tmpfs -o size={size} none "$0" && exec "$@"'
-    done = subprocess.run(
+def in_small_file_system(
+    folder: Path, size: str, *command: str, prepare: str = "true"
+) -> subprocess.CompletedProcess[str]:
+    """Run a command with a small separate file system at `folder`, after the shell's `prepare`."""
+    script = f'mount -t tmpfs -o size={size} none "$0" && {prepare} && exec "$@"'
+    return subprocess.run(
         ["unshare", "-rm", "sh", "-c", script, str(folder), *command], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_a_full_disk_is_failed_at_once_and_the_feed_continues_without_loss(tmp_path: Path) -> None:
-    found = json.loads(in_small_file_system(tmp_path, "16m", sys.executable, "-c", FULL, str(tmp_path)))
+    done = in_small_file_system(tmp_path, "16m", sys.executable, "-c", FULL, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
     before, full, after = found["states"]
     assert before[0] == DEGRADED, "sixteen megabytes are few"
     assert full[0] == FAILED
@@ -104,6 +106,15 @@ def test_a_full_disk_is_failed_at_once_and_the_feed_continues_without_loss(tmp_p
     assert found["errors"] == 3
     assert 40 <= found["readable"] < found["rows"]
     assert found["rows"] == found["distinct"] == 2 * found["at"], "each tick once"
+
+
+def test_a_start_on_a_full_disk_ends_with_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tickerplant.app", "run", "store", "--data", str(tmp_path)]
+    fill = 'chmod 700 "$0" && { dd if=/dev/zero of="$0/filler" bs=4k 2>/dev/null || true; }'
+    done = in_small_file_system(tmp_path, "1m", *command, prepare=fill)
+    path = tmp_path / "store.lock"
+    wanted = f"tickerplant: nothing can be written to {path}: No space left on device; free some space\n"
+    assert (done.returncode, done.stderr) == (1, wanted)
 
 
 def test_the_check_of_a_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

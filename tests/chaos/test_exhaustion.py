@@ -1,7 +1,7 @@
-"""A plant that runs out of descriptors, or loses a backend of its database. No data is lost.
+"""A plant that runs out of disk, of descriptors, of time that advances, or of a database backend. No data is lost.
 
 Each test ends with the equality of laws 3 and 5: `verify` recomputes every byte, and the rows of the store are those of
-the log. `make test-all` runs them; each takes up to a minute.
+the log. `make test-all` runs them; each takes up to two minutes.
 """
 
 from __future__ import annotations
@@ -11,131 +11,53 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import asyncpg
-import httpx
 import pytest
 
+from tests.chaos.single_plant import PrefixedPlant, SinglePlant, explained, settings
 from tests.e2e.support import rows
 from tests.e2e.test_services import free_port
-from tests.support.plant import Plant, kill_tree
+from tests.support.plant import Plant
 from tests.support.postgres import Postgres
-from tests.support.waiting import PATIENCE, until
-from tickerplant.app.wiring.store import positions
-from tickerplant.core import records
-from tickerplant.core.errors import LogError
-from tickerplant.core.schemas import RAW
-from tickerplant.core.times import times_of
-from tickerplant.log.open import open_log
+from tests.support.waiting import PATIENCE
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(300)]
 
-SYMBOLS = ("AAPL", "BTC/USD")
+ROOT = Path(__file__).parents[2]
+CLOCK = ROOT / "tests" / "support" / "clock"
+HOUR_S = 3_600
+DISK = "256m"
+"""Size of the disk: a new cluster has 60 MB, and tables and log need as much."""
 
 
-@dataclass
-class LimitedPlant(Plant):
-    """A plant whose commands run through the command `prefix`."""
-
-    prefix: tuple[str, ...] = field(default=())
-
-    def command(self, *arguments: str) -> list[str]:
-        return [*self.prefix, *super().command(*arguments)]
-
-
-class Running:
-    """A plant of one process (`up`) on the sandbox."""
-
-    def __init__(self, plant: LimitedPlant, port: int, output: Path) -> None:
-        self.plant, self.base, self.output = plant, f"http://127.0.0.1:{port}", output
-        self.process = plant.start("up", output=output)
-
-    def health(self) -> dict[str, dict[str, Any]]:
-        """Return the components by name; {} while the API does not answer."""
-        with contextlib.suppress(httpx.TransportError):
-            answer = httpx.get(f"{self.base}/health", timeout=PATIENCE.seconds(20))
-            return {part["name"]: part for part in answer.json()["parts"]}
-        return {}
-
-    def wait(self, what: str, condition: Callable[[], Any], timeout_s: float = 90) -> None:
-        def checked() -> Any:
-            assert self.process.poll() is None, f"the plant ended with {self.process.returncode}"
-            return condition()
-
-        until(checked, what, timeout_s)
-
-    def logged(self) -> int:
-        """Return the number of raw records; 0 before the log exists."""
-        with contextlib.suppress(LogError), contextlib.closing(open_log("embedded:", data=self.plant.data)) as log:
-            return sum(end for _, end in log.offsets(RAW).values())
-        return 0
-
-    def grows(self, what: str, timeout_s: float = 90) -> None:
-        """Wait until ticks are appended and stored."""
-        self.wait("the API", self.health)
-        before = self.logged()
-        self.wait(f"records {what}", lambda: self.logged() > before + 20, timeout_s)
-        with self.plant.store() as dsn:
-            sql = "SELECT count(*) FROM realtime_prices"
-            stored = rows(dsn, sql)[0][0]
-            self.wait(f"rows {what}", lambda: rows(dsn, sql)[0][0] > stored + 20, timeout_s)
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(PATIENCE.seconds(60)) == 0
-
-    def assert_equal(self) -> None:
-        """Assert laws 3 and 5: the log recomputes to itself, and the store has the log's ticks."""
-        self.plant.run("verify")
-        with self.plant.store() as dsn, contextlib.closing(open_log("embedded:", data=self.plant.data)) as log:
-            applied = positions(dsn)
-            wanted = []
-            for source, (first, _) in log.offsets(RAW).items():
-                for record in log.read_range(source, first, applied.get((source.topic, source.partition), first)):
-                    found = records.decode(record.value)
-                    if isinstance(found.header, records.Ticks):
-                        batch = found.batch
-                        columns = (batch[name].to_pylist() for name in ("symbol", "price", "size"))
-                        wanted += zip(times_of(batch["time"]).tolist(), *columns, strict=True)
-            micros = "(extract(epoch FROM time) * 1000000)::bigint"
-            stored = rows(dsn, f"SELECT {micros}, symbol, price, size FROM realtime_prices")
-        assert len(wanted) > 100
-        assert sorted(stored) == sorted(wanted)
-
-
-@contextlib.contextmanager
-def explained(running: Running) -> Iterator[Running]:
-    """End the plant; show its output if the test fails."""
-    try:
-        yield running
-    except BaseException:
-        print(*running.output.read_text(errors="replace").splitlines()[-60:], sep="\n")
-        raise
-    finally:
-        kill_tree(running.process)
-
-
-def settings(dsn: str, port: int, **more: str) -> dict[str, str]:
-    return {
-        "TICKERPLANT_SYMBOLS": ",".join(SYMBOLS), "TICKERPLANT_PARTITIONS": "2", "TICKERPLANT_HISTORY": "none",
-        "TICKERPLANT_SANDBOX__RATE": "60", "TICKERPLANT_API__PORT": str(port), "TICKERPLANT_STORE": dsn, **more,
-    }  # fmt: skip
-
-
-def state_of(running: Running, name: str) -> str:
-    return str(running.health().get(name, {}).get("state", "no answer"))
-
-
-def test_a_plant_without_descriptors_serves_again_when_they_are_free(
-    tmp_path: Path, postgres: Postgres, empty_dsn: str
+@pytest.mark.parametrize("store", ["embedded", "elsewhere"])
+def test_a_full_disk_is_failed_at_once_and_loses_nothing(
+    tmp_path: Path, postgres: Postgres, empty_dsn: str, store: str
 ) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    address = store if store == "embedded" else postgres.over_tcp(empty_dsn)
+    # Only root can start the embedded PostgreSQL as another user, which a user namespace without that user prevents.
+    # Other users return to their own id after the mount, because PostgreSQL does not run as root.
+    own = f"unshare -U --map-user={os.getuid()} --map-group={os.getgid()}" if os.getuid() else ""
+    script = f'mount -t tmpfs -o size={DISK} none "$0" && exec {own} "$@"'
+    inside = [sys.executable, "-m", "tests.chaos.full_disk", str(tmp_path), address]
+    done = subprocess.run(
+        ["unshare", "-rm" if own else "-m", "sh", "-c", script, str(disk), *inside],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE.seconds(280),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "equal\n"
+
+
+def test_a_plant_without_descriptors_serves_again_when_they_are_free(tmp_path: Path, empty_dsn: str) -> None:
     port = free_port()
-    plant = LimitedPlant(tmp_path / "data", settings(empty_dsn, port), ("prlimit", "--nofile=200:200"))
-    with explained(Running(plant, port, tmp_path / "up.log")) as running:
+    plant = PrefixedPlant(tmp_path / "data", settings(empty_dsn, port), ("prlimit", "--nofile=200:200"))
+    with explained(SinglePlant(plant, tmp_path / "up.log")) as running:
         running.grows("before")
         idle: list[socket.socket] = []
         try:
@@ -157,17 +79,50 @@ def test_a_plant_without_descriptors_serves_again_when_they_are_free(
         running.assert_equal()
 
 
+def moved_clock(file: Path) -> dict[str, str]:
+    """Return the environment of processes whose clock is moved by the offset in `file`, such as `-1h`."""
+    found = [str(path) for path in Path("/usr/lib").glob("*/faketime/libfaketime.so.1")]
+    assert found, "install the Debian package faketime"
+    return {
+        "LD_PRELOAD": found[0], "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1", "PYTHONPATH": str(CLOCK),
+    }  # fmt: skip
+
+
+def test_a_clock_that_is_moved_by_an_hour_back_and_forth_loses_nothing(tmp_path: Path, empty_dsn: str) -> None:
+    offset = tmp_path / "offset"
+    offset.write_text("+0")
+    env = settings(empty_dsn, free_port())
+    plant = Plant(tmp_path / "data", {**env, **moved_clock(offset)})
+    with explained(SinglePlant(plant, tmp_path / "up.log")) as running:
+        running.grows("before")
+        for hours in (-1, 1, 0):
+            before = ticks_near(running, hours)
+            offset.with_suffix(".new").write_text(f"{hours:+}h")
+            offset.with_suffix(".new").rename(offset)
+            running.wait(f"ticks at {hours} h", lambda h=hours, n=before: ticks_near(running, h) > n + 40)
+            running.grows(f"at {hours} h")
+        running.stop()
+        plant.env = env
+        running.assert_equal()
+
+
+def ticks_near(running: SinglePlant, hours: int) -> int:
+    """Return the number of stored ticks within ten minutes of the clock that is moved by these hours."""
+    with running.plant.store() as dsn:
+        distance = f"abs(extract(epoch FROM time - now()) - {hours} * 3600)"
+        return int(rows(dsn, f"SELECT count(*) FROM realtime_prices WHERE {distance} < 600")[0][0])
+
+
 def test_a_killed_backend_of_the_database_loses_nothing(tmp_path: Path) -> None:
-    port = free_port()
-    env = settings("embedded:", port)
-    plant = LimitedPlant(tmp_path / "data", {name: value for name, value in env.items() if name != "TICKERPLANT_STORE"})
-    with explained(Running(plant, port, tmp_path / "up.log")) as running:
-        running.wait("the store", lambda: state_of(running, "store") == "ok")
+    plant = Plant(tmp_path / "data", settings("embedded", free_port()))
+    with explained(SinglePlant(plant, tmp_path / "up.log")) as running:
+        running.wait("the store", lambda: running.state("store") == "ok")
         with plant.store() as dsn:
             running.grows("before")
             for _ in range(2):
                 os.kill(asyncio.run(backend_of(dsn)), signal.SIGKILL)
-                running.wait("the store to answer", lambda: state_of(running, "store") == "ok")
+                running.wait("the store to answer", lambda: running.state("store") == "ok")
                 running.grows("after")
         running.stop()
         running.assert_equal()

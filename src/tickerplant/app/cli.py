@@ -109,6 +109,15 @@ def main() -> None:
     except BrokenPipeError:  # `tickerplant tail | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+    except OSError as error:
+        from tickerplant.app.disk import FULL
+
+        if error.errno not in FULL:
+            raise
+        notify(
+            f"tickerplant: nothing can be written to {error.filename or 'the disk'}: {error.strerror}; free some space"
+        )
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

@@ -15,7 +15,8 @@ PROBE_BYTES: Final = 1 << 20
 LOW_BYTES: Final = 256 << 20
 """Minimum free bytes of a healthy disk: about a minute of a log at full speed, and the database's next WAL files."""
 
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a disk, a quota or a file that is full."""
 
 
 def disk_health(folder: Path) -> Iterable[ComponentHealth]:
@@ -30,7 +31,7 @@ def disk_health(folder: Path) -> Iterable[ComponentHealth]:
     free = found.f_bavail * found.f_frsize
     details = {"free_bytes": free}
     error = _probe(folder)
-    if error is not None and error.errno in _FULL:
+    if error is not None and error.errno in FULL:
         sentence = f"nothing can be written to {folder}: {error.strerror}; {free >> 20:,} MiB are free. Free some space"
         yield ComponentHealth("disk", FAILED, sentence, details)
     elif error is not None and error.errno in (errno.EROFS, errno.EIO):
@@ -48,11 +49,11 @@ def _probe(folder: Path) -> OSError | None:
     try:
         handle = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except OSError as error:  # another user's folder, or a file system without such files, cannot be checked
-        return error if error.errno in (*_FULL, errno.EROFS, errno.EIO) else None
+        return error if error.errno in (*FULL, errno.EROFS, errno.EIO) else None
     try:
         os.posix_fallocate(handle, 0, PROBE_BYTES)
     except OSError as error:
-        return error if error.errno in (*_FULL, errno.EIO) else None
+        return error if error.errno in (*FULL, errno.EIO) else None
     finally:
         os.close(handle)
     return None

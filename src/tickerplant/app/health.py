@@ -215,7 +215,7 @@ def service_health(statuses: Iterable[Status]) -> Iterable[ComponentHealth]:
     """
     for status in statuses:
         times = f", restarted {status.restarts} times" if status.restarts else ""
-        fails = status.fails(time.time())
+        fails = status.fails(time.monotonic())
         since = f" since {_when(int(status.error_since_s * SECOND_US))}" if status.error_since_s else ""
         because = f" after {status.error}{since}" if status.error and (fails or status.state != "running") else ""
         state = (

@@ -108,7 +108,7 @@ class PlantCollector(Collector):
         for status in self._statuses():
             up.add_metric([status.name], float(status.state == "running"))
             restarts.add_metric([status.name], status.restarts)
-            error_s[status.name] = now_s - status.error_since_s if status.fails(now_s) else 0.0
+            error_s[status.name] = now_s - status.error_since_s if status.fails(time.monotonic()) else 0.0
         for service, event, value in self._counts():
             if event == "error_since_s":
                 error_s[service] = max(error_s.get(service, 0.0), now_s - value if value else 0.0)

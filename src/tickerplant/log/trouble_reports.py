@@ -61,12 +61,12 @@ def withdraw(log: EventLog, key: str) -> None:
 
 
 def read(log: EventLog, now_us: int) -> dict[str, Trouble]:
-    """Return the recent troubles by key. Raises LogError."""
+    """Return the recent troubles by key. A report of the future is of a clock that was wrong. Raises LogError."""
     found = {}
     for key in sorted(log.state_keys(STATE_FEEDS, 0)):
         if key.startswith(PREFIX):
             trouble = _decoded(log.get_state(STATE_FEEDS, 0, key))
-            if trouble is not None and now_us / SECOND_US - trouble.reported_s < MEMORY_S:
+            if trouble is not None and abs(now_us / SECOND_US - trouble.reported_s) < MEMORY_S:
                 found[key.removeprefix(PREFIX)] = trouble
     return found
 

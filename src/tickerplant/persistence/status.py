@@ -97,9 +97,9 @@ def read_refusals(log: EventLog) -> list[Refusal]:
 
 
 def read_outages(log: EventLog, now_us: int) -> dict[str, OutageReport]:
-    """Return the current outage reports by member. Raises LogError."""
+    """Return the current outage reports by member. A report of the future is of a wrong clock. Raises LogError."""
     found = {member: msgspec.json.decode(value, type=OutageReport) for member, value in _values(log, OUTAGE_PREFIX)}
-    return {name: one for name, one in found.items() if now_us / SECOND_US - one.reported_s < STALE_S}
+    return {name: one for name, one in found.items() if abs(now_us / SECOND_US - one.reported_s) < STALE_S}
 
 
 def _values(log: EventLog, prefix: str) -> Iterable[tuple[str, bytes]]:

@@ -138,8 +138,8 @@ def test_an_outage_is_logged_once_and_its_error_and_start_stay_visible(monkeypat
 
 
 def test_a_repeated_error_that_waiting_cannot_remove_is_failed() -> None:
-    now_s = time.time()
-    status = Status("persistence", state="running", since_s=now_s, error="StoreError: no", error_since_s=now_s - 9)
+    now_s = time.monotonic()
+    status = Status("persistence", state="running", since_s=now_s, error="StoreError: no", error_since_s=1_000.0)
     status.permanent = True
     assert [part.state for part in health.service_health([status])] == [FAILED]
     status.permanent = False

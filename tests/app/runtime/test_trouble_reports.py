@@ -114,10 +114,18 @@ def test_a_report_is_continued_cut_and_forgotten_after_ten_minutes(event_log: Ev
     assert trouble_reports.read(event_log, 2_202 * SECOND_US) == {}
 
 
+def test_a_report_of_a_clock_that_was_an_hour_ahead_is_ignored(event_log: EventLog) -> None:
+    trouble_reports.report(event_log, "service:api:0", "x", 5_000.0)
+    assert trouble_reports.read(event_log, 1_400 * SECOND_US) == {}
+    trouble_reports.report(event_log, "service:api:0", "y", 1_500.0)
+    [trouble] = trouble_reports.read(event_log, 1_501 * SECOND_US).values()
+    assert (trouble.error, trouble.since_s, trouble.times) == ("y", 1_500.0, 1)
+
+
 def test_a_service_that_runs_for_a_minute_between_its_crashes_is_failed() -> None:
-    now_s = time.time()
+    now_s = time.monotonic()
     status = Status(
-        "market_data", state="running", since_s=now_s - 60, error="ValueError: no", error_since_s=now_s - 61
+        "market_data", state="running", since_s=now_s - 60, error="ValueError: no", error_since_s=time.time() - 61
     )
     status.permanent = True
     assert [part.state for part in health.service_health([status])] == [OK], "one crash, a minute ago"

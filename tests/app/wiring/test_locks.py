@@ -1,5 +1,6 @@
 """Locks of the data folder between real processes."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -73,3 +74,19 @@ def test_a_pipe_in_place_of_a_lock_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "plant.lock")
     with pytest.raises(ConfigError, match=r"plant\.lock is not a regular file; remove it"):
         FolderLock(tmp_path, "plant.lock").acquire_or_raise()
+
+
+def test_a_full_disk_is_an_error_that_names_the_file_and_prevents_no_withdrawal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with FolderLock(tmp_path, "store.lock").acquire_or_raise() as lock:
+        lock.write_holder(dsn="postgresql://x")
+        assert lock.holder()["dsn"] == "postgresql://x"
+        monkeypatch.setattr(os, "pwrite", refuse)
+        with pytest.raises(OSError, match=r"No space left on device: .*store\.lock"):
+            lock.write_holder(dsn="postgresql://y")
+        lock.withdraw()
+        assert lock.holder() == {}

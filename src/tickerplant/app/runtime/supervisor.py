@@ -74,16 +74,17 @@ class Status:
     """`new`, `running`, `waiting` (for its next start), `stopped`, or `failed` (no longer restarted)."""
     restarts: int = 0
     since_s: float = 0.0
+    """Time of the present state's start, in seconds of the monotonic clock."""
     error: str = ""
     error_since_s: float = 0.0
     """Time in seconds since 1970 of the first crash of the present run of crashes; 0 before the first crash."""
     permanent: bool = False
     """True if waiting cannot remove the cause of the newest crash."""
     crashes_s: tuple[float, ...] = ()
-    """Times in seconds since 1970 of the last `CRASHES` crashes whose cause waiting cannot remove."""
+    """Times of the last `CRASHES` crashes whose cause waiting cannot remove, in seconds of the monotonic clock."""
 
     def fails(self, now_s: float) -> bool:
-        """Return True if the service crashes repeatedly.
+        """Return True if the service crashes repeatedly. `now_s`: the monotonic clock.
 
         It has not yet run for `HEALTHY_S` since its last crash, or it crashed `CRASHES` times in `CRASH_MEMORY_S`.
         """
@@ -149,7 +150,7 @@ class _Runner:
             self.affinity.join()
         backoffs = _backoffs()
         while not self.stopping.is_set():
-            self.status.state, self.status.since_s = "running", time.time()
+            self.status.state, self.status.since_s = "running", time.monotonic()
             began = time.monotonic()
             try:
                 self._run_once()
@@ -180,7 +181,7 @@ class _Runner:
         status.error, status.error_since_s = text, self.outage.since_s
         status.permanent = not isinstance(error, (StoreUnavailable, LogUnavailable, Fenced))
         if status.permanent:
-            status.crashes_s = (*status.crashes_s, time.time())[-CRASHES:]
+            status.crashes_s = (*status.crashes_s, time.monotonic())[-CRASHES:]
         unreported = isinstance(error, LogUnavailable)  # a report needs the log
         if self.reporter is not None and not unreported and (status.permanent or self.outage.repeats):
             self.settled = False
@@ -253,7 +254,7 @@ class Supervisor:
         while not stop.wait(0.2):
             if self._failed.is_set():
                 return
-            now_s = time.time()
+            now_s = time.monotonic()
             for runner in self._runners:
                 runner.settle(now_s)
             if settled and time.monotonic() > settled:

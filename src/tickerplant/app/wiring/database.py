@@ -74,11 +74,11 @@ def own(settings: Settings, lock: FolderLock) -> Iterator[str]:
     lock.write_holder()
     server = embedded_postgres(settings.data)
     dsn = server.start()
-    lock.write_holder(dsn=dsn)
     try:
+        lock.write_holder(dsn=dsn)
         yield dsn
     finally:
-        lock.write_holder()
+        lock.withdraw()
         server.stop()
 
 
@@ -99,7 +99,7 @@ def serve(settings: Settings, stop: threading.Event, *, while_used: bool) -> Non
                 used_s = time.monotonic()
             elif while_used and time.monotonic() - used_s > IDLE_S and users.acquire():
                 with users:  # a new user waits here, and then finds no address
-                    lock.write_holder()
+                    lock.withdraw()
                 return
 
 

@@ -63,11 +63,22 @@ class FolderLock:
         return self
 
     def write_holder(self, **fields: Any) -> None:
-        """Write this process and `fields` into the file, for other processes to read."""
+        """Write this process and `fields` into the file, for other processes to read.
+
+        Raises OSError with the file's name if the disk is full; the file is empty then.
+        """
         assert self._file is not None
         text = json.dumps({"pid": os.getpid(), "what": " ".join(["tickerplant", *sys.argv[1:3]]), **fields})
         os.ftruncate(self._file, 0)
-        os.pwrite(self._file, text.encode(), 0)
+        try:
+            os.pwrite(self._file, text.encode(), 0)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
+
+    def withdraw(self) -> None:
+        """Remove the fields of `write_holder` from the file, also if the disk is full."""
+        with contextlib.suppress(OSError):
+            self.write_holder()
 
     def holder(self) -> dict[str, Any]:
         """Return the object that the holder has written; {} if there is none."""
