@@ -21,7 +21,7 @@ import structlog
 
 from tickerplant.core import faults, records
 from tickerplant.core.errors import Fenced, LogError, StoreError, UnreadableRecord
-from tickerplant.core.outage import Outage
+from tickerplant.core.outage import LONGEST_WAIT_S, Outage
 from tickerplant.core.schemas import ALERTS
 from tickerplant.core.times import iso, times_of
 from tickerplant.log.port import ConsumedRecord, EventLog, Reader
@@ -31,8 +31,6 @@ from tickerplant.store.repositories.alerts import Outbox
 GROUP: Final = "webhooks"
 RETRY_S: Final = 1.0
 JOIN_S: Final = 5.0
-HEALTHY_S: Final = 10.0
-"""Seconds of work without a failure after which an outage has ended."""
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +83,7 @@ class OutboxIntake:
                 log.exception("webhook intake failed and restarts")
             finally:
                 self._reader = None
-                if time.monotonic() - began > HEALTHY_S:
+                if time.monotonic() - began > LONGEST_WAIT_S:
                     outage.end()
             self._stopping.wait(RETRY_S)
 

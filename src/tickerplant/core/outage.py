@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+LONGEST_WAIT_S: Final = 90.0
+"""Maximum seconds that one attempt waits for an unavailable log or store. Two calls of Kafka's client wait 30 s each.
+
+An attempt that fails later has worked before, and its failure begins another outage."""
 
 
 @dataclass(slots=True)

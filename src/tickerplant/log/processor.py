@@ -32,7 +32,7 @@ import structlog
 
 from tickerplant.core import faults
 from tickerplant.core.errors import Fenced, LogUnavailable
-from tickerplant.core.outage import Outage
+from tickerplant.core.outage import LONGEST_WAIT_S, Outage
 from tickerplant.core.streams import (
     QUEUED_KEY,
     ConsumedRecord,
@@ -61,8 +61,6 @@ MAX_PAUSE_S: Final = 0.05
 """
 WAITING_POLL_S: Final = 0.05
 """Maximum duration of a poll while a stage has background work."""
-HEALTHY_S: Final = 10.0
-"""Seconds of work without a failure after which an outage has ended."""
 _MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024  # maximum outputs in memory; above it a batch commits before its end
 
 log = structlog.get_logger(__name__)
@@ -149,7 +147,7 @@ class Processor:
                 self._process(stop, poll_s)
             except LogUnavailable as error:
                 self.counts.restarts += 1
-                if time.monotonic() - began > HEALTHY_S:
+                if time.monotonic() - began > LONGEST_WAIT_S:
                     self._outage.end()
                 if self._outage.fail(str(error), time.time()):
                     log.warning("log unavailable, restarting from the last commit", service=self.name, error=str(error))

@@ -14,7 +14,7 @@ from tickerplant.app import health
 from tickerplant.app.component import DEGRADED, FAILED, OK
 from tickerplant.app.runtime import supervisor as module
 from tickerplant.app.runtime.supervisor import Service, Status, Supervisor
-from tickerplant.core.errors import StoreUnavailable
+from tickerplant.core.errors import LogUnavailable, StoreUnavailable
 
 
 def test_services_stop_in_the_order_of_their_rank() -> None:
@@ -133,6 +133,24 @@ def test_an_outage_is_logged_once_and_its_error_and_start_stay_visible(monkeypat
         assert "the database is unavailable: attempt " in part.sentence
         assert " since 2" in part.sentence
         assert began_s <= status.error_since_s <= time.time()
+        supervisor.stop()
+    assert len([line for line in lines if line["event"] == "service crashed"]) == 1
+
+
+def test_attempts_that_wait_for_the_log_are_one_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_BACKOFF_S", 0.001)
+    monkeypatch.setattr(module, "HEALTHY_S", 0.001)
+    attempts = itertools.count()
+
+    def body(stop: threading.Event) -> None:
+        stop.wait(0.01)  # as a client of Kafka waits for half a minute
+        raise LogUnavailable(f"no answer for {next(attempts)} s")
+
+    supervisor = Supervisor([Service("maintenance", body)])
+    [status] = supervisor.statuses()
+    with capture_logs() as lines:
+        supervisor.start()
+        until(lambda: status.restarts > 5)
         supervisor.stop()
     assert len([line for line in lines if line["event"] == "service crashed"]) == 1
 

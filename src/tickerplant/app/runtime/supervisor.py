@@ -39,7 +39,7 @@ from tickerplant.core.errors import (
     StoreUnavailable,
     TickerplantError,
 )
-from tickerplant.core.outage import Outage
+from tickerplant.core.outage import LONGEST_WAIT_S, Outage
 
 FIRST_BACKOFF_S: Final = 0.2
 LAST_BACKOFF_S: Final = 10.0
@@ -155,7 +155,8 @@ class _Runner:
             try:
                 self._run_once()
             except BaseException as error:  # every cause is reported, and the other services continue
-                if time.monotonic() - began > HEALTHY_S:
+                waited = isinstance(error, (StoreUnavailable, LogUnavailable))
+                if time.monotonic() - began > (LONGEST_WAIT_S if waited else HEALTHY_S):
                     self.outage.end()
                 self.failure = error
                 if not self._will_restart(error):
