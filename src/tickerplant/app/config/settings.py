@@ -100,9 +100,9 @@ class Settings(BaseSettings):
         default=100,
         ge=0,
         le=1_000,
-        description="Maximum time in milliseconds for which a live feed gathers ticks into one record. It gathers them "
-        "only while fewer than 64 arrive in that time. 0: each tick is passed on at once, with more CPU and disk per "
-        "tick.",
+        description="Maximum time in milliseconds for which a live feed gathers ticks into one record. A feed waits "
+        "only until it has 64 messages of the vendor. The service `persistence` pauses for the same time after it has "
+        "read fewer than 32 records. 0: no waiting, with more CPU and disk per tick.",
     )
     snapshot_interval_records: int = Field(
         default=2_000,
