@@ -58,10 +58,10 @@ def pace(idle_s: float) -> float:
 
 
 def _points() -> list[str]:
-    """Return every crash point of the code, so that none is missing here.
+    """Return the names of the crash points in the code, except those that other tests cover.
 
-    `test_alerts` covers those of the API and of alert delivery, `test_backfill` those of the scheduler and the
-    backfill.
+    `test_alerts` covers the points of the API and of alert delivery. `test_backfill` covers the points of the request
+    scheduler and the backfill.
     """
     code = "".join(path.read_text() for path in sorted((Path(__file__).parents[2] / "src").rglob("*.py")))
     found = set(re.findall(r'faults\.reach\("([a-z.]+)"\)', code))
@@ -131,7 +131,7 @@ class Parts:
         assert not self.dead()
 
     def committed(self) -> dict[str, int]:
-        """Return the committed positions of each stateful service, summed over partitions."""
+        """Return the sum of the committed offsets over all partitions, by stateful service; 0 if they are unknown."""
         if self._log is None:
             settings = load(
                 {"data": self.plant.data, "log": self.plant.env.get("TICKERPLANT_LOG", "embedded:")}
@@ -191,7 +191,7 @@ class Parts:
         self.stop()
 
     def stop(self) -> None:
-        """Send SIGTERM to all; fail if one does not end cleanly."""
+        """Send SIGTERM to all processes. Fail if a process does not end cleanly."""
         for process in self.running.values():
             process.send_signal(signal.SIGTERM)
         codes = {name: process.wait(PATIENCE.seconds(30)) for name, process in self.running.items()}
@@ -200,7 +200,7 @@ class Parts:
         assert set(codes.values()) <= {0, -signal.SIGTERM}, f"a process did not end cleanly: {codes}"
 
     def resumed(self) -> dict[str, tuple[int, int]]:
-        """Return the records read again and the discarded outputs of restarts, by service."""
+        """Return the count of records read again and of outputs discarded by restarts, by service."""
         found = dict.fromkeys(STATEFUL, (0, 0))
         for path in self.folder.glob("*.log"):
             for line in json_lines(path):

@@ -271,8 +271,11 @@ class _BootstrapFactory:
         pure.engine.rows_of(sorted({series.symbol for series in wanted}))
         self._warm_up(pure, session, source.partition, wanted)
         if session.position < earliest:
-            log.error("the log no longer contains records that the store lacks", partition=source.partition,
-                      store_position=session.position, log_start=earliest)  # fmt: skip
+            log.error(
+                "indicators lack bars: retention dropped records that the store does not have; set a longer retention "
+                "for the topic",
+                topic=source.topic, partition=source.partition, store_position=session.position, log_start=earliest,
+            )  # fmt: skip
         stage = _StoreStage(pure, shared, source.partition)
         return Bootstrap(max(min(position, session.position), earliest), stage)
 
@@ -296,7 +299,7 @@ class _BootstrapFactory:
                     log.info("warming up", partition=partition, series=done, of=len(wanted), bars=bars)
                     shared.report()
         log.info(
-            "warm", partition=partition, series=len(wanted), bars=bars, store_position=session.position,
+            "finished warming up", partition=partition, series=len(wanted), bars=bars, store_position=session.position,
             seconds=round(time.monotonic() - started_s, 1),
         )  # fmt: skip
         shared.report()

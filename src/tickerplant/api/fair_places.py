@@ -67,7 +67,10 @@ class UsedTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceLimits:
-    """Limits: how many run and wait, in all and of one client. One client leaves `reserved` places to others."""
+    """Maximum counts of requests that run and wait.
+
+    `waiting_of_client`: maximum count of one client. `reserved`: places to run that one client cannot take.
+    """
 
     running: int
     reserved: int = 0

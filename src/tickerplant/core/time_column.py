@@ -50,13 +50,14 @@ _SAME_DATE_US: Final = 11 * HOUR_US
 class TimeColumn:
     """Converts a column block by block, in order.
 
-    `tz`: the user's zone. `implied_tz`: the zone in the column's name, which precedes it. `line`: line of the first
-    value, for errors. After the first block: `is_ordered`: dates have the order of day and month. `takes_zone`,
-    `takes_order`: the user's zone and order have an effect. `differs`: the first version of the program read other
-    times, because dates of sessions differ from the dates in UTC, or because numbers are dates. `choice`: a note about
-    an order that no value shows, or None. `late_us`: maximum time by which a time may be before the one above it
-    without being in the second of two equal hours. The state is the last time of each symbol in an hour that occurs
-    twice.
+    `tz`: the user's zone. `implied_tz`: the zone in the column's name, which takes precedence over `tz`. `line`: line
+    of the first value, for errors. `late_us`: maximum time by which a time may be before the time above it without
+    being in the second of two equal hours. The state is the last time of each symbol in an hour that occurs twice.
+
+    After the first block: `is_ordered`: dates have the order of day and month. `takes_zone`, `takes_order`: the user's
+    zone and order have an effect. `differs`: the first version of the program read other times, because dates of
+    sessions differ from the dates in UTC, or because numbers are dates. `choice`: a note about an order that no value
+    shows, or None.
     """
 
     def __init__(

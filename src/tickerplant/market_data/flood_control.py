@@ -65,7 +65,10 @@ class FloodControl:
         return self._flood
 
     def wanted(self, event: Ticks) -> pa.RecordBatch | None:
-        """Return the ticks of an event whose symbols were requested; the others count as `event.unwanted`."""
+        """Return the ticks of requested symbols; None if the event has no ticks.
+
+        Ticks of other symbols count in `event.unwanted`.
+        """
         batch = event.batch
         if batch is None:
             return None

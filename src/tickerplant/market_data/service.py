@@ -60,7 +60,7 @@ MARK_EVERY_S: Final = 1.0
 """Minimum time between two marks of a partition by its feed."""
 MARK_TURNS: Final = 20
 """Maximum number of turns in which the partitions of a feed are marked."""
-_MARK_REAL_S: Final = 0.5  # by the machine's clock; every partition is marked once in this time
+_MARK_REAL_S: Final = 0.5  # real seconds between two marks of a partition, for clocks of speed 2 to 90
 _MARK_LONGEST_S: Final = 45.0  # a feed that is silent for 90 s of log time is considered down
 _TURN_REAL_S: Final = 0.05
 _QUIET_REAL_S: Final = 0.2
@@ -140,8 +140,9 @@ class FeedEvents:
 class MarketData:
     """Runs one feed of a stream. `metrics` is called with the counters after each batch, in the event loop.
 
-    `on_gap` is called in the event loop whenever the feed is up again. The reported range begins when the connection
-    was lost, or at the end of the last run of the service.
+    `on_gap` is called in the event loop with each range that the feed missed. Ticks can be missed between two
+    connections, between two runs of the service, or on a live connection. The first connection of a new feed reports no
+    range.
     """
 
     def __init__(

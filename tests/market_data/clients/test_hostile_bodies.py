@@ -1,4 +1,4 @@
-"""Bodies of a hostile vendor: bombs, several encodings, no end. Each is a typed error within bounded memory."""
+"""A hostile vendor's body raises a VendorError within bounded memory: a bomb, several encodings, or no end."""
 
 from __future__ import annotations
 

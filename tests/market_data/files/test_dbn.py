@@ -199,7 +199,7 @@ WHOLE = encoded(metadata(TRADES), [trade(at) for at in range(50)])
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"DBN\x04" + WHOLE[4:], "version 4; supported are 1 to 3"),
+        (b"DBN\x04" + WHOLE[4:], "version 4; the supported versions are 1 to 3"),
         (b"DBN\x00" + WHOLE[4:], "version 0"),
         (b"DBN", "ends inside its metadata"),
         (WHOLE[:150], "ends inside its metadata"),
@@ -207,7 +207,7 @@ WHOLE = encoded(metadata(TRADES), [trade(at) for at in range(50)])
         (zstd(b"time,price\n1,2\n"), "is not a DBN file"),
         (zstd(WHOLE)[:40], "is damaged"),
         (ours.ZSTD_MAGIC + b"nonsense", "is damaged"),
-        (metadata(dbn.Schema.MBO), "has records of mbo; supported are trades"),
+        (metadata(dbn.Schema.MBO), "has records of mbo; the supported schemas are trades"),
         (metadata(None), "has records of several schemas"),
         (metadata(TRADES), "no rows"),
         (WHOLE[:-1], "ends inside record 50"),
@@ -273,7 +273,7 @@ def test_bars_of_an_hour_are_rejected_with_the_supported_intervals(tmp_path: Pat
     made = [bar(rtype=dbn.RType.OHLCV_1H, ns=OPEN_NS - OPEN_NS % (3_600 * 10**9))]
     with (
         embedded(tmp_path, 1) as log,
-        pytest.raises(BadInput, match="has 1h bars; supported are 1m, 5m, 1d"),
+        pytest.raises(BadInput, match="has 1h bars; the supported intervals are 1m, 5m, 1d"),
     ):
         replay(log, write(tmp_path, encoded(metadata(dbn.Schema.OHLCV_1H), made)))
 

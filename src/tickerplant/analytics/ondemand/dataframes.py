@@ -252,7 +252,7 @@ def _names(names: Any) -> dict[str, str]:
     for name in names:
         plain = str(name).lower()
         if plain in found and plain in _READ:
-            raise BadInput(f"there are the columns {found[plain]!r} and {name!r}; pass a single {plain!r}")
+            raise BadInput(f"the data has the columns {found[plain]!r} and {name!r}; pass a single {plain!r}")
         found.setdefault(plain, name)
     named: dict[str, Any] = {}
     for name in names:

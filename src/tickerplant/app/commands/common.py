@@ -192,11 +192,10 @@ def cell(value: Any) -> str:
 
 
 def time_option(text: str | None, name: str) -> int | None:
-    """Return a time option such as `2012-06-21`, `2012-06-21T13:30:00Z` or `1340285400` in µs; UTC without a zone.
+    """Return a time option in µs UTC; None if `text` is None.
 
-    Returns None for no text.
-
-    Raises BadInput for a text that is not a time. `name`: the option, for the message.
+    Examples are `2012-06-21`, `2012-06-21T13:30:00Z` and `1340285400`. A text without a zone is in UTC. Raises BadInput
+    if the text is not a time. `name`: the option, for the message.
     """
     import datetime as dt
 

@@ -43,8 +43,9 @@ def database(
 ) -> Iterator[str]:
     """Yield the address of the store for the block.
 
-    `lasting` is true for a service, which must not own the server. If `make` is false, no store is created. Raises
-    StoreUnavailable if there is no store, or if the store is not up within `patience_s` (None: `START_S`).
+    `lasting`: True for a service, which must not own the server. `make`: False if a missing store must not be created.
+    `patience_s`: maximum seconds until the store is up; None, or `lasting`: `START_S`. Raises StoreUnavailable if a
+    store is missing and `make` is false, or if the store is not up in time.
     """
     if not settings.embedded_store:
         yield settings.store.get_secret_value()
@@ -141,7 +142,7 @@ def _kept_up(settings: Settings) -> Iterator[str]:
 
 
 class _OwnerWatchdog:
-    """Starts a process that owns the server whenever the server has no owner."""
+    """Starts a process that owns the server if the server has no owner. It checks every `POLL_S` seconds."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -65,9 +65,9 @@ def quotas(settings: Settings) -> dict[str, tuple[Quota, ...]]:
 def providers(
     settings: Settings, names: Sequence[str], clock: Clock, endpoint: SandboxEndpoint | None, rules: Rules | None = None
 ) -> dict[str, Provider]:
-    """Return the vendors of these names. `rules`: None means the rules of the settings.
+    """Return the providers of these vendors, by vendor. `rules`: None means the rules of the settings.
 
-    Raises ConfigError for a vendor that is unknown, broken, or wrongly configured, and for the sandbox without an
+    Raises ConfigError if a vendor is unknown or wrongly configured, if its provider is broken, or if the sandbox has no
     address.
     """
     from tickerplant.market_data.vendors import registry

@@ -107,7 +107,7 @@ class Encoder:
         self._topics: dict[int, _Topic] = {}
 
     def encode(self, connection: sqlite3.Connection, topic_id: int, value: Payload) -> tuple[int, Payload]:
-        """Return the number of the dictionary and the bytes to store."""
+        """Return the number of the dictionary (`PLAIN`: not compressed) and the bytes to store."""
         if len(value) > SMALL_BYTES:
             return PLAIN, value
         topic = self._topics.get(topic_id)

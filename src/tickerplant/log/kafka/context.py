@@ -97,9 +97,13 @@ class LogContext:
             self.state_of(*source).note_written(end)
 
     def note_passed(self, source: TopicPartition) -> None:
-        """Count and log a position that retention has dropped."""
+        """Count and log a position whose record retention has dropped."""
         self.retention_passed[source.topic] += 1
-        _log.error("retention dropped a position", topic=source.topic, partition=source.partition)
+        _log.error(
+            "retention dropped the next record of a reader, which stops: set a longer retention for the topic, and see "
+            "`tickerplant health`",
+            topic=source.topic, partition=source.partition,
+        )  # fmt: skip
 
     def put_own(self, key: str, value: bytes | None) -> None:
         """Write a key of the log's own topic, outside any transaction. Raises LogUnavailable."""

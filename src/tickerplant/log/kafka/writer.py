@@ -257,7 +257,10 @@ class KafkaWriter:
         except Exception as error:
             if transaction.failed is None:
                 raise LogUnavailable(f"writing as {self._name}: {type(error).__name__}: {error}") from error
-            _log.warning("a callback of the producer failed", writer=self._name, error=str(error))
+            _log.warning(
+                "a callback of the Kafka client failed; the transaction fails with the error of the brokers",
+                writer=self._name, error=str(error),
+            )  # fmt: skip
 
     def _send_positions(self, positions: list[KafkaPartition], metadata: Any) -> None:
         """Send a group's positions, with a reliable timeout.

@@ -100,10 +100,9 @@ class RoundPlanner:
         return task
 
     def next_request(self, round_: Round, first: Task) -> NextRequest | None:
-        """Return the request for the task's newest page, shared with similar tasks.
+        """Return the request for the task's newest page, shared with similar tasks; None if no vendor is available.
 
-        Returns None if no vendor can be asked. The task is then postponed, and its series continues with the remaining
-        ranges.
+        The task is then postponed, and its series continues with the remaining ranges.
         """
         choice = self._choose(first)
         if isinstance(choice, Blocked):

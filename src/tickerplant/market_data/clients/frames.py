@@ -56,7 +56,7 @@ class FrameConnection(ClientConnection):
 
     @property
     def on_messages(self) -> OnMessages | None:
-        """Return the receiver of messages. Setting it delivers the messages that arrived earlier."""
+        """Return the receiver of messages; None before it is set. Setting it delivers the earlier messages."""
         return self._on_messages
 
     @on_messages.setter

@@ -1,8 +1,8 @@
 """Checks of rows before they enter the log: columns in, a reason for each invalid row out. Pure, column-wise.
 
 An invalid row, such as one with an impossible price, size or time, becomes a dead letter with its reason. Such a row
-does not advance the watermark. Corrupt data is worse than no data. Rounding noise is not corruption: `widen_bars` moves
-a high or low that misses another price only by rounding noise.
+does not advance the watermark. Corrupt data is worse than no data. Rounding noise is not corruption: `widen_bars`
+widens a bar whose open or close is outside its low and high only by rounding noise.
 """
 
 from __future__ import annotations

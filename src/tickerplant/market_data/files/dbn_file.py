@@ -85,7 +85,7 @@ class DbnFile:
         layout = _LAYOUTS.get(schema or "")
         if layout is None:
             found = f"has records of {schema}" if schema else "has records of several schemas"
-            raise BadInput(f"{path.name} {found}; supported are {', '.join(_LAYOUTS)}")
+            raise BadInput(f"{path.name} {found}; the supported schemas are {', '.join(_LAYOUTS)}")
         self._layout = layout
         fields = [*layout.fields, ("ts_out", "<u8")] if self.metadata.ts_out else layout.fields
         self._dtype = np.dtype(list(fields))

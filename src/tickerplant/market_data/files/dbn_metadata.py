@@ -67,7 +67,7 @@ def read_metadata(read: Callable[[int], bytes], name: str, most: int = _MAX_META
         raise BadInput(f"{name} ends inside its metadata; copy it again")
     version, size = head[3], struct.unpack_from("<I", head, 4)[0]
     if version not in VERSIONS:
-        raise BadInput(f"{name} has DBN version {version}; supported are {VERSIONS[0]} to {VERSIONS[-1]}")
+        raise BadInput(f"{name} has DBN version {version}; the supported versions are {VERSIONS[0]} to {VERSIONS[-1]}")
     if size > min(most, _MAX_METADATA_BYTES):
         raise BadInput(f"{name} is not a valid DBN file: {size:,} bytes of metadata; copy it again")
     data = read(size)

@@ -47,13 +47,13 @@ _DATABENTO: Final = ("rtype", "publisherid", "instrumentid")
 class FileLayout:
     """The layout: `columns` maps roles to the file's column names; `clock` is a separate column with the time of day.
 
-    `clock_parts`: columns of minutes and seconds that complete a clock of hours. `suffix`: TAQ's column with the class
-    of a share, which completes the symbol, or None.
-    `ignored`: columns that are not used. `notes`: facts for the user. `choices`: notes about a choice between readings,
-    which --strict refuses. `zone`: the zone in the name of the time's column. `databento`: the names of Databento's
-    columns by their normalised names; {} for other files. `assets`: volumes by the name of their asset, while none of
-    them is chosen. `symbol`: the symbol above the header, or None. `is_new`: the first version of the program read
-    other columns of such a file. `has_commas`: the delimiter is a comma, or the file is not a text.
+    `clock_parts`: columns of minutes and seconds that complete a clock of hours. `suffix`: TAQ's column with the
+    share-class suffix of the symbol, or None. `ignored`: columns that are not used. `notes`: facts for the user.
+    `choices`: notes about a choice between readings, which --strict refuses. `zone`: the zone in the name of the time's
+    column. `databento`: the names of Databento's columns by their normalised names; {} for other files. `assets`:
+    volumes by the name of their asset, while none of them is chosen. `symbol`: the symbol above the header, or None.
+    `is_new`: the first version of the program read other columns of such a file. `has_commas`: the delimiter is a
+    comma, or the file is not a text.
     """
 
     kind: str
@@ -103,9 +103,9 @@ def detect_layout(
 ) -> FileLayout:
     """Return the layout of a header.
 
-    `index`: a column without a name that contains times; it is the time if no other column is.
-    `columns`: the user's columns by role, which precede the known names. `is_bars`: an interval shows that the file has
-    bars. Raises BadInput if a column is missing, or if the columns have two readings; the message names both.
+    `index`: a column without a name that contains times; it is the time if no other column is. `columns`: the user's
+    columns by role, which take precedence over the known names. `is_bars`: an interval shows that the file has bars.
+    Raises BadInput if a column is missing, or if the columns have two readings; the message names both.
 
     >>> detect_layout(["Date", "Open", "High", "Low", "Close", "Volume"]).kind
     'bars'
@@ -277,7 +277,10 @@ def _roles(kind: str, found: Mapping[str, str], given: Mapping[str, str]) -> dic
 
 
 def _clock(roles: dict[str, str], named: Mapping[str, str], given: Mapping[str, str]) -> str | None:
-    """Return the column with the time of day, if the date is in another column; `time` becomes the date's column."""
+    """Return the column with the time of day if the date is in another column; else None.
+
+    In `roles`, `time` becomes the date's column.
+    """
     if "clock" in given or "time" not in roles:
         return given.get("clock")
     others = {name: column for name, column in named.items() if column not in roles.values()}

@@ -30,7 +30,7 @@ _UNREADABLE: Final = (
 
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Convert each error of a library in the block to BadInput: one short line with the name of the file."""
+    """Raise BadInput in place of a library's error in the block. Its message is one line with the file's name."""
     try:
         yield
     except MemoryError as error:
@@ -76,5 +76,5 @@ def _opened(path: Path) -> DataFile:
 def _check_interval(file: DbnFile) -> DbnFile:
     """Return the file. Raises BadInput if its bars have an interval that is not stored."""
     if file.interval and file.interval not in [interval.name for interval in INTERVALS]:
-        raise BadInput(f"{file.path.name} has {file.interval} bars; supported are {INTERVAL_NAMES}")
+        raise BadInput(f"{file.path.name} has {file.interval} bars; the supported intervals are {INTERVAL_NAMES}")
     return file

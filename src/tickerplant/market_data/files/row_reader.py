@@ -53,7 +53,7 @@ Int32Array = npt.NDArray[np.int32]
 _EXCHANGE = "XNYS"
 """Name of the calendar whose regular hours the tapes' conditions use."""
 _YEARS = ("1970 to 2200", "1800 to 2200")  # of ticks and of bars
-_WIDENED = "bars have a high or low that misses another price by rounding noise, and are widened to it"
+_WIDENED = "bars have a high below or a low above another price by rounding noise, and are widened to that price"
 _PRICES = ("open", "high", "low", "close", "price")
 _NUMBERS = (*_PRICES, "volume", "size", "vwap", "trades")
 """Roles whose texts show the format of a file's numbers."""
@@ -75,7 +75,7 @@ class RowReader:
 
     `unit`: `line`, `row` or `record`. `header`: line number of the header. `conditions` and `corrections` count the
     unknown codes of these columns over all blocks. `first_reason`: why the first unreadable row of `scan` is invalid.
-    `has_suffix`: a symbol has had the class of a share.
+    `has_suffix`: a symbol with a share-class suffix has been read.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class RowReader:
 
     @property
     def choices(self) -> list[str]:
-        """Return notes about choices that the rows read so far show, for the user."""
+        """Return notes for the user about how ambiguous or inexact values of the rows so far were read."""
         found = self.first_choices
         if self._widened:
             found.append(f"{self._widened:,} {_WIDENED} (first: {self._first_widened})")
@@ -137,7 +137,7 @@ class RowReader:
 
     @property
     def first_choices(self) -> list[str]:
-        """Return notes about choices that the first rows determine for the whole file."""
+        """Return notes for the user about ambiguous formats that the first rows decide for the whole file."""
         readers = (self._numbers, self._times, self._clock)
         return [reader.choice for reader in readers if reader is not None and reader.choice is not None]
 
@@ -183,7 +183,7 @@ class RowReader:
         return times[good]
 
     def groups(self, symbols: pa.DictionaryArray, grid: pa.DictionaryArray) -> Int64Array:
-        """Return the number of the series of each bar for `BarChecks`, from its symbol and interval."""
+        """Return for each bar a number that identifies its symbol and interval in `BarChecks`."""
         codes = [self._file_symbols.codes.get(symbol, 0) for symbol in symbols.dictionary.to_pylist()] or [0]
         return group_codes(np.array(codes)[symbols.indices.to_numpy(zero_copy_only=False)], grid)
 
@@ -226,7 +226,7 @@ class RowReader:
         return Rows(batch, numbers, times, sorted(dead, key=lambda row: row.number), block.end)
 
     def _widen(self, batch: pa.RecordBatch, numbers: Int64Array) -> pa.RecordBatch:
-        """Return bars whose high and low contain open and close, and count those that rounding noise has changed."""
+        """Return the bars with high and low widened to open and close, and count the widened bars."""
         result = widen_bars(batch)
         if result is not batch:
             changed = np.zeros(batch.num_rows, np.bool_)
@@ -291,7 +291,7 @@ class RowReader:
         return pa.DictionaryArray.from_arrays(pa.array(texts.name_of[indices]), texts.names), texts.codes[indices]
 
     def _symbol_column(self, block: Block) -> pa.DictionaryArray:
-        """Return the symbols as a dictionary, each with the class of the share after a dot if there is one."""
+        """Return the symbols as a dictionary array. A share-class suffix follows its symbol after a dot."""
         column, *more = (block.columns[name] for name in self._layout.symbol_columns)
         for suffix in more:
             texts = pc.utf8_trim_whitespace(suffix.cast(pa.utf8())).fill_null("")
@@ -365,7 +365,10 @@ class RowReader:
         )
 
     def _conditions(self, block: Block, times: Int64Array) -> npt.NDArray[np.uint16]:
-        """Return the flags of a block's conditions and corrections. A table in the options precedes the tapes."""
+        """Return the flags of a block's conditions and corrections.
+
+        A table in the options takes precedence over the tapes.
+        """
         columns = self._layout.columns
         bits = np.zeros(len(times), dtype=np.uint16)
         if "conditions" in columns:
@@ -481,7 +484,10 @@ def _daily(grid: pa.Array | None, rows: int) -> BoolArray:
 
 
 def _one_symbol(given: str | None, of_file: str | None) -> str | None:
-    """Return the symbol of the options or of the file's head. Raises BadInput if they differ."""
+    """Return the symbol of the options or of the lines above the header; None if neither has a symbol.
+
+    Raises BadInput if they differ.
+    """
     symbols = [check_symbol(symbol) for symbol in (given, of_file) if symbol]
     if len(set(symbols)) > 1:
         raise BadInput(f"the header contains the symbol {symbols[1]}, not {symbols[0]}: omit --symbol")

@@ -9,10 +9,10 @@ from tickerplant.market_data.vendors.bounds import shortened
 class VendorError(TickerplantError):
     """A vendor rejected a request, or failed.
 
-    `retry_after_s`: seconds after which another attempt may help; None: waiting does not help. No message contains a
-    key. `about_vendor`: the error concerns the vendor as a whole and not the request. Another vendor is then asked, and
-    requests to this vendor are paused. A message longer than `bounds.MAX_ERROR_CHARS` is cut, because it may quote an
-    answer.
+    `retry_after_s`: seconds after which another attempt may succeed; None if no such time is known. `about_vendor`:
+    other requests to the vendor would fail too. The request scheduler then pauses requests to this vendor and tries
+    another vendor. No message contains a key. A message longer than `bounds.MAX_ERROR_CHARS` is cut, because it may
+    quote an answer.
     """
 
     retry_after_s: float | None = None
@@ -28,7 +28,7 @@ class VendorError(TickerplantError):
 
 
 class QuotaSpent(VendorError):
-    """No credits of the minute, or of the day if `daily`, are left for `retry_after_s`."""
+    """The vendor's quota is used up for `retry_after_s` seconds. `daily`: the quota of the day is used up."""
 
     about_vendor = True
 

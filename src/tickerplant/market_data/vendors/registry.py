@@ -1,6 +1,6 @@
-"""The installed vendors of all packages, this one included, by their entry points (`port.ENTRY_POINTS`).
+"""The installed providers of all packages, this one included, by their entry points (`port.ENTRY_POINTS`).
 
-A vendor is imported only when it is used, so a broken plug-in does not affect the others.
+A provider is imported only when its vendor is used, so a broken plug-in does not affect the others.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ _MEMBERS: Final = ("name", "offer", "cost", "bars", "actions", "stream", "close"
 
 
 def names() -> list[str]:
-    """Return the names of all vendors, sorted; no vendor is imported."""
+    """Return the names of all vendors that have an installed provider, sorted. No provider is imported."""
     return sorted({entry.name for entry in entry_points(group=ENTRY_POINTS)})
 
 
 def factory(name: str) -> Callable[[ProviderContext], Provider]:
-    """Import a vendor and return its factory.
+    """Import the provider of a vendor and return its factory.
 
     Raises ConfigError if no package or several packages have the name, if the plug-in cannot be imported, or if its
     entry point is not callable.
     """
     found = {entry.value: entry for entry in entry_points(group=ENTRY_POINTS, name=name)}
     if not found:
-        raise ConfigError(f"there is no vendor {name!r}; use one of {', '.join(names()) or 'none'}")
+        remedy = f"use one of {', '.join(names())}" if names() else "install a package with its provider"
+        raise ConfigError(f"there is no vendor {name!r}; {remedy}")
     if len(found) > 1:
         raise ConfigError(
             f"the vendor {name!r} is in several packages: {_packages(found.values())}; uninstall all but one"
@@ -45,9 +46,9 @@ def factory(name: str) -> Callable[[ProviderContext], Provider]:
 
 
 def provider(context: ProviderContext) -> Provider:
-    """Return the vendor `context.name`, created with this context.
+    """Return the provider of the vendor `context.name`, created with this context.
 
-    Raises ConfigError as `factory` does, and if the vendor rejects the context (a missing key) or its factory fails.
+    Raises ConfigError as `factory` does, and if the provider rejects the context (a missing key) or its factory fails.
     Also raises ConfigError if the result lacks a member of `Provider` or has another name.
     """
     make = factory(context.name)

@@ -210,7 +210,7 @@ class _WithKey(httpx.AsyncBaseTransport):
 
 
 def _proxy_of(url: str) -> str | None:
-    """Return the proxy of the environment for an address, as httpx does for its own transport."""
+    """Return the address of the environment's proxy for a URL, by the rules of httpx; None if there is no proxy."""
     parts = httpx.URL(url)
     if urllib.request.proxy_bypass(parts.host):
         return None

@@ -17,8 +17,8 @@ plausible after this volume, or after the former one, ends the doubt. The size o
 last known volume.
 
 The sizes of a session never add up to more than its highest volume. After a fall on the same UTC date, the session is
-in doubt for `NEW_DAY_US`: the lower volumes may be errors that continue each other. Sizes that would exceed the bound
-are then unknown. If later volumes continue the former volume again, their growth is reduced by the sizes that the
+in doubt for `NEW_DAY_US`: the lower volumes may be several errors in a row. Sizes that would exceed the bound are
+then unknown. If later volumes continue the former volume again, their growth is reduced by the sizes that the
 errors have counted.
 """
 
