@@ -54,7 +54,8 @@ def is_daily(table: pa.Table) -> Any:
 def newest_by_key(table: pa.Table, *ranks: npt.NDArray[Any]) -> pa.Table:
     """Return for each (symbol, interval, time) the row of the highest rank, then of the newest version.
 
-    `ranks` precede the version, most important first. Among equal versions a closed state wins, then the later row.
+    `ranks` take precedence over the version, most important first. Among equal versions a
+    closed state wins, then the later row.
     """
     if table.num_rows < 2:
         return table
