@@ -58,8 +58,15 @@ def up(
         stack.enter_context(plant.folder_alone(settings))
         check_port(settings)
         stack.enter_context(signals(stop))
-        opened = stack.enter_context(plant.opened(settings))
-        ensure_rules(opened.event_log, settings, always_open=always_open(settings, wants_sandbox))
+        round_the_clock = always_open(settings, wants_sandbox)
+        opened = stack.enter_context(
+            plant.opened(
+                settings,
+                log_later=not settings.embedded_log,
+                then=lambda event_log: ensure_rules(event_log, settings, always_open=round_the_clock),
+            )
+        )
+        opened.binding.wait(stop, patient=False)
         vendor = stack.enter_context(sandbox_process(settings)) if wants_sandbox else None
         names = [name for name in plant.SERVICES if name != "market_data" or vendor or settings.vendors.any_key()]
         supervisor = opened.supervise(names, vendor=vendor)
@@ -103,21 +110,24 @@ def run(
         if name == "api":
             check_port(settings)
         stack.enter_context(signals(stop))
+        round_the_clock = always_open(settings, settings.wants_sandbox)
         opened = stack.enter_context(
             plant.opened(
                 settings,
                 lasting=True,
                 store=name in plant.NEED_STORE,
                 wanted=name in plant.WANT_STORE,
-                log_later=name == "api",
+                log_later=name == "api" or not settings.embedded_log,
+                then=(lambda event_log: ensure_rules(event_log, settings, always_open=round_the_clock))
+                if name == "market_data"
+                else None,
             )
         )
+        if name != "api" and not opened.binding.wait(stop):
+            return
         vendor = None
-        if name == "market_data":
-            round_the_clock = always_open(settings, settings.wants_sandbox)
-            ensure_rules(opened.event_log, settings, always_open=round_the_clock)
-            if settings.wants_sandbox:
-                vendor = stack.enter_context(sandbox_process(settings))
+        if name == "market_data" and settings.wants_sandbox:
+            vendor = stack.enter_context(sandbox_process(settings))
         supervisor = opened.supervise([name], vendor=vendor)
         notify(f"tickerplant {name} is up")
         supervise(supervisor, stop)

@@ -8,6 +8,8 @@ Steps of opening, each idempotent; closing reverses the order:
 4. Create its topics.
 5. Check that this store follows this log.
 6. Append the rules to the log if they have changed.
+
+A process that starts while the brokers are away takes steps 4 to 6 when they answer (`log_binding`).
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from tickerplant.app.config.settings import Settings
 from tickerplant.app.disk import disk_health
 from tickerplant.app.metrics import PlantCollector, ServiceCounts, registry_of
 from tickerplant.app.runtime import services
+from tickerplant.app.runtime.log_binding import LogBinding, after_binding
 from tickerplant.app.runtime.supervisor import Service, Supervisor
 from tickerplant.app.runtime.trouble_reporter import TroubleReporter
 from tickerplant.app.wiring import store as store_wiring
@@ -85,10 +88,10 @@ class Plant:
     settings: Settings
     event_log: EventLog
     dsn: str
+    binding: LogBinding = field(default_factory=lambda: LogBinding(lambda: None, lambda: ""))
+    """Steps 4 to 6 of opening. Services other than the API wait for them."""
     supervisor: Supervisor = field(default_factory=lambda: Supervisor([]))
     counts: ServiceCounts = field(default_factory=ServiceCounts)
-    bound: bool = True
-    """False until the store is known to follow the log (`bind`)."""
 
     def supervise(
         self, names: Iterable[str], *, vendor: tuple[SandboxProcess | ExternalSandbox, SandboxEndpoint] | None = None
@@ -103,7 +106,7 @@ class Plant:
         for name in names:
             supervised.append(self._service(name, vendor[1] if vendor is not None else None))
             if name == "persistence":
-                supervised.append(Service("maintenance", sync=self.maintain))
+                supervised.append(after_binding(self.binding, Service("maintenance", sync=self.maintain)))
         for service in supervised:
             service.rank = RANKS[service.name]
         self.supervisor = Supervisor(supervised, TroubleReporter(self.event_log, self.settings.instance))
@@ -111,36 +114,27 @@ class Plant:
 
     def _service(self, name: str, vendor: SandboxEndpoint | None) -> Service:
         settings, event_log, dsn, counts = self.settings, self.event_log, self.dsn, self.counts
-        if name == "market_data":
-            return Service(
-                name, asynchronous=lambda stop: services.run_market_data(settings, event_log, dsn, stop, vendor, counts)
-            )
-        if name == "aggregation":
-            return Service(name, sync=lambda stop: services.run_aggregation(settings, event_log, stop, counts))
-        if name == "analytics":
-            return Service(name, sync=lambda stop: services.run_analytics(settings, event_log, dsn, stop, counts))
-        if name == "persistence":
-            return Service(
-                name, asynchronous=lambda stop: services.run_persistence(settings, event_log, dsn, stop, counts)
-            )
         if name == "api":
             return Service(
                 name,
                 asynchronous=lambda stop: services.run_api(
-                    settings, event_log, dsn, stop, bind=self.bind, health=lambda: self.health().as_dict(),
+                    settings, event_log, dsn, stop, bind=self.binding.run, health=lambda: self.health().as_dict(),
                     registry=self.registry(),
                 ),
             )  # fmt: skip
-        raise ValueError(name)
-
-    def bind(self) -> None:
-        """Create missing topics and check that the store follows the log, unless that was done before. Blocks.
-
-        Raises LogUnavailable, StoreUnavailable, and StoreMismatch if the store follows another log.
-        """
-        if not self.bound:
-            _bind(self.settings, self.dsn, self.event_log)
-            self.bound = True
+        bodies = {
+            "market_data": Service(
+                name, asynchronous=lambda stop: services.run_market_data(settings, event_log, dsn, stop, vendor, counts)
+            ),
+            "aggregation": Service(name, sync=lambda stop: services.run_aggregation(settings, event_log, stop, counts)),
+            "analytics": Service(
+                name, sync=lambda stop: services.run_analytics(settings, event_log, dsn, stop, counts)
+            ),
+            "persistence": Service(
+                name, asynchronous=lambda stop: services.run_persistence(settings, event_log, dsn, stop, counts)
+            ),
+        }
+        return after_binding(self.binding, bodies[name])
 
     def maintain(self, stop: threading.Event) -> None:
         """Apply the log's retention and run the due jobs of the store until `stop`.
@@ -202,25 +196,37 @@ class Plant:
 
 @contextlib.contextmanager
 def opened(
-    settings: Settings, *, lasting: bool = False, store: bool = True, wanted: bool = False, log_later: bool = False
+    settings: Settings,
+    *,
+    lasting: bool = False,
+    store: bool = True,
+    wanted: bool = False,
+    log_later: bool = False,
+    then: Callable[[EventLog], object] | None = None,
 ) -> Iterator[Plant]:
-    """Open the plant for the block, steps 2 to 5; if `store` is false, the store need not answer.
+    """Open the plant for the block, steps 2 to 5, and call `then`; if `store` is false, the store need not answer.
 
     `lasting`: for a long-running service, which waits up to `PATIENCE_S` for the store. `wanted`: if `store`
     is false, the plant also has the address of the store, which need not answer. `log_later`: the log need not
-    answer; `Plant.bind` does steps 4 and 5. Raises what each step raises.
+    answer; `Plant.binding` takes steps 4 and 5 and calls `then`. Raises what each step raises.
     """
-    if not store:
-        address = database(settings, lasting=True) if wanted else contextlib.nullcontext("")
-        with address as dsn, open_log(settings, make_topics=False) as event_log:
-            create_followed_topics(dsn or running_dsn(settings), event_log, settings.partitions)
-            yield Plant(settings, event_log, dsn)
-        return
-    with database(settings, lasting=lasting) as dsn, open_log(settings, make_topics=False) as event_log:
-        _retry_store(lambda: store_wiring.migrate(dsn), PATIENCE_S if lasting else 0.0)
-        plant = Plant(settings, event_log, dsn, bound=False)
+    patience_s = PATIENCE_S if lasting else 0.0
+    address = database(settings, lasting=lasting or not store) if store or wanted else contextlib.nullcontext("")
+    with address as dsn, open_log(settings, make_topics=False) as event_log:
+        if store:
+            _retry_store(lambda: store_wiring.migrate(dsn), patience_s)
+
+        def bind() -> None:
+            if store:
+                _bind(settings, dsn, event_log)
+            else:
+                create_followed_topics(dsn or running_dsn(settings), event_log, settings.partitions)
+            if then is not None:
+                then(event_log)
+
+        plant = Plant(settings, event_log, dsn, LogBinding(bind, event_log.outage))
         if not log_later:
-            _retry_store(plant.bind, PATIENCE_S if lasting else 0.0)
+            _retry_store(plant.binding.run, patience_s)
         yield plant
 
 
