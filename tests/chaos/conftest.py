@@ -10,8 +10,9 @@ _THOROUGH = int(os.environ.get("CHAOS_KILLS", "0")) >= 25
 _MINUTES = (
     "test_each_service_is_killed_at_each_named_point[kafka]",
     "test_processes_that_ask_during_a_long_outage_survive_it",
+    "test_commands_that_start_without_a_broker_wait_for_it",
 )
-_FILES = ("test_exhaustion.py",)
+_FILES = ("test_exhaustion.py", "test_brokers.py", "test_members.py")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -7,11 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+from confluent_kafka import TopicPartition as KafkaPartition
+
 from tickerplant.core.errors import LogUnavailable
 from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION, TopicSpec
 from tickerplant.core.times import DAY_US
 from tickerplant.log.kafka import KafkaLog
 from tickerplant.log.kafka import writer as kafka_writer
+from tickerplant.log.kafka.reader import KafkaReader
 from tickerplant.log.kafka.writer import KafkaWriter
 from tickerplant.log.open import open_log
 from tickerplant.log.port import EventLog
@@ -87,6 +90,36 @@ def poller(log: EventLog, group: str) -> None:
             emit(answer)
 
 
+def abandoner(log: EventLog, group: str, name: str) -> None:
+    """Copy a record, then send records and positions in a transaction that stays open until the process is killed."""
+    kafka_writer.TRANSACTION_TIMEOUT_MS = 600_000  # the broker keeps an open transaction for this time
+    with log.reader([RAW], group=group, member=name) as reader, log.writer(name) as writer:
+        assert isinstance(reader, KafkaReader)
+        assert isinstance(writer, KafkaWriter)
+        while not (found := reader.poll(timeout_s=0.2, max_records=1)):
+            pass
+        with writer.transaction() as transaction:
+            transaction.append(OHLCV, 0, found[0].value)
+            transaction.send_positions(reader, {found[0].source: found[0].offset + 1})
+        with writer.transaction() as transaction:
+            transaction.append(OHLCV, 0, b"never committed")
+            writer._producer.flush()
+            source = KafkaPartition(f"{log.prefix}{RAW}", 0, found[0].offset + 2)  # type: ignore[attr-defined]
+            writer._send_positions([source], reader.group_metadata())
+            emit("open")
+            time.sleep(600)
+
+
+def leader(log: EventLog, name: str) -> None:
+    """Lead until the process is killed."""
+    with log.lead(name, "child") as leadership:
+        while not leadership.poll(timeout_s=0.1):
+            pass
+        emit("leads")
+        while leadership.poll(timeout_s=0.1):
+            pass
+
+
 def holder(path: str, for_s: str) -> None:
     """Hold the lock of the embedded log's writers for `for_s` seconds."""
     with Path(path).open("a") as lock:
@@ -101,7 +134,11 @@ def main() -> None:
         holder(*arguments)  # type: ignore[call-arg]
     else:
         log = open_log(url, config={"session.timeout.ms": "3000"} if url.startswith("kafka") else None)
-        {"member": member, "stuck": stuck, "copier": copier, "maker": maker, "poller": poller}[role](log, *arguments)
+        roles = {
+            "member": member, "stuck": stuck, "copier": copier, "maker": maker, "poller": poller, "leader": leader,
+            "abandoner": abandoner,
+        }  # fmt: skip
+        roles[role](log, *arguments)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from tests.conformance.conftest import MARKER, PARTITIONS, Bench, at, is_exhaust
 from tests.support.waiting import until
 from tickerplant.core.errors import Fenced
 from tickerplant.core.schemas import OHLCV, RAW
-from tickerplant.log.port import LATEST, Reader, TopicPartition
+from tickerplant.log.port import LATEST, ConsumedRecord, Reader, TopicPartition
 
 
 class Recorder:
@@ -124,6 +124,38 @@ def test_a_partition_number_of_all_topics_is_assigned_to_one_member(bench: Bench
     readers[0].close()
     settle(readers[1])
     assert recorders[1].owned == {at(p, topic) for p in range(PARTITIONS) for topic in (RAW, OHLCV)}
+
+
+def test_a_member_keeps_its_partitions_while_another_joins_and_leaves(bench: Bench) -> None:
+    writer, recorders = bench.writer(), [Recorder(), Recorder()]
+    with writer.transaction() as transaction:
+        for partition in range(PARTITIONS):
+            transaction.append(RAW, partition, b"%d" % partition)
+    first = bench.reader(group="g", member="a", listener=recorders[0])
+    assert sorted(values(read(first, PARTITIONS))) == [b"0", b"1", b"2"]  # not committed
+    second = bench.reader(group="g", member="b", listener=recorders[1])
+    again: list[ConsumedRecord] = []
+
+    def shared() -> bool:
+        again.extend(first.poll(timeout_s=0.05))
+        second.poll(timeout_s=0.05)
+        return {len(first.assignment()), len(second.assignment())} == {1, 2}
+
+    until(shared, "shared partitions")
+    kept, moved = ({p.partition for p in reader.assignment()} for reader in (first, second))
+    assert recorders[0].calls == ["assigned", "revoked"]
+    with writer.transaction() as transaction:
+        for partition in range(PARTITIONS):
+            transaction.append(RAW, partition, b"new")
+    again += read(first, len(kept))
+    assert values(again) == [b"new"] * len(kept)
+    second.seek({at(p): 0 for p in moved})
+    assert sorted(values(read(second, 2 * len(moved)))) == sorted([*(b"%d" % p for p in moved), *[b"new"] * len(moved)])
+    second.close()
+    settle(first)
+    assert recorders[0].calls == ["assigned", "revoked", "assigned"]
+    first.seek({at(p): 0 for p in moved})
+    assert {record.partition for record in read(first, 2 * len(moved))} == moved
 
 
 def test_a_member_cannot_commit_for_a_partition_of_another_member(bench: Bench) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import Consumer, KafkaError
 
 from tickerplant.core.schemas import RAW, STATE_AGGREGATION, TopicSpec
 from tickerplant.core.times import DAY_US
 from tickerplant.log.kafka.client_errors import ConnectionErrors
 from tickerplant.log.kafka.connection import ClientLogFilter
+from tickerplant.log.kafka.reader import generation_of
 from tickerplant.log.kafka.topic_settings import check, new_topic
 
 TICKS = TopicSpec(RAW, 5 * DAY_US)
@@ -120,3 +122,13 @@ def test_no_request_goes_to_the_coordinator_of_a_group() -> None:
     sources = [path.read_text() for path in sorted((Path(__file__).parents[2] / "src").rglob("*.py"))]
     assert any("list_consumer_groups" in source for source in sources)
     assert [name for name in forbidden if any(name in source for source in sources)] == []
+
+
+def test_the_generation_in_group_metadata_is_that_of_librdkafka() -> None:
+    consumer = Consumer({"bootstrap.servers": "127.0.0.1:1", "group.id": "g", "log_level": 0})
+    assert generation_of(consumer.consumer_group_metadata()) == (-1, b"g\0\0\x01")  # no member yet
+    consumer.close()
+    seven = b"CGMDv2:" + (7).to_bytes(4, sys.byteorder) + b"g\0member\0\x01"
+    assert generation_of(seven) == (7, b"g\0member\0\x01")
+    for unknown in (None, b"", b"CGMDv2:\0\0", b"CGMDv3:" + seven[7:]):
+        assert generation_of(unknown) is None

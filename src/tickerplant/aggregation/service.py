@@ -34,6 +34,7 @@ class Aggregation:
             schemas.STATE_AGGREGATION,
             AggregationStageFactory(log.identity().generation),
             instance=instance,
+            outputs=(schemas.OHLCV, schemas.STATUS),
             snapshot_interval_records=snapshot_interval_records,
             on_batch=metrics,
         )

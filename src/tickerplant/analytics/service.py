@@ -347,6 +347,7 @@ class Analytics:
             schemas.STATE_ANALYTICS,
             _Factory(self._shared),
             instance=instance,
+            outputs=(schemas.ANALYTICS, schemas.ALERTS),
             snapshot_interval_records=snapshot_interval_records,
             on_batch=metrics,
             bootstrap=_BootstrapFactory(self._shared),

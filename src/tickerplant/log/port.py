@@ -21,7 +21,7 @@ the offset of the next record to read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -70,7 +70,8 @@ class RebalanceListener(Protocol):
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Open the state of newly assigned partitions; return the positions to read from.
 
-        A partition without a returned position starts at its committed position.
+        A partition without a returned position starts at its committed position. A partition that this reader keeps at
+        a rebalance is not named.
         """
         ...
 
@@ -95,7 +96,7 @@ class Reader(Protocol):
         ...
 
     def assignment(self) -> frozenset[TopicPartition]:
-        """Return the partitions that this reader owns."""
+        """Return the partitions that this reader owns; none while the group distributes its partitions again."""
         ...
 
     def seek(self, positions: Mapping[TopicPartition, int]) -> None:
@@ -157,6 +158,24 @@ class Writer(Protocol):
         ...
 
     def __enter__(self) -> Writer: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class Leadership(Protocol):
+    """One member's wait until it leads. At most one live member of a name leads, as far as the others know.
+
+    A member that is frozen may still act as leader. Only the names of its writers fence it.
+    """
+
+    def poll(self, *, timeout_s: float) -> bool:
+        """Return whether this member leads; wait at most `timeout_s` for a change. Call it at least once a minute."""
+        ...
+
+    def close(self) -> None:
+        """End the leadership or the wait. Another member leads within about a second. A second call does nothing."""
+        ...
+
+    def __enter__(self) -> Leadership: ...
     def __exit__(self, *exc: object) -> None: ...
 
 
@@ -245,6 +264,24 @@ class EventLog(Protocol):
         """Return the count of live members of a group. A dead member may count for a few more seconds.
 
         On Kafka, 1 means one or more.
+        """
+        ...
+
+    def abort_abandoned(
+        self, group: str, sources: Sequence[TopicPartition], outputs: Collection[str], own: str
+    ) -> list[str]:
+        """Abort the transactions that dead former owners of these inputs left open; return the names of their writers.
+
+        A stage calls it for partitions that it gained, before it reads positions and state. Its outputs are in the same
+        partitions of the topics `outputs`. `own` is the name of its writer. Blocks for seconds if there is such a
+        transaction.
+        """
+        ...
+
+    def lead(self, name: str, member: str) -> Leadership:
+        """Return a member's wait for the leadership `name`. `member` names it in the brokers' tools.
+
+        If the leader dies, another member leads when its session ends; in one file, at once.
         """
         ...
 

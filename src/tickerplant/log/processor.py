@@ -127,6 +127,8 @@ class Processor:
     poll_records: int = 256
     """Maximum records of one poll, and thus of one transaction."""
     on_batch: Callable[[ProcessorCounters], None] | None = None
+    outputs: Sequence[str] = ()
+    """Topics of the outputs of all stages."""
     bootstrap: BootstrapFactory | None = None
     """Makes the stage of a partition without a snapshot; for a processor of one topic."""
     counts: ProcessorCounters = field(default_factory=ProcessorCounters)
@@ -168,16 +170,17 @@ class Processor:
                 )
                 began = time.monotonic()
                 try:
-                    self._run_background_work(writer, reader)
+                    if reader.assignment():  # not during a rebalance
+                        self._run_background_work(writer, reader)
                     if consumed:
                         self._step_all(consumed, writer, reader)
                 except Fenced:
                     if reader.assignment():
                         raise
-                    self._stages.clear()
+                    return  # the partitions were lost during the commit; `run` opens them again
                 if consumed and len(consumed) < FEW_RECORDS:
                     stop.wait(min(MAX_PAUSE_S, PAUSE_FACTOR * (time.monotonic() - began)))
-            if self._stages:
+            if self._stages and reader.assignment():
                 self._commit(writer, reader, [], snapshot_all=True)
 
     def _step_all(self, consumed: Sequence[ConsumedRecord], writer: Writer, reader: Reader) -> None:
@@ -363,6 +366,8 @@ class _StageLifecycle(RebalanceListener):
 
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         processor = self._processor
+        own = f"{processor.name}-{processor.instance}"
+        processor.event_log.abort_abandoned(processor.name, partitions, processor.outputs, own)
         committed = processor.event_log.committed(processor.name)
         for partition in {tp.partition for tp in partitions}:
             if partition not in processor._stages:

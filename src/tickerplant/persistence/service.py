@@ -162,6 +162,7 @@ class _StoreSession:
         self._durable: dict[TopicPartition, int] = {}
         self._conflicts: dict[TopicPartition, int] = {}
         self._seeks: dict[TopicPartition, int] = {}
+        self._unsent: dict[TopicPartition, int] = {}  # commits that wait for a rebalance; belongs to the log's thread
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read and write until `stop` is set. Raises the error that ended the session."""
@@ -177,10 +178,8 @@ class _StoreSession:
                 async with store.read() as session:
                     self._sources = self._readable(await session.coverage.source_orders())
                 listener = _RebalanceListener(self, store, loop)
-                reader = await loop.run_in_executor(
-                    self._thread,
-                    lambda: self._log.reader(TOPICS, group=GROUP, member=self._member, listener=listener),
-                )
+                join = partial(self._log.reader, TOPICS, group=GROUP, member=self._member, listener=listener)
+                reader = await loop.run_in_executor(self._thread, join)
                 try:
                     await self._run_tasks(stop, reader, store)
                 finally:
@@ -233,7 +232,8 @@ class _StoreSession:
     async def _read(self, reader: Reader) -> None:
         loop = asyncio.get_running_loop()
         while not self._stopping:
-            seeks, self._seeks = self._seeks, {}
+            mine = reader.assignment()  # none during a rebalance, which delays seeks
+            seeks = {tp: self._seeks.pop(tp) for tp in list(self._seeks) if tp in mine}
             commits, self._durable = self._durable, {}
             consumed_records = await loop.run_in_executor(self._thread, self._poll, reader, seeks, commits)
             for consumed in consumed_records:
@@ -253,12 +253,14 @@ class _StoreSession:
         self, reader: Reader, seeks: Mapping[TopicPartition, int], commits: Mapping[TopicPartition, int]
     ) -> list[ConsumedRecord]:
         """Poll in the log's thread. Step 1 happens here: a sync of the log's file must not block the event loop."""
-        mine = reader.assignment()
-        if seeks := {tp: position for tp, position in seeks.items() if tp in mine}:
+        if seeks:
             reader.seek(seeks)
-        if commits := {tp: position for tp, position in commits.items() if tp in mine}:
-            with contextlib.suppress(Fenced):  # the partition was revoked just now; its new owner commits
-                reader.commit(commits)  # Step 6
+        mine = reader.assignment()
+        self._unsent = {tp: at for tp, at in {**self._unsent, **commits}.items() if tp in mine or not mine}
+        if mine and self._unsent:
+            with contextlib.suppress(Fenced):  # a rebalance begins: the next owner, or a later poll, commits
+                reader.commit(self._unsent)  # Step 6
+                self._unsent = {}
         consumed_records = reader.poll(timeout_s=POLL_S)
         if consumed_records:
             self._log.make_durable()  # Step 1
@@ -441,9 +443,8 @@ class _StoreSession:
                 abandoned = True
                 log.error(
                     "another process keeps applying this partition; this process no longer writes it",
-                    partition=tp,
-                    error=str(conflict),
-                )
+                    partition=tp, error=str(conflict),
+                )  # fmt: skip
         if abandoned and not any(one.buffers for one in self._lanes):
             raise conflict
 
@@ -471,12 +472,12 @@ class _StoreSession:
     async def _commit_on_stop(self, reader: Reader, store: Store) -> None:
         """Flush the database, then commit all applied positions of the group, before a clean stop."""
         await store.flush_wal()
-        commits = {tp: at for tp, at in {**self._durable, **self._applied}.items() if self._owns(tp)}
+        commits = {**self._unsent, **self._durable, **self._applied}
 
         def commit() -> None:
             mine = reader.assignment()
             with contextlib.suppress(Fenced):
-                reader.commit({tp: at for tp, at in commits.items() if tp in mine})
+                reader.commit({tp: at for tp, at in commits.items() if tp in mine and self._owns(tp)})
 
         await asyncio.get_running_loop().run_in_executor(self._thread, commit)
 

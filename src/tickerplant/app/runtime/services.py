@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from tickerplant.app.config.settings import Settings
+from tickerplant.app.runtime.leader import Leader
 from tickerplant.app.wiring.rules import always_open, rules_of
 from tickerplant.log.rules_in_force import rules_in_force
 
@@ -53,7 +54,10 @@ async def run_market_data(
     settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, vendor: SandboxEndpoint | None,
     counts: ServiceCounts,
 ) -> None:  # fmt: skip
-    """Run the feeds and the backfill until `stop`. `vendor`: the sandbox to use instead of the vendors' servers."""
+    """Run the feeds and the backfill until `stop`. `vendor`: the sandbox to use instead of the vendors' servers.
+
+    Of several members, one works at a time.
+    """
     from tickerplant.app.wiring import vendors
     from tickerplant.market_data.service import FeedCounters, FeedEvents, MarketData, MarketDataConfig, run_feeds
 
@@ -61,23 +65,26 @@ async def run_market_data(
         record = counts.recorder(f"feed {feed}")
         return lambda counters: record(FeedEvents.of(counters))
 
-    rules = rules_in_force(log, rules_of(settings, always_open=always_open(settings, vendor is not None)))
-    async with vendors.open_scheduler(settings, log, endpoint=vendor, rules=rules) as scheduler:
-        clock = vendors.clock_of(vendor)
-        backfill = vendors.backfill(settings, log, dsn, scheduler, clock, rules) if dsn else None
-        feeds = [
-            MarketData(
-                log,
-                MarketDataConfig(symbols, provider.name, gather_s=settings.gather_ms / 1_000),
-                stream,
-                clock=clock,
-                on_gap=backfill.wake if backfill is not None else None,
-                metrics=recorder(provider.name),
-            )
-            for provider, symbols in vendors.streams(scheduler, settings.symbols)
-            if (stream := provider.stream(symbols)) is not None
-        ]
-        await run_feeds(stop, feeds, backfill.run() if backfill is not None else None)
+    async def feed() -> None:
+        rules = rules_in_force(log, rules_of(settings, always_open=always_open(settings, vendor is not None)))
+        async with vendors.open_scheduler(settings, log, endpoint=vendor, rules=rules) as scheduler:
+            clock = vendors.clock_of(vendor)
+            backfill = vendors.backfill(settings, log, dsn, scheduler, clock, rules) if dsn else None
+            feeds = [
+                MarketData(
+                    log,
+                    MarketDataConfig(symbols, provider.name, gather_s=settings.gather_ms / 1_000),
+                    stream,
+                    clock=clock,
+                    on_gap=backfill.wake if backfill is not None else None,
+                    metrics=recorder(provider.name),
+                )
+                for provider, symbols in vendors.streams(scheduler, settings.symbols)
+                if (stream := provider.stream(symbols)) is not None
+            ]
+            await run_feeds(stop, feeds, backfill.run() if backfill is not None else None)
+
+    await Leader(log, "market_data", settings.instance).run(feed, stop)
 
 
 async def backfill(

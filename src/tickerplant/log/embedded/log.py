@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tickerplant.core.errors import ConfigError, LogError, UnknownTopic
@@ -15,6 +15,7 @@ from tickerplant.core.schemas import TopicSpec
 from tickerplant.log.embedded import file, groups, locks, records
 from tickerplant.log.embedded.checkpointer import Checkpointer
 from tickerplant.log.embedded.context import LogContext
+from tickerplant.log.embedded.leadership import EmbeddedLeadership
 from tickerplant.log.embedded.reader import EmbeddedReader
 from tickerplant.log.embedded.writer import EmbeddedWriter
 from tickerplant.log.port import EARLIEST, ConsumedRecord, Identity, RebalanceListener, Start, TopicPartition
@@ -210,6 +211,19 @@ class EmbeddedLog:
         with self._reading() as connection:
             incarnations = groups.incarnations(connection, group)
         return sum(map(self._context.is_alive, incarnations))
+
+    def abort_abandoned(
+        self, group: str, sources: Sequence[TopicPartition], outputs: Collection[str], own: str
+    ) -> list[str]:
+        """Return []: the file rolls the transaction of a dead process back at once."""
+        del group, sources, outputs, own
+        return []
+
+    def lead(self, name: str, member: str) -> EmbeddedLeadership:
+        """Return a member's wait for the leadership `name`."""
+        del member
+        self._context.check_open()
+        return EmbeddedLeadership(self._folder / f"leader-{name}.lock")
 
     def outage(self) -> str:
         """Return "": a file is available unless a call fails."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -15,9 +15,10 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from tickerplant.core.errors import ConfigError, LogUnavailable, UnknownTopic
 from tickerplant.core.schemas import TopicSpec
-from tickerplant.log.kafka import range_reader, topic_settings
+from tickerplant.log.kafka import abandoned, range_reader, topic_settings
 from tickerplant.log.kafka.connection import Cluster, checked, translate_errors
 from tickerplant.log.kafka.context import OWN_TOPIC, LogContext
+from tickerplant.log.kafka.leadership import KafkaLeadership
 from tickerplant.log.kafka.reader import KafkaReader
 from tickerplant.log.kafka.writer import KafkaWriter
 from tickerplant.log.port import EARLIEST, ConsumedRecord, Identity, RebalanceListener, Start, TopicPartition
@@ -246,6 +247,16 @@ class KafkaLog:
         coordinator: see `admin`.
         """
         return int(self._context.admin.groups().get(self._context.named(group), False))
+
+    def abort_abandoned(
+        self, group: str, sources: Sequence[TopicPartition], outputs: Collection[str], own: str
+    ) -> list[str]:
+        """Abort the transactions that former owners of these inputs left open; return the names of their writers."""
+        return abandoned.abort_abandoned(self._context, group, sources, outputs, own)
+
+    def lead(self, name: str, member: str) -> KafkaLeadership:
+        """Return a member's wait for the leadership `name`, a group of its own."""
+        return KafkaLeadership(self._context, name, member)
 
     def outage(self) -> str:
         """Return why the brokers cannot be reached, or refuse the client's settings; "" if nothing is known."""

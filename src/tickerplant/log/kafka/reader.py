@@ -1,7 +1,13 @@
-"""Reading: one consumer for each reader. Rebalances are handled in `_on_assign` and `_on_revoke`."""
+"""Reading: one consumer for each reader. Rebalances are handled in `_on_assign`, `_on_revoke` and `_on_lost`.
+
+At a rebalance the brokers revoke all partitions of all members, and assign them again. The listener learns only about
+partitions that this reader loses or gains. It keeps the state of a partition that the reader had in the previous
+generation of the group. No other member can have owned the partition in between.
+"""
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 import uuid
@@ -18,6 +24,17 @@ from tickerplant.log.port import ConsumedRecord, RebalanceListener, Start, Topic
 
 _SLICE_S = 0.1
 """Seconds of one wait inside `poll`, and thus the maximum delay of `wake`."""
+
+_METADATA = b"CGMDv2:"
+"""Beginning of librdkafka's encoded group metadata. The generation (an integer of the machine) and the names follow."""
+
+
+def generation_of(metadata: Any) -> tuple[int, bytes] | None:
+    """Return the generation in a member's group metadata, and the names of group and member; None if it is unknown."""
+    if not isinstance(metadata, bytes) or not metadata.startswith(_METADATA) or len(metadata) < len(_METADATA) + 4:
+        return None
+    (generation,) = struct.unpack_from("=i", metadata, len(_METADATA))
+    return generation, metadata[len(_METADATA) + 4 :]
 
 
 class KafkaReader:
@@ -43,6 +60,8 @@ class KafkaReader:
         self._woken = threading.Event()
         self._closed = False
         self._owned: set[TopicPartition] = set()
+        self._former: set[TopicPartition] = set()
+        self._former_generation: tuple[int, bytes] | None = None
         self._at: dict[TopicPartition, int] = {}
         self._lost: dict[TopicPartition, str] = {}
         self._held: Message | None = None
@@ -61,7 +80,7 @@ class KafkaReader:
                     [context.named(topic) for topic in self._topics],
                     on_assign=self._on_assign,
                     on_revoke=self._on_revoke,
-                    on_lost=self._on_revoke,
+                    on_lost=self._on_lost,
                 )
 
     def poll(
@@ -173,19 +192,28 @@ class KafkaReader:
             consumer.assign([])
 
     def _assign(self, sources: list[TopicPartition]) -> None:
+        kept = self._former & set(sources) if self._is_next_generation() else set()
+        lost, self._former = self._former - kept, set()
+        if self._listener is not None and lost:
+            self._listener.on_revoked(sorted(lost))
         self._owned = set(sources)
         self._lost = {}
-        given: Mapping[TopicPartition, int] = {}
-        if self._listener is not None and sources:
-            given = self._listener.on_assigned(sorted(sources))
-        positions = dict(given)
-        missing = [source for source in sources if source not in positions]
+        gained = [source for source in sources if source not in kept]
+        positions = {source: self._at[source] for source in kept}
+        if self._listener is not None and gained:
+            positions |= self._listener.on_assigned(sorted(gained))
+        missing = [source for source in gained if source not in positions]
         if missing:
             with translate_errors("looking up the start positions"):
                 positions |= self._committed(missing)
                 positions |= self._start_positions([source for source in missing if source not in positions])
         self._at = {source: positions[source] for source in sources}
         self._restart_fetching()
+
+    def _is_next_generation(self) -> bool:
+        """Return whether the group's generation follows that of the former assignment, and the member is the same."""
+        former, now = self._former_generation, generation_of(self.group_metadata())
+        return former is not None and now == (former[0] + 1, former[1])
 
     def _restart_fetching(self) -> None:
         """Assign all partitions at their current positions.
@@ -223,22 +251,30 @@ class KafkaReader:
         return named
 
     def _on_revoke(self, consumer: Any, partitions: list[KafkaPartition]) -> None:
-        revoked = [self._source(partition) for partition in partitions]
-        self._owned -= set(revoked)
-        self._at = {source: at for source, at in self._at.items() if source in self._owned}
-        self._taken = [record for record in self._taken if record.source in self._owned]
-        if self._held is not None and self._source(self._held) not in self._owned:
-            self._held = None
-        self._lost = {}
-        try:
-            if self._listener is not None and revoked:
-                self._listener.on_revoked(sorted(revoked))
-        except BaseException as error:
-            self._error = error
+        """Stop reading until the next assignment. It shows which partitions this reader keeps."""
+        del partitions  # the brokers revoke all
+        for record in reversed(self._taken):
+            self._at[record.source] = record.offset  # not delivered
+        self._taken, self._held, self._lost = [], None, {}
+        self._former, self._owned = self._owned, set()
+        self._former_generation = generation_of(self.group_metadata())
         consumer.unassign()
 
+    def _on_lost(self, consumer: Any, partitions: list[KafkaPartition]) -> None:
+        """Drop everything: the session has expired, and other members may own the partitions."""
+        self._on_revoke(consumer, partitions)
+        self._drop_former()
+
+    def _drop_former(self) -> None:
+        lost, self._former = self._former, set()
+        try:
+            if self._listener is not None and lost:
+                self._listener.on_revoked(sorted(lost))
+        except BaseException as error:
+            self._error = error
+
     def assignment(self) -> frozenset[TopicPartition]:
-        """Return the partitions that this reader owned at its last poll."""
+        """Return the partitions that this reader owned at its last poll; none during a rebalance."""
         return frozenset(self._owned)
 
     def seek(self, positions: Mapping[TopicPartition, int]) -> None:
@@ -287,6 +323,7 @@ class KafkaReader:
             return
         self._closed = True
         self._consumer.close()
+        self._drop_former()
 
     def __enter__(self) -> KafkaReader:
         """Return the reader."""

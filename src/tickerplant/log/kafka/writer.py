@@ -222,7 +222,10 @@ class KafkaWriter:
             for reader, positions in transaction.positions:  # Step 2
                 reader.check_owned(positions)
                 self._send_positions(
-                    [KafkaPartition(self._context.named(p.topic), p.partition, at) for p, at in positions.items()],
+                    [
+                        KafkaPartition(self._context.named(p.topic), p.partition, at, self._name)  # see `abandoned`
+                        for p, at in positions.items()
+                    ],
                     reader.group_metadata(),
                 )
             self._is_undecided = True
