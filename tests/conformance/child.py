@@ -111,7 +111,7 @@ def abandoner(log: EventLog, group: str, name: str) -> None:
 
 
 def leader(log: EventLog, name: str) -> None:
-    """Lead until the process is killed."""
+    """Wait for the leadership, print a line, and hold it until the process is killed."""
     with log.lead(name, "child") as leadership:
         while not leadership.poll(timeout_s=0.1):
             pass

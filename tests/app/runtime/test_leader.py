@@ -1,4 +1,4 @@
-"""A service of which one member works at a time, on the embedded log. `tests/conformance` covers leadership itself."""
+"""A service whose members work one at a time, on the embedded log. `tests/conformance` covers leadership itself."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""A service of which one member works at a time. The others wait until it ends, and one of them then takes over."""
+"""A service whose members work one at a time. The others wait, and one of them takes over when the worker ends."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ log = structlog.get_logger(__name__)
 class Leader:
     """One member of a service, and its wait for the leadership.
 
-    The log stores which instance worked last. An instance that is started again works at once if it was that one: its
-    former process is dead, or a writer of the new process fences it. Call `run` once.
+    The log stores which instance worked last. If that instance is started again, it works at once. Its former process
+    is dead, or a writer of the new process fences it. Call `run` once.
     """
 
     def __init__(self, event_log: EventLog, service: str, instance: str) -> None:
