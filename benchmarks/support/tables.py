@@ -9,7 +9,7 @@ import asyncpg
 
 TICKS = "realtime_prices"
 TABLES = ("intraday_ohlcv", "historical_ohlcv", "intraday_analytics", "daily_analytics")
-VOLATILE = ("version", "published_at", "received_at")
+VOLATILE = ("version", "row", "published_at", "received_at")
 """Columns that depend on the run. `realtime_analytics` is omitted, because it contains forming values only."""
 REL = 1e-9
 """Maximum difference of floats, relative or absolute: sums depend on the batches of ticks in their last digits."""
@@ -19,7 +19,7 @@ Rows = list[tuple[Any, ...]]
 
 
 async def read_tables(dsn: str) -> dict[str, Rows]:
-    """Return the rows of each table in key order. Of ticks, return the count and a hash of all ticks per symbol."""
+    """Return the rows of each table in key order; of ticks, the count and a hash of the ticks in order of arrival."""
     connection = await asyncpg.connect(dsn)
     try:
         found: dict[str, Rows] = {}
@@ -33,8 +33,8 @@ async def read_tables(dsn: str) -> dict[str, Rows]:
             query = f'SELECT {names} FROM {table} ORDER BY symbol, "interval", time'
             if table == TICKS:
                 query = (
-                    "SELECT symbol, count(*), md5(string_agg(t::text, ';' ORDER BY t::text)) "
-                    f"FROM (SELECT {names} FROM {table}) AS t GROUP BY symbol ORDER BY symbol"
+                    f"SELECT symbol, count(*), md5(string_agg(({names})::text, ';' ORDER BY version, \"row\")) "
+                    f"FROM {table} GROUP BY symbol ORDER BY symbol"
                 )
             found[table] = [tuple(row) for row in await connection.fetch(query)]
         return found

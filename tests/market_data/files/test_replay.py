@@ -367,6 +367,26 @@ def test_a_replay_with_a_speed_follows_the_times_of_the_file(tmp_path: Path) -> 
         assert len(marks) <= 4 * 11
 
 
+def test_a_replay_with_a_speed_marks_its_feed_if_rows_are_always_due(tmp_path: Path) -> None:
+    rows = [1340285400_000 + n + (5 if n % 50 == 10 else 0) for n in range(2_000)]  # some are out of order
+    text = "time,symbol,price\n" + "".join(f"{ms},A,1\n" for ms in rows)
+    clock = Clock(2_000_000_000 * SECOND)
+
+    def busy_clock() -> int:
+        clock.us += 5_000  # each call to the log takes longer than the distance of two rows
+        return clock.us
+
+    def sleep(seconds: float) -> None:
+        raise AssertionError("no row is due")
+
+    with embedded(tmp_path, 1) as log:
+        assert replay(log, write(tmp_path, text), ReplayOptions(speed=1), clock=busy_clock, sleep=sleep).ticks == 2_000
+        marks = [header.watermark_us for header in headers(log) if isinstance(header, records.Mark)]
+        assert 4 <= len(marks) <= 12
+        assert marks == sorted(marks)
+        assert set(marks) <= {ms * 1_000 for ms in rows}
+
+
 def test_a_killed_replay_with_a_speed_resumes_at_its_time(tmp_path: Path) -> None:
     path = write(tmp_path, "time,symbol,price\n" + "".join(f"{1340285400 + n},A,1\n" for n in range(0, 600, 10)))
     clock = Clock(2_000_000_000 * SECOND)

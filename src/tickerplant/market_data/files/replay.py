@@ -438,7 +438,7 @@ class _Run:
         while True:
             if self.stop.is_set():
                 return False
-            to, ceiling_us = self._due(newest, at)
+            to, ceiling_us = self._due(newest, at, int(min_later[at]))
             last = to == len(rows.numbers)
             position = rows.end if last else int(rows.numbers[to])
             first_dead = dead_at
@@ -464,17 +464,21 @@ class _Run:
         """Return file and row number of a row of the batch that begins at `begin`."""
         return f"{self.file.path.name} {self.file.unit} {rows.numbers[begin + row]}"
 
-    def _due(self, newest: Int64Array, at: int) -> tuple[int, int]:
-        """Return the end index of the due rows, and the replay's current time. Waits if a speed is given."""
+    def _due(self, newest: Int64Array, at: int, least_us: int) -> tuple[int, int]:
+        """Return the end of the rows that are due, and the present time of the replay. Waits if a speed is given.
+
+        `least_us`: least time of the rows that are not in the log. Marks are appended even if rows are always due.
+        Otherwise the forming bars of a dense file would not be published.
+        """
         end = min(at + BATCH_ROWS, len(newest))
         speed = self.options.speed
         if speed is None or at == len(newest):
             return end, FOREVER_US
         while not self.stop.is_set():
             now = self._origin_us + int((self.clock() - self._began_us) * speed)
+            self.writer.mark(min(now, least_us))
             if newest[at] <= now:
                 return min(end, int(np.searchsorted(newest, now, side="right"))), now
-            self.writer.mark(min(now, int(newest[at])))
             wait_s = (int(newest[at]) - now) / SECOND_US / speed
             self.sleep(min(max(wait_s, _PACE_S), _LONGEST_SLEEP_S))
         return at, FOREVER_US
