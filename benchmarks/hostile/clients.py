@@ -28,8 +28,9 @@ from benchmarks.hostile.vendor import HostileVendor
 SOURCES: Final = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 REST_PER_S: Final = 40.0
 """Fuzzed requests per second."""
-PLAIN_FLOOD: Final = 8
-"""Clients that repeat cheap requests without a pause of their own."""
+PLAIN_FLOOD: Final = 20
+PLAIN_PER_S: Final = 100.0
+"""Clients that repeat cheap requests, and the maximum requests per second of all."""
 EXPENSIVE: Final = 120
 """Clients that repeat expensive requests, one after the other: more than the plant lets wait."""
 FRAMES: Final = 8
@@ -160,6 +161,7 @@ async def plain(target: Target, seed: int) -> None:
     """Repeat cheap requests."""
     for path in itertools.cycle(CHEAP_PATHS[seed % 7 :] + CHEAP_PATHS[: seed % 7]):
         await target.ask("cheap requests", get(path, target.port))
+        await asyncio.sleep(PLAIN_FLOOD / PLAIN_PER_S)
 
 
 async def expensive(target: Target, seed: int) -> None:
