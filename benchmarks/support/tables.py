@@ -9,8 +9,10 @@ import asyncpg
 
 TICKS = "realtime_prices"
 TABLES = ("intraday_ohlcv", "historical_ohlcv", "intraday_analytics", "daily_analytics")
-VOLATILE = ("version", "row", "published_at", "received_at")
-"""Columns that depend on the run. `realtime_analytics` is omitted, because it contains forming values only."""
+VOLATILE = ("version", "row", "published_at", "received_at", "revision", "reason")
+"""Columns that depend on the run. A feed that stops closes its current minute, and revises the minute when it resumes.
+`realtime_analytics` is omitted, because it contains forming values only.
+"""
 REL = 1e-9
 """Maximum difference of floats, relative or absolute: sums depend on the batches of ticks in their last digits."""
 SHOWN = 5
