@@ -31,8 +31,10 @@ class KafkaBroker(broker.KafkaBroker):
         *,
         settings: Mapping[str, str] | None = None,
         listeners: Mapping[str, str] | None = None,
+        joins: KafkaBroker | None = None,
+        node: int = 1,
     ) -> None:
-        super().__init__(data_dir, java_options=QUICK, settings=settings, listeners=listeners)
+        super().__init__(data_dir, java_options=QUICK, settings=settings, listeners=listeners, joins=joins, node=node)
 
     def start(self, timeout_s: float | None = None) -> str:
         """Start the broker; `timeout_s` scales with the machine."""

@@ -36,8 +36,6 @@ ARCHIVE = "classes-"
 PORTS = range(20_000, 32_000)
 
 SETTINGS = {
-    "process.roles": "broker,controller",
-    "node.id": "1",
     "inter.broker.listener.name": "PLAINTEXT",
     "controller.listener.names": "CONTROLLER",
     "num.partitions": "1",
@@ -156,10 +154,13 @@ class KafkaBroker:
         detached: bool = False,
         java_options: Sequence[str] = (),
         listeners: Mapping[str, str] | None = None,
+        joins: KafkaBroker | None = None,
+        node: int = 1,
     ) -> None:
         """Configure a broker without starting it. `port` 0 chooses a free port; `settings` override the defaults.
 
-        `listeners` are additional ones for clients: the security protocol by name.
+        `listeners` are additional ones for clients: the security protocol by name. `joins` is the first broker of a
+        cluster, which is also its controller; this broker has another number `node` then.
         """
         self.data_dir = Path(data_dir).resolve()
         self._wanted_port = port
@@ -168,6 +169,7 @@ class KafkaBroker:
         self._detached = detached
         self._java_options = java_options
         self._listeners = dict(listeners or {})
+        self._joins, self._node = joins, node
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
 
@@ -271,7 +273,9 @@ class KafkaBroker:
             if self._wanted_port in (0, kept["port"]):
                 return kept
         else:
+            first = self._joins._identity() if self._joins is not None else None
             kept = {"cluster": _cluster_id(), "controller": free_port()}
+            kept |= {key: first[key] for key in kept} if first is not None else {}
         kept["port"] = self._wanted_port or free_port()
         kept |= {name: free_port() for name in self._listeners}
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -282,8 +286,11 @@ class KafkaBroker:
         clients = [f"PLAINTEXT://127.0.0.1:{identity['port']}"]
         clients += [f"{name}://127.0.0.1:{identity[name]}" for name in self._listeners]
         protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"} | self._listeners
+        controller = [] if self._joins is not None else [f"CONTROLLER://127.0.0.1:{identity['controller']}"]
         own = {
-            "listeners": ",".join([*clients, f"CONTROLLER://127.0.0.1:{identity['controller']}"]),
+            "process.roles": "broker,controller" if controller else "broker",
+            "node.id": str(self._node),
+            "listeners": ",".join([*clients, *controller]),
             "advertised.listeners": ",".join(clients),
             "listener.security.protocol.map": ",".join(f"{name}:{kind}" for name, kind in protocols.items()),
             "controller.quorum.voters": f"1@127.0.0.1:{identity['controller']}",

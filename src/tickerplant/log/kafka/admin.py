@@ -56,6 +56,8 @@ _MOVED_COORDINATOR: Final = {
 }  # fmt: skip
 """Answers of a broker that is not yet, or no longer, the coordinator of a group. A new broker returns them at first."""
 _STALE_LEADER_PAUSE_S: Final = 0.05
+_NEW_TOPIC_S: Final = 5.0
+"""Maximum seconds in which a broker learns of a topic that another broker of the cluster has created."""
 
 
 class Admin:
@@ -96,8 +98,7 @@ class Admin:
         with self._guard:
             if topic not in self._keyed:
                 resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-                (future,) = self._client.describe_configs([resource]).values()
-                config: Any = self._result(future, f"describing {topic}")
+                config: Any = self._soon(lambda: self._configs([resource], f"describing {topic}"))[topic]
                 self._keyed[topic] = "compact" in config["cleanup.policy"].value
             return self._keyed[topic]
 
@@ -111,14 +112,30 @@ class Admin:
         resources = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
         if not resources:
             return {}
+        configs = self._soon(lambda: self._configs(resources, doing))
         known = self._metadata(doing).topics
         found: dict[str, tuple[dict[str, str], int]] = {}
-        for resource, future in self._client.describe_configs(resources).items():
-            config: Any = self._result(future, doing)
-            partitions = known[resource.name].partitions.values()
+        for topic, config in configs.items():
+            partitions = known[topic].partitions.values() if topic in known else ()
             replicas = min((len(partition.replicas) for partition in partitions), default=1)
-            found[resource.name] = ({name: entry.value or "" for name, entry in config.items()}, replicas)
+            found[topic] = ({name: entry.value or "" for name, entry in config.items()}, replicas)
         return found
+
+    def _configs(self, resources: list[ConfigResource], doing: str) -> dict[str, Any]:
+        """Return the settings of topics by name."""
+        futures = self._client.describe_configs(resources)
+        return {resource.name: self._result(future, doing) for resource, future in futures.items()}
+
+    def _soon(self, ask: Callable[[], T]) -> T:
+        """Return the answer about existing topics. Ask again while a broker of the cluster does not know them yet."""
+        deadline = time.monotonic() + _NEW_TOPIC_S
+        while True:
+            try:
+                return ask()
+            except UnknownTopic:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_STALE_LEADER_PAUSE_S)
 
     def create(self, topic: str, partitions: int, spec: TopicSpec, replication_factor: int) -> bool:
         """Create a topic; return False if it exists. Raises LogError if it has another count of partitions."""
@@ -141,8 +158,13 @@ class Admin:
 
     def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         """Return the brokers' ids of topics. A deleted and recreated topic has a new id. Raises UnknownTopic."""
-        futures = self._client.describe_topics(TopicCollection(list(topics)))
-        return {topic: str(self._result(future, f"describing {topic}").topic_id) for topic, future in futures.items()}
+
+        def ask() -> dict[str, str]:
+            futures = self._client.describe_topics(TopicCollection(list(topics)))
+            answers = {topic: self._result(future, f"describing {topic}") for topic, future in futures.items()}
+            return {topic: str(answer.topic_id) for topic, answer in answers.items()}
+
+        return self._soon(ask)
 
     def offsets(
         self, topics: Iterable[str], *, read_uncommitted: bool = False
