@@ -185,12 +185,13 @@ def _symbol(text: str) -> str:
 
 def _date(text: str) -> int:
     """Return 00:00 UTC of a date such as `2020-08-31` or `20200831`, in µs. Raises BadInput."""
+    from tickerplant.core.digits import is_digits
     from tickerplant.core.times import micros_of
 
     try:
         if not text.isascii():
             raise ValueError
-        form = "%Y%m%d" if len(text) == 8 and text.isdigit() else "%Y-%m-%d"
+        form = "%Y%m%d" if len(text) == 8 and is_digits(text) else "%Y-%m-%d"
         day = dt.datetime.strptime(text, form).replace(tzinfo=dt.UTC)
     except ValueError:
         raise BadInput(f"DATE {text!r} is not a date; write a date such as 2020-08-31") from None
