@@ -182,7 +182,7 @@ class Minutes:
         filled = sum(minute not in self.differing for minute in self.gaps)
         print(
             f"minutes: {self.compared - len(self.differing)} of {self.compared} equal the sandbox's; "
-            f"coverage named {len(self.gaps)} ({kinds}), of which the backfill has filled {filled}; "
+            f"coverage named {len(self.gaps)} ({kinds}); the backfill has filled {filled} of them; "
             f"{len(self.hidden)} differences were not named",
             flush=True,
         )
