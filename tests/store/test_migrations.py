@@ -43,6 +43,25 @@ async def test_a_changed_migration_or_a_newer_database_is_refused(store: Store) 
         await status(store)
 
 
+async def test_a_table_of_the_user_with_the_name_of_a_view_is_named_and_kept(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await Store.open(empty_dsn, max_size=1)
+    every = all_migrations()
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "all_migrations", lambda: every[:13])
+        await migrate(store)
+    async with store.session() as session:
+        await session.script("CREATE TABLE bars AS SELECT 7 AS mine")
+    with pytest.raises(MigrationError, match=r'0014_sql_interface.*"bars" already exists.*Rename'):
+        await migrate(store)
+    async with store.session() as session:
+        assert await session.value("SELECT mine FROM bars") == 7
+        await session.script("ALTER TABLE bars RENAME TO my_bars")
+    assert await migrate(store) == NAMES[13:]
+    await store.close()
+
+
 async def test_former_answers_are_migrated_to_the_newest_of_each_instant(
     empty_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
-from tickerplant.core.errors import MigrationError
+import asyncpg
+
+from tickerplant.core.errors import MigrationError, StoreError
 from tickerplant.store.session import LOCK_MIGRATIONS, POSTGRESQL, TIMESCALEDB, Session, advisory_lock, flavour_of
 
 if TYPE_CHECKING:
@@ -121,6 +123,13 @@ async def _migrate(session: Session, *, plain: bool) -> list[str]:
     for migration in migrations:
         if migration.number in applied:
             continue
+        await _run(session, migration, flavour)
+        done.append(migration.name)
+    return done
+
+
+async def _run(session: Session, migration: Migration, flavour: str) -> None:
+    try:
         async with session.transaction():
             await session.script(render(migration.text, flavour), MIGRATION_S)
             await session.execute(
@@ -130,8 +139,13 @@ async def _migrate(session: Session, *, plain: bool) -> list[str]:
                 migration.checksum,
                 flavour,
             )
-        done.append(migration.name)
-    return done
+    except StoreError as error:
+        if isinstance(error.__cause__, asyncpg.DuplicateTableError):
+            raise MigrationError(
+                f"migration {migration.name} cannot be applied: {error.__cause__}. Rename your own table or view of "
+                "that name, and run `tickerplant migrate` again"
+            ) from error
+        raise
 
 
 async def _create_migrations_table(session: Session, *, plain: bool) -> None:

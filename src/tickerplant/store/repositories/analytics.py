@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 INTRADAY, DAILY, REALTIME = "intraday_analytics", "daily_analytics", "realtime_analytics"
 RELATIONS: Final = (INTRADAY, DAILY, REALTIME)
+COLUMN_COMMENT: Final = (
+    "Indicator value for the bar. Null during the warm-up, and while the indicator is not configured."
+)
 _OWN: Final = frozenset([*schemas.ANALYTICS_KEY.names, "updated_at"])
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")  # PostgreSQL truncates names at 63 bytes
 
@@ -59,7 +62,8 @@ class Analytics:
                 for name in sorted(set(missing) - await self._columns()):
                     for relation in RELATIONS:
                         await self._session.script(
-                            f'ALTER TABLE "{relation}" ADD COLUMN IF NOT EXISTS "{name}" double precision'
+                            f'ALTER TABLE "{relation}" ADD COLUMN IF NOT EXISTS "{name}" double precision;'
+                            f'COMMENT ON COLUMN "{relation}"."{name}" IS \'{COLUMN_COMMENT}\''
                         )
         self._session.known.columns.update(missing)
 
