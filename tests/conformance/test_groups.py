@@ -10,10 +10,10 @@ from tests.conformance.conftest import MARKER, PARTITIONS, Bench, at, is_exhaust
 from tests.support.waiting import until
 from tickerplant.core.errors import Fenced
 from tickerplant.core.schemas import OHLCV, RAW
-from tickerplant.log.port import LATEST, ConsumedRecord, Reader, TopicPartition
+from tickerplant.log.port import LATEST, ConsumedRecord, Reader, RebalanceListener, TopicPartition
 
 
-class Recorder:
+class Recorder(RebalanceListener):
     """A listener that records its calls."""
 
     def __init__(self, positions: Mapping[TopicPartition, int] | None = None) -> None:

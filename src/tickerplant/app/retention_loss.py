@@ -17,6 +17,7 @@ import msgspec
 from tickerplant.core.errors import LogError
 from tickerplant.core.schemas import STATE_AGGREGATION, STATE_ANALYTICS, STATE_FEEDS
 from tickerplant.core.streams import QUEUED_KEY, TopicPartition
+from tickerplant.log.port import RebalanceListener
 from tickerplant.log.snapshots import SNAPSHOT_KEY
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def skip_lost(log: EventLog, group: str, topics: Sequence[str], losses: Sequence
     skip = Skip(group, time.time_ns() // 1000, list(losses))
     starts = {TopicPartition(loss.topic, loss.partition): loss.first for loss in losses}
 
-    class Listener:
+    class Listener(RebalanceListener):
         def on_assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
             return {source: first for source, first in starts.items() if source in partitions}
 

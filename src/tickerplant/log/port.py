@@ -75,6 +75,14 @@ class RebalanceListener(Protocol):
         """
         ...
 
+    def before_rebalance(self) -> None:
+        """Commit what a next owner of the partitions can use. The reader still owns its partitions.
+
+        An adapter calls it only if members give up their partitions before they are assigned again, as on Kafka. The
+        call should take less than a second, because all members of the group wait.
+        """
+        return
+
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         """Drop the state of revoked partitions. The owner must not commit for them again."""
         ...

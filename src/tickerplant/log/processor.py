@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 import structlog
@@ -59,6 +60,10 @@ MAX_PAUSE_S: Final = 0.05
 """Pause after a batch of fewer than `FEW_RECORDS` records: `PAUSE_FACTOR` times its processing time, at most
 `MAX_PAUSE_S`. Records that arrive meanwhile share one transaction, which costs as much as several records.
 """
+HANDOVER_RECORDS: Final = 100
+"""Minimum records since the newest snapshot for a snapshot before a rebalance. A next owner replays fewer records."""
+HANDOVER_BYTES: Final = 16 * 1024 * 1024
+"""Maximum size of the newest snapshot for another one before a rebalance, during which all members wait."""
 WAITING_POLL_S: Final = 0.05
 """Maximum duration of a poll while a stage has background work."""
 _MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024  # maximum outputs in memory; above it a batch commits before its end
@@ -106,6 +111,8 @@ class _Partition:
     committed: dict[TopicPartition, int]
     kept: str
     records_since_snapshot: int = 0
+    snapshot_bytes: int = 0
+    """Size of the newest snapshot's state."""
     touched: bool = False
     bootstrapped: bool = False
     queued: bytes | None = None
@@ -160,9 +167,10 @@ class Processor:
         with (
             self.event_log.writer(member) as writer,
             self.event_log.reader(
-                self.topics, group=self.name, member=member, listener=_StageLifecycle(self)
+                self.topics, group=self.name, member=member, listener=(lifecycle := _StageLifecycle(self))
             ) as reader,
         ):
+            lifecycle.hand_over = partial(self._hand_over, writer, reader)
             while not stop.is_set():
                 polls_often = any(owned.stage.has_background_work() for owned in self._stages.values())
                 consumed = reader.poll(
@@ -182,6 +190,22 @@ class Processor:
                     stop.wait(min(MAX_PAUSE_S, PAUSE_FACTOR * (time.monotonic() - began)))
             if self._stages and reader.assignment():
                 self._commit(writer, reader, [], snapshot_all=True)
+
+    def _hand_over(self, writer: Writer, reader: Reader) -> None:
+        """Commit snapshots for the next owners of the partitions."""
+        due = [
+            partition
+            for partition, owned in self._stages.items()
+            if owned.records_since_snapshot >= HANDOVER_RECORDS
+            and owned.snapshot_bytes <= HANDOVER_BYTES
+            and not owned.touched
+            and not owned.bootstrapped
+            and not _behind(owned)
+        ]
+        try:
+            self._commit(writer, reader, [], snapshots=due)
+        except Fenced as error:
+            log.info("no snapshot before the rebalance", service=self.name, error=str(error))
 
     def _step_all(self, consumed: Sequence[ConsumedRecord], writer: Writer, reader: Reader) -> None:
         outputs: list[tuple[int, Output]] = []
@@ -224,7 +248,7 @@ class Processor:
             if made is not None or owned.bootstrapped:
                 outputs = [(partition, output) for output in made or ()]
                 owned.bootstrapped = False
-                self._commit(writer, reader, outputs, snapshot=partition)
+                self._commit(writer, reader, outputs, snapshots=[partition])
                 if self.on_batch is not None:
                     self.on_batch(self.counts)
 
@@ -241,7 +265,7 @@ class Processor:
         outputs: Sequence[tuple[int, Output]],
         *,
         snapshot_all: bool = False,
-        snapshot: int | None = None,
+        snapshots: Collection[int] = (),
     ) -> None:
         """Commit the steps since the last commit: the four effects of the module's docstring.
 
@@ -252,13 +276,13 @@ class Processor:
             for partition, owned in self._stages.items()
             if owned.records_since_snapshot >= self.snapshot_interval_records
             or (snapshot_all and owned.records_since_snapshot)
-            or partition == snapshot
+            or partition in snapshots
             or self._has_new_label(owned)
         }
         moved = {
             source: position
             for partition, owned in self._stages.items()
-            if owned.touched or partition == snapshot  # sending positions fences a member that has lost the partition
+            if owned.touched or partition in snapshots  # sending positions fences a member that has lost the partition
             for source, position in owned.positions.items()
         }
         # A stage that still replays must not be snapshotted: its positions are before the committed ones.
@@ -272,7 +296,7 @@ class Processor:
                 transaction.append(output.topic, partition, output.value)
             faults.reach(f"{self.name}.append.after")
             # Step 2
-            queued = self._changed_queues(partition=snapshot)
+            queued = self._changed_queues(snapshots)
             for partition, description in queued.items():
                 transaction.put_state(self.state_topic, partition, QUEUED_KEY, description)
             for partition, owned in due.items():
@@ -293,11 +317,11 @@ class Processor:
         for owned in due.values():
             owned.records_since_snapshot = 0
 
-    def _changed_queues(self, *, partition: int | None) -> dict[int, bytes]:
-        """Return the changed descriptions of queued work, by partition; `partition` has run background work."""
+    def _changed_queues(self, snapshots: Collection[int]) -> dict[int, bytes]:
+        """Return the changed descriptions of queued work, by partition. `snapshots`: partitions without new records."""
         found = {}
         for number, owned in self._stages.items():
-            if (owned.touched or number == partition) and not _behind(owned):
+            if (owned.touched or number in snapshots) and not _behind(owned):
                 description = owned.stage.queued_work()
                 if description is not None and description != owned.queued:
                     found[number] = description
@@ -322,7 +346,7 @@ class Processor:
                 format=self.factory.format,
                 positions={tp.topic: position for tp, position in owned.positions.items()},
                 kept=label,
-                state=owned.stage.snapshot(),
+                state=(state := owned.stage.snapshot()),
                 oldest=owned.stage.oldest_offset(),
             )
         )
@@ -331,6 +355,7 @@ class Processor:
         if label and label != owned.kept:
             put(self.state_topic, partition, KEPT_PREFIX + label, blob)
             owned.kept = label
+        owned.snapshot_bytes = len(state)
         self.counts.snapshots += 1
 
     def _open(self, partition: int, committed: Mapping[TopicPartition, int]) -> _Partition:
@@ -342,7 +367,9 @@ class Processor:
             return self._open_new(partition, here)
         snapshots.check(newest, self.name, partition, self.factory.format)
         positions = {TopicPartition(topic, partition): position for topic, position in newest.positions.items()}
-        return _Partition(self.factory(partition, newest.state), positions, here, newest.kept)
+        return _Partition(
+            self.factory(partition, newest.state), positions, here, newest.kept, snapshot_bytes=len(newest.state)
+        )
 
     def _open_new(self, partition: int, committed: dict[TopicPartition, int]) -> _Partition:
         if self.bootstrap is not None:
@@ -363,6 +390,11 @@ class _StageLifecycle(RebalanceListener):
 
     def __init__(self, processor: Processor) -> None:
         self._processor = processor
+        self.hand_over: Callable[[], None] | None = None
+
+    def before_rebalance(self) -> None:
+        if self.hand_over is not None:
+            self.hand_over()
 
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         processor = self._processor

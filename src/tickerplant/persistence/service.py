@@ -40,7 +40,7 @@ from tickerplant.core import schemas
 from tickerplant.core.errors import ConfigError, Fenced, LogUnavailable, PositionConflict, StoreUnavailable
 from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import SECOND_US
-from tickerplant.log.port import ConsumedRecord, EventLog, Reader, TopicPartition
+from tickerplant.log.port import ConsumedRecord, EventLog, Reader, RebalanceListener, TopicPartition
 from tickerplant.persistence.batching import Lane, PartitionBuffer, WriteBatch
 from tickerplant.persistence.one_by_one import REFUSALS, apply_one_by_one, is_refusal
 from tickerplant.persistence.reporter import Metrics, PersistenceCounters, StatusReporter
@@ -482,7 +482,7 @@ class _StoreSession:
         await asyncio.get_running_loop().run_in_executor(self._thread, commit)
 
 
-class _RebalanceListener:
+class _RebalanceListener(RebalanceListener):
     """Starts reading at the database's positions. `poll` calls it in the log's thread, while the event loop is free."""
 
     def __init__(self, session: _StoreSession, store: Store, loop: asyncio.AbstractEventLoop) -> None:

@@ -11,6 +11,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from tickerplant.core.errors import LogUnavailable
 from tickerplant.log.kafka.connection import STALE_LEADER, Cluster, checked, error_of, translate, translate_errors
 
+_EMPTY_FETCH_MS = 5
+"""Milliseconds that a broker delays an empty answer. Only such an answer shows the end after a transaction's marker."""
 _MARKER_POLL_S = 0.002
 """Poll interval in seconds for transaction markers, which mostly arrive within a few milliseconds."""
 
@@ -26,6 +28,7 @@ def messages(
     """
     with translate_errors(f"reading {topic}/{partition}"):
         settings = cluster.consumer(cluster.prefix + "tickerplant-stretch", **{"enable.partition.eof": True})
+        settings |= {"fetch.wait.max.ms": _EMPTY_FETCH_MS}
         settings |= {"auto.offset.reset": "earliest"}  # retention or compaction may remove the beginning at any time
         consumer = checked(Consumer, settings)
         try:

@@ -253,6 +253,14 @@ class KafkaReader:
     def _on_revoke(self, consumer: Any, partitions: list[KafkaPartition]) -> None:
         """Stop reading until the next assignment. It shows which partitions this reader keeps."""
         del partitions  # the brokers revoke all
+        if self._listener is not None and self._owned and not self._closed:
+            try:
+                self._listener.before_rebalance()
+            except BaseException as error:  # librdkafka would print and drop the error
+                self._error = error
+        self._stop_reading(consumer)
+
+    def _stop_reading(self, consumer: Any) -> None:
         for record in reversed(self._taken):
             self._at[record.source] = record.offset  # not delivered
         self._taken, self._held, self._lost = [], None, {}
@@ -262,7 +270,8 @@ class KafkaReader:
 
     def _on_lost(self, consumer: Any, partitions: list[KafkaPartition]) -> None:
         """Drop everything: the session has expired, and other members may own the partitions."""
-        self._on_revoke(consumer, partitions)
+        del partitions
+        self._stop_reading(consumer)
         self._drop_former()
 
     def _drop_former(self) -> None:
