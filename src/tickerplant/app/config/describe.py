@@ -97,10 +97,10 @@ def markdown() -> str:
     lines = [
         "# Settings",
         "",
-        "A flag of the command line takes precedence over the environment, the environment over the TOML file, and",
-        "the file over the default. The file is `--config FILE`, or `tickerplant.toml` in the data folder. In the",
-        "file, a setting with a dotted name is in a table: `api.port` is `port` under `[api]`. `tickerplant config`",
-        "prints the values in force and their origins. `tickerplant config --markdown` prints this page.",
+        "The precedence, highest first, is: a flag of the command line, the environment, the TOML file, the default.",
+        "The file is `--config FILE`, or `tickerplant.toml` in the data folder. A setting with a dotted name is in a",
+        "table of the file: `api.port` is `port` under `[api]`. `tickerplant config` prints the values in force and",
+        "their origins. `tickerplant config --markdown` prints this page.",
         "",
         "| setting | environment | default | description |",
         "|---|---|---|---|",
@@ -117,10 +117,10 @@ def markdown() -> str:
         "",
         "## Former names",
         "",
-        "The former names work for one more version only, with a warning; use the present names. Flags, environment",
-        "and file accept both. If one of them sets both names of a setting to different values, the command fails.",
+        "Use the new names. The former names work for one more version only, with a warning. The command fails if one",
+        "source sets both names of a setting to different values. The sources are flags, environment and file.",
         "",
-        "| former name | present name |",
+        "| former name | new name |",
         "|---|---|",
         *(
             f"| `{former}` | `{present}` |"

@@ -63,12 +63,12 @@ class ApiSettings(SettingsGroup):
     )
     hosts: Names = Field(
         default=(),
-        description="Host names that a plant without a key accepts in `Host`, besides localhost and the address that "
-        "it listens on. Add the names that other machines and proxies use.",
+        description="Host names that a plant without a key accepts in `Host`, in addition to localhost and the "
+        "connection's address. Add the names that other machines and proxies use.",
     )
     origins: Names = Field(
         default=(),
-        description="Origins of pages that may open the stream and send writing requests, besides the plant's own "
+        description="Origins of pages that may open the stream and send writing requests, in addition to the "
         "dashboard, such as `https://charts.example.com`.",
     )
 
@@ -98,7 +98,7 @@ class AlertSettings(SettingsGroup):
     """Settings of alert rules and their webhooks."""
 
     max_rules: int = Field(
-        default=1_000, ge=0, le=100_000, description="Maximum number of alert rules. Each needs up to 1 MB of memory."
+        default=1_000, ge=0, le=100_000, description="Maximum number of alert rules. A rule needs up to 1 MB of memory."
     )
     private_webhooks: bool = Field(
         default=True,
@@ -273,15 +273,15 @@ class SandboxSettings(SettingsGroup):
         default=50.0,
         gt=0,
         le=1_000_000,
-        description="Average trades per second of the sandbox, all symbols together, while markets are open.",
+        description="Average trades per second of all symbols of the sandbox, while markets are open.",
     )
     seed: int = Field(default=7, description="Seed of the simulated prices: the same seed gives the same prices.")
     port: int = Field(default=0, ge=0, le=65535, description="Port that the sandbox listens on; 0: a free port.")
     url: str = Field(default="", description="Address of a running sandbox; unset: `up` starts a sandbox.")
     vendors: Names = Field(
         default=("sandbox",),
-        description="Vendors that the sandbox replaces, best first: `sandbox`, or those whose protocols it serves, "
-        "such as `twelvedata` or `yahoo`.",
+        description="Vendors that the sandbox replaces, best first: `sandbox`, or vendors whose protocols the sandbox "
+        "serves, such as `twelvedata` or `yahoo`.",
     )
     sessions: Literal["always", "us"] = Field(
         default="always",

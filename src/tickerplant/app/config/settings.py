@@ -87,8 +87,8 @@ class Settings(BaseSettings):
     )
     direct_compress: bool = Field(
         default=True,
-        description="On TimescaleDB, write ticks as compressed rows if one transaction has 100 or more of a symbol; "
-        "`false`: never.",
+        description="Write ticks as compressed rows on TimescaleDB, for symbols with 100 or more ticks in one "
+        "transaction; `false`: never.",
     )
     partitions: int = Field(
         default=4,
@@ -100,21 +100,21 @@ class Settings(BaseSettings):
         default=100,
         ge=0,
         le=1_000,
-        description="Maximum time in milliseconds for which a live feed gathers ticks into one record. A feed waits "
-        "only until it has 64 messages of the vendor. The service `persistence` pauses for the same time after it has "
-        "read fewer than 32 records. 0: no waiting, with more CPU and disk per tick.",
+        description="Maximum time in milliseconds for which a live feed gathers ticks into one record. A feed "
+        "appends earlier when it has 64 messages of the vendor. The service `persistence` pauses for the same time "
+        "after it has read fewer than 32 records. 0: no waiting, with more CPU and disk per tick.",
     )
     snapshot_interval_records: int = Field(
         default=2_000,
         ge=1,
         le=10_000_000,
-        description="Records of a partition between two snapshots of aggregation or analytics. A restart after a kill "
-        "processes at most that many records again, at a millisecond or less each.",
+        description="Number of records of a partition between two snapshots of aggregation or analytics. A restart "
+        "after a kill processes at most this number of records again, each in at most a millisecond.",
     )
     instance: str = Field(
         default="0",
         pattern=r"^[A-Za-z0-9_.-]{1,32}$",
-        description="Name of this member of a service that several processes run; keep it unchanged across restarts.",
+        description="Name of this process among the members of its service; keep the name unchanged across restarts.",
     )
     symbols: Names = Field(
         default=("AAPL", "MSFT", "GOOG", "AMZN", "NVDA", "TSLA", "META", "JPM", "SPY", "QQQ", "EUR/USD", "BTC/USD"),
@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     history: Names = Field(
         default=("1d:3650", "5m:max", "1m:max"),
         description="Depth of history to fetch, as `interval:days`, or `interval:max` for all history of the vendors; "
-        "`none`: the backfill carries out only users' orders, and fills no gaps.",
+        "`none`: the backfill executes only users' orders, and fills no gaps.",
     )
     api: ApiSettings = Field(default_factory=ApiSettings, description="REST and WebSocket.")
     alerts: AlertSettings = Field(default_factory=AlertSettings, description="Webhooks of alerts.")
