@@ -13,8 +13,8 @@ When bars close:
 - A 5m bar closes when its feed's horizon reaches the end of the bar. A daily bar closes when the horizon reaches the
   end of the session. Both also close at the feed's `end`. They do not close at `down`, because the feed may be up again
   before the bar ends. While a live feed is down, its horizon advances to log time less the allowed lateness.
-- A feed, such as a backfill of this morning, may end while a live feed of the same symbols is up. Coarser bars that
-  end after the live feed's horizon then remain open until the live feed closes them.
+- A backfill of this morning, for example, may end while a live feed of the same symbols is up. Coarser bars that end
+  after the live feed's horizon then remain open until the live feed closes them.
 """
 
 from __future__ import annotations

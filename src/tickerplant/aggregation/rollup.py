@@ -346,8 +346,8 @@ def _roll_up_prices(rows: Rows, parts: Rows, first: Int64Array, last: Int64Array
 def _is_fragment(rows: Rows, feeds: Mapping[int, FeedState], starts: Int64Array, ends: Int64Array) -> BoolArray:
     """Return a mask of roll-ups that must not be published because only some of their parts are known.
 
-    Such a row is incomplete and rolled up from vendors' bars only. It is also either history (the store may contain
-    more), or in a range `[start, end)` that none of its feeds covers even in part.
+    Such a row is incomplete and rolled up from vendors' bars only. It is also history (the store may contain more
+    parts), or its feeds cover no part of `[start, end)`.
     """
     fragment: BoolArray = (rows["kind"] == FROM_VENDOR_PARTS) & ~rows["complete"]
     for at in np.flatnonzero(fragment & ~rows["history"]).tolist():

@@ -195,7 +195,7 @@ class State:
         return None if number is None else self.feeds[number]
 
     def file_claims(self) -> dict[int, list[int]]:
-        """Return, by start of a minute, the numbers of the files that begin or end in it and claim the whole minute."""
+        """Return the numbers of the files that begin or end in a minute and claim all of it, by the minute's start."""
         if self._file_claims is None:
             self._file_claims = {}
             for feed in self.feeds.values():
@@ -205,7 +205,7 @@ class State:
         return self._file_claims
 
     def claimed_minutes(self, feed: FeedState) -> set[int]:
-        """Return the starts of the minutes in which a file begins or ends, by time or by the order of its rows."""
+        """Return the starts of the minutes in which a file begins or ends, by time or by row order."""
         rows = {row[1] - row[1] % MINUTE_US for row in self.file_rows(feed) if row is not None}
         return {feed.first_minute_us, *feed.last_minutes_us} | rows
 
@@ -233,8 +233,8 @@ class State:
     def set_rules(self, rules: Rules) -> None:
         """Apply these rules from now on.
 
-        Raises ConfigError, and changes nothing, if a calendar cannot be loaded, or the order of sources or an interval
-        is invalid.
+        Raises ConfigError for a calendar that cannot be loaded, an invalid order of sources or an invalid interval;
+        nothing is changed then.
         """
         calendars = Calendars(rules)
         calendars.check()

@@ -1,7 +1,7 @@
 """The API's own metrics: a catalogue in which each help text contains advice for a bad value.
 
 A scrape reads counters that the stream maintains anyway. Only requests are counted when they happen. The store counts
-the data excluded from bars in the transaction that applies a record, so these counts survive a restart of any service.
+the data excluded from bars in the transaction that applies a record. These counts survive a restart of any service.
 """
 
 from __future__ import annotations

@@ -56,8 +56,7 @@ def dividend_factors(
     """Return the price factor of each time: the product of 1 − amount / previous close over all later ex-dates.
 
     CRSP and the vendors use the same formula. `amounts` are as paid, and `closes_before` are in shares of the ex-date.
-    The factor is 1 for a dividend without a positive previous close, and for an amount that is negative or not below
-    that close.
+    The factor is 1 if there is no positive previous close, or if the amount is negative or not below that close.
     """
     usable = (closes_before > 0) & (amounts >= 0) & (amounts < closes_before)
     ratios = 1.0 - amounts[usable] / closes_before[usable]
@@ -130,10 +129,10 @@ class Adjustment:
 def payments_of(dividends: pa.Table, reported: pa.Table) -> Payments:
     """Return the amounts of dividends (`schemas.DIVIDENDS`) in the unit of the prices.
 
-    A vendor's dividend has the currency of its prices, or `A/B` if it is paid in A and the prices are in B. The newest
-    of the vendors' rows in `reported` therefore defines the currency of the prices. A minor unit is converted: 1 GBP is
-    100 GBp. An amount in another currency is not applied. If one of the two currencies is unknown, the amount counts as
-    it is.
+    A vendor's dividend has the currency of its prices. `A/B` means that it is paid in A and the prices are in B. The
+    newest of the vendors' rows in `reported` therefore defines the currency of the prices. A minor unit is converted: 1
+    GBP is 100 GBp. An amount in another currency is not applied. If one of the two currencies is unknown, the amount
+    counts as it is.
     """
     named = [
         (row["time"], row["currency"].rpartition("/")[2])

@@ -4,8 +4,8 @@ The key of a session is its date, at 00:00 UTC in microseconds. Its *regular* ho
 without the lunch break if the exchange has one. Extended hours surround them:
 
 - A session begins at 04:00 local time, or at its open if that is earlier.
-- It ends at 20:00 local time, or four hours after its close if that is earlier, but not before its close.
-- It begins no earlier than the end of its predecessor, and ends no later than the open of its successor.
+- It ends at 20:00 local time or four hours after its close, whichever is earlier, but not before its close.
+- It begins at or after the end of its predecessor, and ends at or before the open of its successor.
 
 Times between two sessions belong to none. An overnight print is in intraday bars, which depend on time only, and in no
 daily bar.

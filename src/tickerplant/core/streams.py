@@ -142,7 +142,7 @@ def dead_letter(record: ConsumedRecord, reason: str, sent_at_us: int, *, cause: 
     """Return the dead letter of a record that a stage cannot apply.
 
     `sent_at_us` and `cause` are the values for its header. The payload is cut at `MAX_DEAD_PAYLOAD_BYTES` and the
-    reason at `MAX_REASON_CHARS`, so the dead letter of the largest record still fits into the log.
+    reason at `MAX_REASON_CHARS`. The dead letter of the largest record therefore fits into the log.
     """
     payload, reason = cut_to_fit(record.value, reason)
     columns = [

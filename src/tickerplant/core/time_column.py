@@ -4,9 +4,9 @@
 order of day and month. It also decides whether a bar's time is an instant or the date of a session.
 
 **Instants.** A time without offset is local to the given zone. An hour occurs twice when clocks are set back. If a
-symbol's times ascend, they are in summer time up to the first time that is before its predecessor, then in winter time.
-If they descend, the reverse holds. A time that the clocks skip is invalid. A date alone is midnight, if other values of
-the column have a clock.
+symbol's times ascend, they are in summer time up to the first time that is before its predecessor. Later times are in
+winter time. Descending times have the reverse order. A time that the clocks skip is invalid. A date alone is midnight,
+if other values of the column have a clock.
 
 **Dates of sessions** (bars of a day or longer). The date is the date that is written, in the value's own offset or
 zone. An instant in UTC or since 1970 at midnight UTC is that date. At another time of day the date depends on the
@@ -51,13 +51,12 @@ class TimeColumn:
     """Converts a column block by block, in order.
 
     `tz`: the user's zone. `implied_tz`: the zone in the column's name, which takes precedence over `tz`. `line`: line
-    of the first value, for errors. `late_us`: maximum time by which a time may be before the time above it without
-    being in the second of two equal hours. The state is the last time of each symbol in an hour that occurs twice.
+    of the first value, for errors. `late_us`: maximum time by which a time of the first of two equal hours may precede
+    the time above it. The state is the last time of each symbol in an hour that occurs twice.
 
     After the first block: `is_ordered`: dates have the order of day and month. `takes_zone`, `takes_order`: the user's
-    zone and order have an effect. `differs`: the first version of the program read other times, because dates of
-    sessions differ from the dates in UTC, or because numbers are dates. `choice`: a note about an order that no value
-    shows, or None.
+    zone and order have an effect. `differs`: the first version of the program read other times: dates of sessions
+    differ from dates in UTC, or numbers are dates. `choice`: a note about an order that no value shows, or None.
     """
 
     def __init__(
@@ -258,7 +257,7 @@ class TimeColumn:
 
 
 def _direction(local: Int64Array, codes: npt.NDArray[np.int32], twice: BoolArray, wanted: BoolArray) -> int:
-    """Return 1 if the local times of the symbols ascend, -1 if they descend, and 0 if they do not show it.
+    """Return 1 if the local times of the symbols ascend, -1 if they descend, 0 if neither is certain.
 
     Differences inside an hour that occurs twice count only without other differences.
     """

@@ -3,8 +3,8 @@
 This is the only parser of times in files, REST and WebSocket parameters, the command line and the library. It decides
 for each value:
 
-- A number of 8 digits is a date (`20240328`), and one of 12, 14 or 17 digits a date with a clock. Any other number is
-  the time since 1970 in seconds, milliseconds, microseconds or nanoseconds, by its size. A number that means a time
+- A number of 8 digits is a date (`20240328`). A number of 12, 14 or 17 digits is a date with a clock. Any other number
+  is the time since 1970 in seconds, milliseconds, microseconds or nanoseconds, by its size. A number that means a time
   before 1980 or after 2200 is invalid: row numbers, years and Excel's dates are not times.
 - A text is ISO 8601 or another spelling of `_normalised`, with an offset, without one, or a date alone.
 
@@ -105,11 +105,11 @@ def parse_times(column: pa.Array, order: str | None = None) -> TimeValues:
 
 
 def order_of(column: pa.Array, *, is_given: bool = False) -> tuple[str | None, str | None]:
-    """Return the order of day and month of a column of texts (`mdy`, `dmy` or None), and an ambiguous date or None.
+    """Return the order of day and month of a column of texts, and an ambiguous date.
 
-    Both are None without dates such as 3/4/2024. If no value shows the order, dates with dots are `dmy` and ambiguous,
-    and other dates are None and ambiguous. Values of both orders raise BadInput; if the
-    user has given the order (`is_given`), they return None and an ambiguous date.
+    The order is `mdy`, `dmy` or None. Both are None if there are no dates such as 3/4/2024. If no value shows the
+    order, dates with dots are `dmy` and ambiguous, and other dates are None and ambiguous. Values of both orders raise
+    BadInput. If the user has given the order (`is_given`), they return None and an ambiguous date.
     """
     if not is_text(column.type):
         return None, None
@@ -406,7 +406,7 @@ _EPOCH_NAIVE: Final = _EPOCH_UTC.replace(tzinfo=None)
 def _normalised(texts: pa.Array, order: str | None) -> pa.Array:
     """Rewrite the supported spellings as ISO 8601; other texts stay as they are.
 
-    A group's number in a replacement has one digit, so the group 1 and a zero are written without a separator.
+    A group's number in a replacement has one digit, so a zero after group 1 needs no separator.
     """
 
     def sub(pattern: str, replacement: str) -> None:
@@ -447,10 +447,10 @@ def _normalised(texts: pa.Array, order: str | None) -> pa.Array:
 
 
 def _without_am_pm(texts: pa.Array) -> tuple[pa.Array, Int64Array, BoolArray]:
-    """Return the texts without AM and PM, the microseconds to add to each time, and a mask of the ambiguous texts.
+    """Return the texts without AM and PM, the microseconds to add to each time, and a mask of ambiguous texts.
 
-    A text without AM and PM is ambiguous if its hour is from 1 to 12 and other texts have AM or PM. If any text shows a
-    clock of 24 hours, none is ambiguous. An hour above 12 cannot have AM or PM, so the text stays unchanged.
+    A text without AM and PM is ambiguous if its hour is 1 to 12 and other texts have them. If any text shows a clock of
+    24 hours, none is ambiguous. An hour above 12 cannot have AM or PM, so the text stays unchanged.
     """
     shift, ambiguous = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_)
     pattern = r"^.{10} (?P<hour>0\d|1[0-2])(?::[\d:.]*)?\s?(?P<half>[APap])\.?[Mm]\.?$"

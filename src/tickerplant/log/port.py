@@ -70,8 +70,8 @@ class RebalanceListener(Protocol):
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Open the state of newly assigned partitions; return the positions to read from.
 
-        A partition without a returned position starts at its committed position. A partition that this reader keeps at
-        a rebalance is not named.
+        A partition without a returned position starts at its committed position. `partitions` does not contain the
+        partitions that this reader keeps at a rebalance.
         """
         ...
 
@@ -96,10 +96,10 @@ class Reader(Protocol):
     ) -> list[ConsumedRecord]:
         """Return committed records, in order within each partition; [] if none arrives within `timeout_s`.
 
-        Returns available records at once: at least one, and no more than the limits allow. The remainder stays in the
-        log, which is the back-pressure. Delivery is at least once: the next owner of a partition reads all records
-        after the committed position again. Raises LogUnavailable if the log is unavailable for longer than the
-        adapter's `patience_s`; the caller may poll again.
+        Returns available records at once: at least one, and no more than the limits allow. Other records stay in the
+        log (back-pressure). Delivery is at least once: the next owner of a partition reads all records after the
+        committed position again. Raises LogUnavailable if the log is unavailable for longer than the adapter's
+        `patience_s`; the caller may poll again.
         """
         ...
 
@@ -170,13 +170,13 @@ class Writer(Protocol):
 
 
 class Leadership(Protocol):
-    """One member's wait until it leads. At most one live member of a name leads, as far as the others know.
+    """One member's wait until it leads. At most one live member of a name leads.
 
     A member that is frozen may still act as leader. Only the names of its writers fence it.
     """
 
     def poll(self, *, timeout_s: float) -> bool:
-        """Return whether this member leads; wait at most `timeout_s` for a change. Call it at least once a minute."""
+        """Return True if this member leads; wait at most `timeout_s` for a change. Call it at least once a minute."""
         ...
 
     def close(self) -> None:
@@ -296,7 +296,7 @@ class EventLog(Protocol):
     def outage(self) -> str:
         """Return why the log is unavailable, as far as known without a request; "" if nothing is known.
 
-        Never waits. The text states for how long.
+        Never waits. The text contains the duration of the outage.
         """
         ...
 

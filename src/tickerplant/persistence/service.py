@@ -5,16 +5,16 @@ the partitions by number. Each lane has a database connection, so that the datab
 the other encodes. A lane writes as soon as its last transaction and the pause after it have ended. A quiet plant
 therefore commits each record within milliseconds. A busy plant commits tens of thousands of ticks at once.
 
-Effects, in this order. Each is safe to repeat, because a repetition finds another position at Step 3 and stops:
+Effects, in this order. Each is safe to repeat, because a repetition stops at Step 3:
 
 1. The log makes durable what was read (`_poll`), so that the store is never ahead of its log.
 2. Missing table partitions and columns are created (`write_batch` applies Steps 2 to 5).
 3. In one database transaction: the positions move from their expected values,
 4. ticks are inserted by COPY; all other rows are upserted, and the newest version wins,
 5. the transaction commits without waiting for the database's disk.
-6. When the database has flushed that commit, the group's positions are committed, so that the log may delete older
-   records (`_follow_flushed`). A crash of the database loses the commits of its last half second, because
-   `synchronous_commit` is off. Their records must still be in the log.
+6. When the database has flushed that commit, the group's positions are committed (`_follow_flushed`). The log may then
+   delete older records. A crash of the database loses the commits of its last half second, because `synchronous_commit`
+   is off. Their records must still be in the log.
 
 Failures: an unavailable database or log ends a `_StoreSession`. After a pause the next session starts at the database's
 positions. Rows that the database refuses for good stop only their own partition. Its records are applied one by one up

@@ -3,15 +3,15 @@
 Each value is a function of the market's settings, the symbol, the day and the trade's index in the day. No value
 depends on earlier trades.
 
-- Opens and closes are points of a Brownian path over quarters of days, with volatility regimes and one jump in 32 days.
+- Opens and closes are points of a Brownian path over quarters of days. The path has volatility regimes and one jump in
+  32 days.
 - The price within a day is a Brownian bridge from open to close. Its argument is the trade's index, not the time, so
   that busy minutes are volatile. A trade is at the bid or the ask around that price, rounded to price increments.
-- The day's first and last trade and up to 63 trades between them determine its high and low. Other trades are
-  reflected into that range. A minute's range is determined in the same way, by up to nine of its trades and by those
-  that determine the day's range. Bars of any length therefore equal the bars of the trades, and their cost does not
-  depend on the number of trades.
-- Activity is distributed over the day's blocks of 30 minutes and over a block's minutes by random weights around the
-  day's shape. A minute with n trades has n equal parts, with one trade at a random time in each part.
+- The day's first and last trade and up to 63 trades between them determine its high and low. Other trades are reflected
+  into that range. Up to nine trades of a minute, and those that determine the day's range, determine the minute's
+  range. Bars of any length therefore equal the bars of the trades. Their cost does not depend on the number of trades.
+- Random weights around the day's shape distribute activity over the day's blocks of 30 minutes, and over a block's
+  minutes. A minute with n trades has n equal parts, with one trade at a random time in each part.
 - Sizes are consecutive entries of a long table (`size_sums`), from a random position. Differences of the table's
   running sums are volumes.
 """
@@ -219,7 +219,8 @@ class DayModel:
 
     def before(self, days: Days, first: Int64Array, count: Int64Array, offset_us: Int64Array) -> Int64Array:
         """Return the number of a minute's trades before an offset in [0, 1 minute] from its start."""
-        # Each trade is within its own part of the minute, so only the trade of the offset's part must be compared.
+        # Each trade is within its own part of the minute. Only the trade of the offset's part must therefore be
+        # compared.
         at = np.minimum(offset_us * count // MINUTE_US, count - 1)
         result: Int64Array = at + (self.offsets(days.key, first, count, at) < offset_us)
         return result

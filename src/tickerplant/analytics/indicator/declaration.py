@@ -10,11 +10,11 @@ indicator of the last few bars subclasses `window.Windowed`. An indicator whose 
 first one subclasses `recursive.Recursive`. Both bases implement `step` and `run` from one formula.
 
 `step` receives its symbols in one of two forms. The general form is an array of rows with an array of bar counts. The
-other form is a slice of rows with one bar count, for symbols that close together with equally many bars. Reading the
+other form, for symbols with equal bar counts that close together, is a slice of rows with one bar count. Reading the
 state through a slice returns a view: read everything, compute, then write. Never return a view of the state.
 
-`block` determines how the engine returns to an earlier bar, so that a revision gives the same values as a batch over
-the revised bars:
+A revision gives the same values as a batch over the revised bars. `block` determines how the engine returns to an
+earlier bar:
 
 - `block` > 0: the state at a bar depends only on the bars since the start of the previous block. Blocks have `block`
   bars and are counted from the symbol's first bar. The engine replays these bars from an empty state.
@@ -42,9 +42,9 @@ Count: TypeAlias = Int64Array | int
 BAR_INPUTS: Final = ("open", "high", "low", "close", "volume", "vwap", "session")
 """Columns of a bar that an indicator may declare as inputs.
 
-`vwap` is the bar's own vwap, or the typical price (high + low + close) / 3 if the bar has none. `session` is a number
-that is equal for all bars of a trading session: the session's date in days since 1970. A bar between sessions has the
-UTC date plus one half."""
+`vwap` is the bar's own vwap, or the typical price (high + low + close) / 3 without one. `session` is a number that is
+equal for all bars of a trading session: the session's date in days since 1970. A bar between sessions has the UTC date
+plus one half."""
 
 MIN_DIVISOR: Final = 1e-200
 """Smallest absolute value to divide by; smaller ones count as 0. No price is smaller, and a quotient of prices up to

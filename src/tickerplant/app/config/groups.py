@@ -141,7 +141,7 @@ NO_VENDOR = "none"
 def by_action_cost(names: tuple[str, ...]) -> tuple[str, ...]:
     """Sort vendors of splits and dividends by the cost of a request, cheapest first.
 
-    For one symbol Yahoo needs one request, Alpha Vantage 2 of its 25 requests per day, and Twelve Data 40 of its 800
+    Costs for one symbol: one request of Yahoo, 2 of Alpha Vantage's 25 requests per day, 40 of Twelve Data's 800
     credits per day.
     """
     cost = {"yahoo": 0, "alphavantage": 2, "twelvedata": 40}

@@ -152,7 +152,7 @@ class KafkaLog:
         """Return a reader of these topics. A reader with a group joins it during its first polls.
 
         `member` is the client's id in the brokers' tools. It is not a static member id. A static member leaves only
-        when its session expires, so its partitions would stay unassigned until then, even after a clean stop.
+        when its session expires. Its partitions would stay unassigned until then, even after a clean stop.
         """
         return KafkaReader(self._context, topics, group, member, start, listener)
 
@@ -268,9 +268,9 @@ class KafkaLog:
     def make_durable(self) -> None:
         """Return at once: all in-sync replicas have acknowledged every readable record.
 
-        A record survives a power failure of all but one replica. Kafka does not sync each message to disk. A log
-        whose replicas share one machine or power supply therefore survives the death of the broker's process, but not
-        of the machine.
+        A record survives a power failure of all but one replica. Kafka does not sync each message to disk. Replicas
+        that share one machine or power supply therefore survive the death of the broker's process, but not of the
+        machine.
         """
 
     def trim(self, now_us: int) -> dict[str, int]:

@@ -86,10 +86,9 @@ class KafkaWriter:
     producer starts. If a fenced writer's claim is still the newest, its transaction only timed out, and it may start
     again.
 
-    A request to end a transaction may reach a frozen broker late, inside the next transaction of the same producer
-    epoch. It then ends that transaction (KIP-890). The library librdkafka cannot prevent this. A writer therefore
-    replaces its producer, which increments the epoch, after every transaction whose requests may have been lost or sent
-    twice.
+    A request to end a transaction may reach a frozen broker late, in the next transaction of the same producer epoch.
+    It then ends that transaction (KIP-890). The library librdkafka cannot prevent this. A writer therefore replaces its
+    producer after a transaction whose requests may have been lost or sent twice. A new producer increments the epoch.
     """
 
     def __init__(self, context: LogContext, name: str) -> None:

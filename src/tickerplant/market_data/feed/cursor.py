@@ -40,8 +40,8 @@ class Cursor(msgspec.Struct, kw_only=True):
     contains the hashed identities since the last full segment, and `values` a digest of price and size of each.
     `segments` counts all segments that were ever filled. `conflicts` counts ticks with a known identity and another
     price or size; `dead` counts them too. In a feed of bars it counts rows with another value than an earlier row of
-    their bar. `former_until_us`: ticks before this time may repeat a tick that an earlier version appended, whose
-    stored identity has neither time nor exchange. None: an earlier version wrote the cursor.
+    their bar. `former_until_us`: ticks before this time may repeat a tick that an earlier version appended. Stored
+    identities of that version contain neither time nor exchange. None: an earlier version wrote the cursor.
     """
 
     format: int = FORMAT
@@ -118,10 +118,10 @@ class AddedIds(NamedTuple):
 class RecentIds:
     """The recent identities as 64-bit hashes, with a digest of price and size, to find repeats in whole columns.
 
-    Contains at most `SEGMENTS` full segments and the segment that is being filled. The oldest segment is dropped when a
-    new one is full, so a repeat is found if fewer than 65,536 ids arrived in between. One new id in 10^14 has the hash
-    of a different id of a full window. Its tick is dropped as a repeat or becomes a conflict. The digest of an identity
-    that an earlier version stored is 0, which is equal to every digest.
+    Contains at most `SEGMENTS` full segments and the segment that is being filled. When a new segment is full, the
+    oldest is dropped. A repeat is therefore found if fewer than 65,536 ids arrived in between. One new id in 10^14 has
+    the hash of a different id of a full window. Its tick is dropped as a repeat or becomes a conflict. The digest of an
+    identity that an earlier version stored is 0, which is equal to every digest.
     """
 
     def __init__(self, segments: Sequence[bytes] = (), ids: bytes = b"", values: bytes = b"") -> None:
@@ -234,7 +234,7 @@ def hash_texts(texts: pa.Array) -> UInt64Array:
     result: UInt64Array = lengths.astype(np.uint64)
     with np.errstate(over="ignore"):
         for word in range(words):
-            # A word of zeros is padding and does not change the hash, so a longer text in the column has no effect.
+            # A word of zeros is padding. It does not change the hash, so a longer text in the column has no effect.
             word_hash = mix(columns[:, word] + _PRIME * np.uint64(word + 1))
             result = np.where(lengths > word * 8, mix(result ^ word_hash), result)
     return result

@@ -1,4 +1,4 @@
-"""The writer of one feed: everything that enters `market.prices.raw` from a vendor, a file or the backfill.
+"""The writer of one feed. It appends all records of a vendor, a file or the backfill to `market.prices.raw`.
 
 A feed is one ordered stream. Its records are appended in transactions that also store its cursor. A feed that is killed
 at any instant therefore resumes exactly after its last record in the log. `committer` lists the effects of a commit in
@@ -168,8 +168,8 @@ class FeedWriter:
         """Append the watermark, which also shows that the feed is alive.
 
         Return False if the last mark is too recent; the next record then contains the watermark. If `partitions` is
-        given, only these are marked, without a minimum interval. A caller that marks the partitions in turn spreads
-        their work (the forming bars of all symbols of a partition) over time.
+        given, only these are marked, without a minimum interval. A mark causes work: the forming bars of all symbols of
+        a partition. A caller that marks the partitions in turn spreads this work over time.
         """
         self._advance(watermark_us)
         if partitions is not None:

@@ -1,11 +1,11 @@
 """Trade conditions: the codes of vendors and tapes, converted to the flags of `core.flags`. Pure, column-wise.
 
 A trade has up to four codes (settlement, trade-through exemption, time, detail). Each code has flags. A trade has the
-flags of all its codes, so the strictest rule wins. An unknown code adds no flag: the trade counts as ordinary, and
-`ConditionDecoder.unknown` counts the code.
+flags of all its codes. An unknown code adds no flag: the trade counts as ordinary, and `ConditionDecoder.unknown`
+counts the code.
 
-The tapes publish for each code whether it updates the consolidated last, the high and low, and the volume of the day.
-Our flags have one rule for all four prices, and a bar covers a minute. The mapping:
+The tapes publish three rules for each code: whether it updates the day's last price, high and low, and volume. Our
+flags have one rule for all four prices, and a bar covers a minute. The mapping:
 
 ============================  ==========================  ==============================================================
 the tapes: last / high and    codes                       here

@@ -1,7 +1,7 @@
 """The feed of a file: appends its ticks or bars to the log, at full speed or at a multiple of real time.
 
-The name of the feed is a hash of the file's content and of the options that change its rows (`effective_options`). A
-second replay of the same file therefore changes nothing, and a killed replay resumes where it stopped.
+The feed's name is a hash of the file's content and of the options that change its rows (`effective_options`). A second
+replay of the same file therefore changes nothing, and a killed replay resumes where it stopped.
 
 A replay reads the file at least twice. The first pass reads only times, symbols and intervals. The watermark is the
 least time in the remaining rows, so a file sorted by symbol works too. The `start` record contains all symbols. If no
@@ -62,12 +62,12 @@ class ReplayOptions:
     """The options of a replay.
 
     `symbol`, `interval`, `tz` (IANA) and `date_order` (`mdy`, `dmy`) apply if the file does not contain them. `speed`
-    is a multiple of real time; None is full speed. `whole`: the first and the last interval count as complete (True) or
-    incomplete (False), although the file begins and ends inside them. None: they count as complete unless another file
-    of the source has prints of the minute outside the range of this file. `conditions`: a table of
-    `conditions.TABLES`; None selects the table by the tape of each trade, or the table of both tapes. `columns`: pairs
-    of a role and the name of its column, for columns of other names. `decimal`: `point` or `comma`. `strict`: refuse a
-    file whose reading requires a choice. `force_interval`: read bars whose times do not fit their interval.
+    is a multiple of real time; None is full speed. `whole`: the first and the last interval of the file count as
+    complete (True) or incomplete (False). None: they count as complete, unless another file cuts them (see
+    `aggregation.cut_minutes`). `conditions`: a table of `conditions.TABLES`; None selects the table by the tape of each
+    trade, or the table of both tapes. `columns`: pairs of a role and the name of its column, for columns of other
+    names. `decimal`: `point` or `comma`. `strict`: refuse a file whose reading requires a choice. `force_interval`:
+    read bars whose times do not fit their interval.
     """
 
     symbol: str | None = None

@@ -113,11 +113,11 @@ class BarsAnswer:
     """The answer to a request for bars.
 
     `found`: for each symbol of the request its bars or its error. Bars are `schemas.VENDOR_BARS`, as traded, stamped at
-    the start, oldest first, all within the request, and all closed by the vendor's clock.
-    `covers`: for each symbol the range that the answer completes, if shorter than the request (a full page, a plan with
-    a shorter history). The remainder is requested again. Set the true range even if it has no bars. A vendor whose
-    answer covers none of the missing bars is not asked for that series for an hour.
-    `splits`, `dividends`: the actions that the answer contained (`schemas.SPLITS`, `DIVIDENDS`).
+    the start, oldest first. All are within the request and closed by the vendor's clock. `covers`: for each symbol the
+    range that the answer completes, if shorter than the request. Causes are a full page, and a plan with a shorter
+    history. The other part is requested again. Set the true range even if it has no bars. A vendor whose answer covers
+    none of the missing bars is not asked for that series for an hour. `splits`, `dividends`: the actions that the
+    answer contained (`schemas.SPLITS`, `DIVIDENDS`).
     """
 
     found: Mapping[str, pa.RecordBatch | VendorError]
@@ -166,10 +166,10 @@ class Ticks:
     """Messages that arrived together, parsed. `received_us`: the time of arrival by our clock.
 
     `batch`: ticks (`schemas.TICKS`), or None. `dead`: messages that could not be parsed. `rejected`: symbols that the
-    vendor does not deliver, with the reason. `notes`: warnings of the vendor for the log. `messages`: count
-    of all messages. `gap`: range `[start, end)` whose ticks were missed on a live connection, before `batch`.
-    `unwanted`: count of messages of symbols that were not requested; they are not in `batch`. `control`: count of
-    messages without a tick, such as heartbeats and answers to subscriptions, if a stream has only few of them.
+    vendor does not deliver, with the reason. `notes`: warnings of the vendor for the log. `messages`: count of all
+    messages. `gap`: range `[start, end)` whose ticks were missed on a live connection, before `batch`. `unwanted`:
+    count of messages of symbols that were not requested; they are not in `batch`. `control`: count of messages without
+    a tick, such as heartbeats, for streams with only few of them.
     """
 
     received_us: int

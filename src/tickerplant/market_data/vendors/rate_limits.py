@@ -2,9 +2,9 @@
 
 A vendor counts a request by its own clock, at its arrival. The limiter has only the time of sending and, later, the
 time of the answer. A request therefore counts in every window in which it may have arrived: from `GUARD_US` before it
-was sent to `GUARD_US` after its answer. If there is no answer (in flight, or lost by a kill), the end is the longest
-flight plus the guard. If the vendor's clock differs by no more than the guard, no window of the vendor counts more than
-ours. The limit is then never exceeded.
+was sent to `GUARD_US` after its answer. If there is no answer, the end is the longest flight plus the guard. If the
+vendor's clock differs by no more than the guard, no window of the vendor counts more than ours. The limit is then never
+exceeded.
 """
 
 from __future__ import annotations
@@ -90,10 +90,9 @@ class RateLimits:
 
     `reserve`: share of every quota (0 to 1, credits rounded down) that HISTORY does not use.
 
-    `spend` debits a request before it is sent, `settle` records its end, and `refund` cancels the debit of a request
-    that was never sent. Times are microseconds UTC. Spending is stored for two more windows, because a clock may be set
-    back a little. `flight_us`: longest flight of a request. Raises SnapshotRefused for a stored state of another
-    format.
+    `spend` debits a request before it is sent. `settle` records its end. `refund` cancels the debit of a request that
+    was never sent. Times are microseconds UTC. Spending is stored for two more windows, because a clock may be set back
+    a little. `flight_us`: longest flight of a request. Raises SnapshotRefused for a stored state of another format.
     """
 
     def __init__(
@@ -164,7 +163,7 @@ class RateLimits:
         return Charge(cost, now_us)
 
     def settle(self, charge: Charge, now_us: int) -> None:
-        """Record that a request has ended, by an answer or a timeout, so that the vendor has counted it by now.
+        """Record that a request has ended, by an answer or a timeout. The vendor has counted it by now.
 
         The pace is measured from now: the arrival time is not known, and the next request may be faster.
         """

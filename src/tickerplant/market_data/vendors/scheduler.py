@@ -136,9 +136,9 @@ class RequestScheduler:
     ) -> Choice | Blocked:
         """Return the vendor to ask for bars of `[start_us, end_us)`.
 
-        This is the first vendor of the order that offers the bars and is free. A vendor whose bars differ from the
-        others' is skipped if any other vendor offers the bars, even one that cannot be asked now. If the credits of an
-        earlier vendor return within `WAIT_US`, the result is Blocked until then. `without`: vendors to skip.
+        This is the first vendor of the order that offers the bars and is free. A vendor whose bars differ is skipped if
+        any other vendor offers the bars. This also applies if the other vendor cannot be asked now. If the credits of
+        an earlier vendor return within `WAIT_US`, the result is Blocked until then. `without`: vendors to skip.
         """
         now = self._clock.now_us()
         having: list[tuple[Account, BarsOffer]] = []
@@ -174,9 +174,12 @@ class RequestScheduler:
     async def bars(self, choice: Choice, request: BarsRequest, purpose: Purpose) -> BarsAnswer:
         """Send one request for bars.
 
-        Raises VendorError if the request fails. Before the request is sent, raises QuotaSpent if the credits were
-        spent after the choice, or VendorDown if the circuit breaker is open. It then also raises BadRequest if the cost
-        exceeds the quota, and LogError if the debit cannot be stored.
+        Raises VendorError if the request fails. These errors show that the request was not sent:
+
+        - QuotaSpent: the credits were spent after the choice,
+        - VendorDown: the circuit breaker is open,
+        - BadRequest: the cost exceeds the quota,
+        - LogError: the debit cannot be stored.
         """
         account, cost = self._accounts[choice.name], choice.provider.cost(request)
         return await self._request(account, cost, purpose, request, partial(account.provider.bars, request))

@@ -1,10 +1,9 @@
 """Status of every expected bar of many symbols: stored, or the reason why it is missing.
 
 Inputs are stored bars, vendors' answers and three facts about feeds. A completed interval of a feed lists the expected
-symbols without trades. A live feed records every minute of a session while the feed is up, so a gap in these minutes
-means that the feed was down. A feed in state `down` has been down since that record. A feed belongs to a symbol if it
-lists the symbol as silent. It also belongs to the symbol if it is the source of a bar in the range, or of the last bar
-before the range.
+symbols without trades. A live feed that is up records every minute of a session. A gap in these minutes means that the
+feed was down. A feed in state `down` has been down since that record. A feed belongs to a symbol if it lists the symbol
+as silent. It also belongs to the symbol if it is the source of a bar in the range or of the last earlier bar.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class _Feed:
     pieces: list[Span] = field(default_factory=list)
 
     def covers(self, starts: Int64Array, ends: Int64Array) -> tuple[BoolArray, BoolArray]:
-        """Return for each `[start, end)` whether the feed was up throughout, and whether that is known."""
+        """Return two masks of ranges: the feed was up throughout; the range is within the known range."""
         known: BoolArray = (starts >= self.begin_us) & (ends <= self.end_us)
         if not self.pieces:
             return np.zeros(len(starts), np.bool_), known

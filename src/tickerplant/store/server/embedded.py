@@ -8,9 +8,9 @@ of the folder. If root owns the folder, the user is `nobody`, which then owns on
 may be unable to reach the folder or the Python environment (below `/root`, which is 0700). The server then keeps one
 capability: CAP_DAC_READ_SEARCH, or CAP_DAC_OVERRIDE in containers without that capability. No parent folder is changed.
 
-Lifetime: the server runs until `stop`, or until the plant dies. The kernel sends the server SIGINT (fast shutdown) when
-the thread that started it ends, and that thread ends with the process. A new plant waits for an orphan that is still
-shutting down. A server that dies by itself is restarted.
+Lifetime: the server runs until `stop`, or until the plant dies. The thread that started the server ends with the plant.
+The kernel then sends the server SIGINT (fast shutdown). A new plant waits for an orphan that is still shutting down. A
+server that dies by itself is restarted.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class EmbeddedPostgres:
         """Create the cluster if necessary, start the server, and return the DSN when it accepts connections.
 
         Raises FolderHeld while another process uses the folder. Raises StoreError for a cluster of another major
-        version, or with the end of the log of a server that cannot start. Raises StoreUnavailable after a timeout.
+        version. If a server cannot start, the error contains the end of its log. Raises StoreUnavailable after a
+        timeout.
         """
         self._lock_folder()
         try:
