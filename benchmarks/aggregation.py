@@ -25,6 +25,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 from benchmarks.peers.bars import PEERS, Contestant, Prints, Result
+from benchmarks.support.figures import record
 
 from tickerplant.aggregation.bar_aggregator import BarAggregator
 from tickerplant.aggregation.encode import bar_batches
@@ -202,6 +203,7 @@ def show(rates: dict[tuple[str, int], list[float]]) -> None:
             for ours, width in (("engine", 10), ("stage", 9)):
                 line += f"{median[ours, batch] / rate:{width}.2f}x" if (ours, batch) in median else ""
             print(f"{line}   {says}")
+            record(f"{name}, batches of {size or 'any size'}", rate / 1e6, "M ticks/s")
     for peer in PEERS:
         if not peer.installed:
             print(f"{peer.name:15}is not installed: `make bench` installs it if it has wheels for this machine")

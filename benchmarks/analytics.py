@@ -27,6 +27,7 @@ from importlib.util import find_spec
 import numpy as np
 import pyarrow as pa
 import talib
+from benchmarks.support.figures import record as record_figure
 
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
@@ -227,6 +228,8 @@ def main() -> None:
         low, middle, high = rate.min() / 1e6, np.median(rate) / 1e6, rate.max() / 1e6
         over, share = np.median(rate / talipp), np.median(rate / batch)
         print(f"{name:<34}{low:8.2f}{middle:8.2f}{high:8.2f}{over:10.1f}{share:9.3f}")
+        record_figure(name, middle, "M outputs/s")
+        record_figure(f"{name}: × talipp", over, "×")
     the_rest(asked.symbols)
 
 

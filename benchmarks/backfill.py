@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.support.figures import record
 
 from tickerplant.core.rules import Rules, values_of
 from tickerplant.core.schemas import TOPICS
@@ -113,6 +114,9 @@ async def fill(
     progress, took = manager.progress, time.perf_counter() - began
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     p50, p99, most = (float(np.quantile(late, q)) * 1e3 for q in (0.5, 0.99, 1.0))
+    record("history", progress.bars / took, "bars/s")
+    record("manager", (time.process_time() - cpu) / took, "cores", "less")
+    record("event loop late, p99", p99, "ms", "less")
     return [
         f"{len(symbols)} symbols, {progress.missing + progress.bars:,} bars to fetch, {took:.0f} s",
         f"first bars after {first_s:.1f} s; {progress.bars:,} bars of {progress.requests:,} requests, "

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+from benchmarks.support.figures import record
 
 from tickerplant.core import records, schemas
 from tickerplant.core.times import times_of
@@ -67,6 +68,8 @@ def file(args: argparse.Namespace) -> None:
             f"{path.stat().st_size / 1e6:.0f} MB of {args.format}: {summary.ticks:,} ticks in {wall:.2f} s wall, "
             f"{time.process_time() - cpu:.2f} s CPU: {summary.ticks / wall:,.0f} ticks/s"
         )
+        record("file", summary.ticks / wall, "ticks/s")
+        record("file: CPU", 1e6 * (time.process_time() - cpu) / summary.ticks, "µs/tick", "less")
         log.close()
 
 
@@ -113,6 +116,9 @@ async def _stream(args: argparse.Namespace, log: EmbeddedLog, endpoint: dict[str
         f"client {used / wall:.0%} of a core, sandbox {vendor_used / wall:.0%}; sent to readable "
         f"p50 {np.percentile(every, 50):.1f} ms, p99 {np.percentile(every, 99):.1f} ms"
     )
+    record("stream: client", used / wall, "cores", "less")
+    for percent in (50, 99):
+        record(f"stream: sent to readable, p{percent}", float(np.percentile(every, percent)), "ms", "less")
 
 
 def _read(log: EmbeddedLog, latencies: list[np.ndarray], done: threading.Event) -> None:

@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from benchmarks.aggregation import consumed
 from benchmarks.plant import environment
+from benchmarks.support.figures import record
 
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
@@ -140,6 +141,7 @@ def through_stage(order: str, symbols: int, bars: int | None, size: int) -> None
         worst = 0.0
     total = sum(len(part.times) for part in interval_bars(symbols, bars)) * symbols
     print(f"{order:8}all {total:12,} bars{total / every:12,.0f} bars/s   {total / every / AIM:.2f} of the aim")
+    record(f"stage, {order}", total / every, "bars/s")
 
 
 def through_plant(symbols: int, bars: int) -> None:
@@ -164,6 +166,7 @@ def through_plant(symbols: int, bars: int) -> None:
         if done.returncode:
             raise SystemExit(done.stderr)
         summary = json.loads(done.stdout.splitlines()[-1])
+        record("replay of 5m bars by time", len(times) / summary["seconds"], "bars/s")
         print(
             f"replay  5m  {len(times):12,} bars{len(times) / summary['seconds']:12,.0f} bars/s   file to tables in "
             f"{summary['seconds']:.1f} s, with starting and stopping {wall:.1f} s"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from benchmarks.support.figures import record as record_figure
 
 from tickerplant.core import records, schemas
 from tickerplant.core.schemas import RAW, TOPICS
@@ -167,14 +168,20 @@ def main() -> None:
             append(log, record, 4, arguments.seconds if kind == "embedded" else 8.0)  # a JVM starts slowly
             for per_transaction in (1, 4, 20):
                 rate, times = append(log, record, per_transaction, arguments.seconds)
+                record_figure(f"{kind}: append, {per_transaction} a transaction", rate / 1e6, "M ticks/s")
                 print(
                     f"{kind:9} append, {per_transaction:2} a transaction {rate / 1e6:7.2f} M ticks/s   "
                     f"p50 {percentile(times, 0.5)}, p99 {percentile(times, 0.99)}"
                 )
-            print(f"{kind:9} read                    {read(log, arguments.seconds) / 1e6:9.2f} M ticks/s")
+            reading = read(log, arguments.seconds) / 1e6
+            print(f"{kind:9} read                    {reading:9.2f} M ticks/s")
             times = wake(log, 300)
+            record_figure(f"{kind}: read", reading, "M ticks/s")
+            record_figure(f"{kind}: commit and wake, p50", 1e3 * statistics.median(times), "ms", "less")
             print(f"{kind:9} commit and wake           p50 {percentile(times, 0.5)}, p99 {percentile(times, 0.99)}")
-            print(f"{kind:9} idle, 8 readers           {100 * idle(log, 5):.2f} % of a core")
+            sleeping = 100 * idle(log, 5)
+            print(f"{kind:9} idle, 8 readers           {sleeping:.2f} % of a core")
+            record_figure(f"{kind}: idle, 8 readers", sleeping, "% of a core", "less")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from benchmarks.support.figures import record
 
 from tickerplant.core import schemas
 from tickerplant.core.times import timestamps
@@ -104,6 +105,7 @@ async def timed(what: str, rows: int, work: Callable[[], Coroutine[Any, Any, Any
     await work()
     seconds = time.perf_counter() - began
     print(f"{what:52} {rows / seconds:12,.0f} rows/s   {1000 * seconds:10,.1f} ms", flush=True)
+    record(what, rows / seconds, "rows/s")
 
 
 async def run(dsn: str, total: int, symbols: int) -> None:

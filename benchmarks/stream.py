@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from benchmarks.support.figures import record
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -106,7 +107,9 @@ def parse(args: argparse.Namespace) -> None:
         began = time.process_time()
         for batch in batches:
             stream.session.parser.ticks(read_messages(batch), len(batch), 0, 0.0)
-        print(f"parse alone, batches of {size:>6,}: {len(texts) / (time.process_time() - began):>9,.0f} messages/s")
+        rate = len(texts) / (time.process_time() - began)
+        print(f"parse alone, batches of {size:>6,}: {rate:>9,.0f} messages/s")
+        record(f"parse alone, batches of {size}", rate, "messages/CPU s")
 
 
 async def library(url: str, messages: int, symbols: int) -> None:
@@ -156,6 +159,8 @@ def told(what: str, messages: int, began: float, used: float) -> None:
     print(
         f"{what:<36}: {messages / wall:>9,.0f} messages/s, {cpu / wall:4.0%} of a core, {cpu / messages * 1e6:.2f} µs"
     )
+    record(what, messages / wall, "messages/s")
+    record(f"{what}: CPU", cpu / messages * 1e6, "µs/message", "less")
 
 
 def full_speed(args: argparse.Namespace) -> None:
@@ -197,6 +202,8 @@ async def _steady(args: argparse.Namespace, log: EmbeddedLog, url: str, vendor_p
         await asyncio.sleep(every)
         wall = time.perf_counter() - at
         found = np.array(ages) / 1_000
+        record("steady: client", (time.process_time() - used) / wall, "cores", "less")
+        record("steady: age, p99", float(np.percentile(found, 99)), "ms", "less")
         print(
             f"{passed + wall:10.0f}{(service.counts.ticks - ticks) / wall:12,.0f}"
             f"{(time.process_time() - used) / wall:8.0%}{(cpu_s(vendor_pid) - vendor_used) / wall:8.0%}"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from benchmarks.support.figures import record
 
 from tickerplant.analytics.realtime.series import Series
 from tickerplant.analytics.service import Analytics, _BootstrapFactory
@@ -118,6 +119,8 @@ def main(scale: float) -> None:
         rate = rows / warming / 1e6
         outputs = len(pure.engine.interval_engines["5m"].columns)
         print(f"bootstrap: {warming:.1f} s, {rate:.2f} M bars/s, {rate * outputs:.1f} M outputs/s ({outputs} a bar)")
+        record("bootstrap", rate, "M bars/s")
+        record("bootstrap: CPU", 1e6 * busy / rows, "µs/bar", "less")
         print(f"at that rate {SYMBOLS} symbols take {SYMBOLS * (DAYS + FIVES) / rate / 1e6:.0f} s")
         print(f"snapshot: {size / symbols / 1e3:.0f} kB a symbol in {snapshot * 1e3:.0f} ms")
         print(f"cpu of this process: {busy:.1f} s; peak memory {after.ru_maxrss / 1024:.0f} MB")
