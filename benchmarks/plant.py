@@ -2,7 +2,9 @@
 
     python benchmarks/plant.py                          # both logs, 5 M ticks, 1,000 symbols
     python benchmarks/plant.py --ticks 20000000 --log embedded
-    python benchmarks/plant.py --only latency --rate 10000 [--history]
+    python benchmarks/plant.py --only latency --rates 100 1000 10000 --gather 0 default
+    python benchmarks/plant.py --only latency --rates 1000 --log kafka --partitions 1
+    python benchmarks/plant.py --only latency --rates 1000 --history
 
 Two cores run the plant, the feed, the clients and (with `--log kafka`) the broker. The plant is `tickerplant up`: five
 services, forming bars, indicators, API. Ten WebSocket clients in a separate process subscribe to ticks, bars and values
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import multiprocessing
 import os
@@ -31,6 +34,7 @@ import time
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +45,20 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.support.figures import report  # noqa: E402
+
 CLIENTS = 10
 SYMBOLS_OF_A_CLIENT = 20
 WARM_S = {"embedded": 15.0, "kafka": 45.0}
 """Warm-up seconds. A broker's virtual machine compiles for most of a minute."""
 
 
-def make_ticks(path: Path, count: int, symbols: int, *, minutes: float = 120, seed: int = 1) -> None:
+def make_ticks(
+    path: Path, count: int, symbols: int, *, minutes: float = 120, seed: int = 1, day: str = "2024-03-04"
+) -> None:
     """Write `count` ticks of `symbols` symbols over `minutes` of one session, ascending in time."""
     random = np.random.default_rng(seed)
-    begin = np.datetime64("2024-03-04T15:00:00", "us").astype(np.int64)
+    begin = np.datetime64(f"{day}T15:00:00", "us").astype(np.int64)
     names = pa.array([f"SYM{number:04}" for number in range(symbols)])
     base = random.uniform(10, 500, symbols)
     schema = pa.schema(
@@ -284,33 +292,79 @@ def throughput(log: str, ticks: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def latency(
-    log: str, rate: float, seconds: float, folder: Path, *, warm_s: float, history: bool = False
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Live:
+    """A plant with live ticks: their rate, and settings that the measurement changes. None is the default.
+
+    `history`: the first start's backfill of all symbols (1.8 M bars) runs during the measurement.
+    """
+
+    rate: float
+    seconds: float
+    warm_s: float
+    gather_ms: int | None = None
+    partitions: int | None = None
+    history: bool = False
+
+    def title(self, log: str) -> str:
+        """Return a title with all conditions that differ from the defaults."""
+        gather = "" if self.gather_ms is None else f", gather_ms {self.gather_ms}"
+        partitions = "" if self.partitions is None else f", {self.partitions} partitions"
+        history = ", first history" if self.history else ""
+        return f"{log}: tick to WebSocket, {self.rate:g}/s{gather}{partitions}{history}"
+
+    def settings(self) -> dict[str, str]:
+        """Return the settings as environment variables."""
+        symbols = ",".join(f"SYM{number:04}" for number in range(1_000))
+        values = {
+            "SYMBOLS": symbols,
+            "SANDBOX__RATE": str(self.rate),
+            "GATHER_MS": None if self.gather_ms is None else str(self.gather_ms),
+            "PARTITIONS": None if self.partitions is None else str(self.partitions),
+            "HISTORY": None if self.history else "none",
+        }
+        return {f"TICKERPLANT_{name}": value for name, value in values.items() if value is not None}
+
+
+def fetched_bars(log: str, folder: Path) -> int:
+    """Return the number of bars that the backfill has written so far."""
+    from tickerplant.log.open import open_log
+    from tickerplant.market_data.backfill.progress import read_progress
+
+    opened = open_log(log, data=folder)
+    try:
+        progress = read_progress(opened)
+    finally:
+        opened.close()
+    return progress.bars if progress is not None else 0
+
+
+def latency(log: str, live: Live, folder: Path) -> dict[str, Any]:
     """Return the age of ticks at ten clients, measured from their receipt at the vendor's socket.
 
-    The plant starts the sandbox. The first `warm_s` seconds are not counted. If `history` is true, the first start's
-    backfill of all symbols (1.8 M bars) runs during the measurement.
+    The plant starts the sandbox. The first `warm_s` seconds are not counted.
     """
-    symbols = ",".join(f"SYM{number:04}" for number in range(1_000))
-    env = {**environment(log), "TICKERPLANT_SYMBOLS": symbols, "TICKERPLANT_SANDBOX__RATE": str(rate)}
-    if not history:
-        env["TICKERPLANT_HISTORY"] = "none"
+    env, seconds = {**environment(log), **live.settings()}, live.seconds
     with (
         plant(folder, env, "--sandbox") as (process, url),
         clients(url.replace("http", "ws") + "/v1/stream") as seen,
     ):
-        time.sleep(warm_s)
-        cpu = Cpu(process.pid, seen["pid"])
+        time.sleep(live.warm_s)
+        cpu, began = Cpu(process.pid, seen["pid"]), time.monotonic()
+        bars = fetched_bars(log, folder) if live.history else 0
         seen["measuring"].value = 1
         time.sleep(seconds)
         seen["measuring"].value = 0
         processes, used, load = memory_of(process.pid), cpu.used(), os.getloadavg()[0]
+        bars = fetched_bars(log, folder) - bars if live.history else 0
+        seconds = time.monotonic() - began
     ages = np.array(seen.get("ages_ms") or [np.nan])
+    fetched = {"bars": bars, "history_bars_per_s": bars / seconds} if live.history else {}
     return {
-        "rate": rate,
+        "rate": live.rate,
         "rows": len(ages),
-        "rows_expected": int(rate * seconds * CLIENTS * SYMBOLS_OF_A_CLIENT / 1_000),
+        "rows_expected": int(live.rate * seconds * CLIENTS * SYMBOLS_OF_A_CLIENT / 1_000),
+        **fetched,
         "p50_ms": float(np.percentile(ages, 50)),
         "p90_ms": float(np.percentile(ages, 90)),
         "p99_ms": float(np.percentile(ages, 99)),
@@ -351,8 +405,12 @@ def main() -> None:
     )
     parser.add_argument("--log", choices=("embedded", "kafka", "both"), default="both")
     parser.add_argument("--only", choices=("throughput", "latency"))
-    parser.add_argument("--rate", type=float, default=10_000)
-    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--rates", "--rate", type=float, nargs="+", default=[10_000], help="ticks a second")
+    parser.add_argument(
+        "--gather", nargs="+", default=["default"], help="values of gather_ms, one measurement each; 0: no gathering"
+    )
+    parser.add_argument("--partitions", type=int, help="partitions of each topic instead of the default")
+    parser.add_argument("--seconds", type=float, default=30, help="seconds of each measurement of latency")
     parser.add_argument("--warm", type=float, help="seconds before latency is measured")
     parser.add_argument("--history", action="store_true", help="measure latency during the first start's backfill")
     asked = parser.parse_args()
@@ -367,18 +425,12 @@ def main() -> None:
                 make_ticks(ticks, asked.ticks, asked.symbols, minutes=minutes)
                 report(f"{which}: feed to committed rows", throughput(url, ticks, Path(name) / "data"))
         if asked.only != "throughput":
-            with tempfile.TemporaryDirectory() as name, log_url(which, Path(name)) as url:
-                folder, warm_s = Path(name) / "data", asked.warm or WARM_S[which]
-                found = latency(url, asked.rate, asked.seconds, folder, warm_s=warm_s, history=asked.history)
-                report(f"{which}: tick to WebSocket", found)
-
-
-def report(title: str, values: dict[str, Any]) -> None:
-    """Print the title and values of one measurement."""
-    print(title)
-    for name, value in values.items():
-        print(f"  {name:<24}{value:,.2f}" if isinstance(value, float) else f"  {name:<24}{value}")
-    sys.stdout.flush()
+            warm_s = WARM_S[which] if asked.warm is None else asked.warm
+            for rate, gather in itertools.product(asked.rates, asked.gather):
+                gather_ms = None if gather == "default" else int(gather)
+                live = Live(rate, asked.seconds, warm_s, gather_ms, asked.partitions, asked.history)
+                with tempfile.TemporaryDirectory() as name, log_url(which, Path(name)) as url:
+                    report(live.title(which), latency(url, live, Path(name) / "data"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
     python benchmarks/run.py                        # the whole plant on both logs, then each package alone
     python benchmarks/run.py plant --log embedded   # one benchmark with its own arguments
+    python benchmarks/run.py --json plant ...       # the same; figures as one JSON object, other text on standard error
+    python benchmarks/run.py compare REF [BENCH ...]  # benchmarks on two commits in turn, with ratios
+    python benchmarks/run.py table [ROW ...]        # the rows of the table in docs/benchmarks.md
     python benchmarks/run.py --list
 
 Results of a busy machine mean little, so the load before each benchmark is printed.
@@ -9,13 +12,19 @@ Results of a busy machine mean little, so the load before each benchmark is prin
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+sys.path.insert(0, str(FOLDER.parent))
+
+from benchmarks.support import compare, table  # noqa: E402
+from benchmarks.support.figures import FILE, read  # noqa: E402
 
 
 def parts() -> dict[str, str]:
@@ -33,6 +42,18 @@ def run(name: str, arguments: list[str]) -> tuple[int, float]:
     return code.returncode, time.monotonic() - began
 
 
+def run_for_program(name: str, arguments: list[str]) -> int:
+    """Run one benchmark with its text on standard error, print its figures as one JSON object, return its exit code."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        path, load = Path(folder) / "figures.jsonl", os.getloadavg()[0]
+        command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
+        env = {**os.environ, FILE: str(path)}
+        code = subprocess.run(command, cwd=FOLDER.parent, env=env, stdout=sys.stderr, check=False).returncode
+        figures = [figure._asdict() for figure in read(path)]
+    print(json.dumps({"benchmark": name, "arguments": arguments, "load": load, "figures": figures}))
+    return code
+
+
 # Default arguments of benchmarks that need some.
 ARGUMENTS = {"feed": ["stream"]}
 
@@ -40,10 +61,20 @@ ARGUMENTS = {"feed": ["stream"]}
 def main() -> None:
     """Run the requested benchmarks."""
     known, arguments = parts(), sys.argv[1:]
+    as_json = arguments[:1] == ["--json"]
     if arguments[:1] in (["-h"], ["--help"]):
         print(__doc__)
     elif arguments[:1] == ["--list"]:
         print("\n".join(f"{name:<14}{text}" for name, text in known.items()))
+    elif arguments[:1] == ["compare"]:
+        compare.main(FOLDER.parent, arguments[1:], {name: ARGUMENTS.get(name, []) for name in known})
+    elif arguments[:1] == ["table"]:
+        table.main(FOLDER.parent, arguments[1:])
+    elif as_json:
+        name = arguments[1] if len(arguments) > 1 else ""
+        if name not in known:
+            sys.exit(f"--json needs a benchmark, not {name!r}; there are {', '.join(known)}")
+        sys.exit(run_for_program(name, arguments[2:]))
     elif arguments and arguments[0] in known:
         sys.exit(run(arguments[0], arguments[1:])[0])
     elif arguments:
