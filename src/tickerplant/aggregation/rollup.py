@@ -123,7 +123,7 @@ def _rollups_since(state: State, interval: int, feed: FeedState, since_us: int |
     """Return, by start, the symbols with a roll-up of this feed that ends after `since_us`; {} for None."""
     if since_us is None:
         return {}
-    length = M5.us if interval == FIVES else 2 * DAY_US  # a session ends within two days of the date that names it
+    length = M5.us if interval == FIVES else 2 * DAY_US  # a session ends within two days of its date
     result = {}
     for start, block in state.candidates[interval].blocks.items():
         if start + length > since_us:

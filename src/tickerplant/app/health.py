@@ -267,7 +267,7 @@ def indicator_health(counts: Any) -> Iterable[ComponentHealth]:
 
 
 def persistence_health(event_log: EventLog, positions: Positions, now_us: int) -> Iterable[ComponentHealth]:
-    """Yield what persistence cannot write: refused records or a full disk (failed) and repeating errors (degraded).
+    """Yield the failures of persistence: refused records or a full disk (failed), repeating errors (degraded).
 
     A refusal counts until the store's position is after its offset. `positions` returns the store's positions; it is
     called only if the log contains a refusal.

@@ -132,7 +132,7 @@ def payments_of(dividends: pa.Table, reported: pa.Table) -> Payments:
     A vendor's dividend has the currency of its prices. `A/B` means that it is paid in A and the prices are in B. The
     newest of the vendors' rows in `reported` therefore defines the currency of the prices. A minor unit is converted: 1
     GBP is 100 GBp. An amount in another currency is not applied. If one of the two currencies is unknown, the amount
-    counts as it is.
+    counts unchanged.
     """
     named = [
         (row["time"], row["currency"].rpartition("/")[2])

@@ -404,7 +404,7 @@ _EPOCH_NAIVE: Final = _EPOCH_UTC.replace(tzinfo=None)
 
 
 def _normalised(texts: pa.Array, order: str | None) -> pa.Array:
-    """Rewrite the supported spellings as ISO 8601; other texts stay as they are.
+    """Rewrite the supported spellings as ISO 8601; other texts stay unchanged.
 
     A group's number in a replacement has one digit, so a zero after group 1 needs no separator.
     """

@@ -117,7 +117,7 @@ def check_network(text: str) -> str:
 
 
 class WebAddress(NamedTuple):
-    """An HTTP address in parts. `target` is path and query as they are sent; "" means /."""
+    """An HTTP address in parts. `target` is path and query as sent; "" means /."""
 
     scheme: str
     host: str

@@ -52,8 +52,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 OnGap = Callable[[int, int, Sequence[str]], None]
-"""Callback for a range `[start_us, end_us)` that the feed did not deliver, with the symbols concerned. It must be
-quick."""
+"""Callback for a range `[start_us, end_us)` that the feed did not deliver, with the symbols concerned. It must not
+block."""
 
 QUEUE_EVENTS: Final = 2  # the stream gathers further ticks into its next event
 MARK_EVERY_S: Final = 1.0
@@ -432,7 +432,7 @@ class MarketData:
         counts.dead_dropped = writer.dead_budget.dropped
 
     def _complete_until_us(self, since_us: int) -> int:
-        """Return the time up to which all ticks surely arrived, for a connection that was alive until `since_us`.
+        """Return the time up to which all ticks certainly arrived, for a connection that was alive until `since_us`.
 
         This is the time of the newest tick. A heartbeat that was answered later does not show that later ticks arrived.
         Requesting a range without trades costs little.

@@ -103,7 +103,7 @@ def read_outages(log: EventLog, now_us: int) -> dict[str, OutageReport]:
 
 
 def _values(log: EventLog, prefix: str) -> Iterable[tuple[str, bytes]]:
-    """Yield the rest of each key that begins with `prefix`, and its value."""
+    """Yield each key that begins with `prefix`, without the prefix, and its value."""
     for key in log.state_keys(STATE_FEEDS, 0):
         value = log.get_state(STATE_FEEDS, 0, key) if key.startswith(prefix) else None
         if value is not None:

@@ -26,7 +26,7 @@ from tickerplant.api.load import LoadCounters
 
 MAX_CONNECTIONS: Final = 2_000
 RESERVED_DESCRIPTORS: Final = 256
-"""File descriptors that connections leave to the rest of the process: log, database, files, child processes."""
+"""File descriptors that connections leave to other parts of the process: log, database, files, child processes."""
 MIN_CONNECTIONS: Final = 16
 OTHERS_SHARE: Final = 0.1
 """Share of connections, and of the stream's clients, that one client leaves to others."""

@@ -41,7 +41,7 @@ def child_environment() -> dict[str, str]:
     """Return the environment for a child process: settings under their present names, and no secret.
 
     The children run the embedded store or the sandbox. They need no setting of the API, of vendors, of webhooks, of
-    Kafka or of another database, and not `testing.crash_at`.
+    Kafka or of another database, and no `testing.crash_at`.
     """
     names = {variable(former): variable(present) for former, present in RENAMED.items()}
     named = {names.get(name, name): value for name, value in os.environ.items()}

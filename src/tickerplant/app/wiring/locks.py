@@ -128,7 +128,7 @@ def _open(path: Path) -> int:
         raise ConfigError(
             f"the data folder {path.parent} cannot be used: {error.strerror}; choose another folder with --data"
         ) from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):  # a read of a pipe would wait for ever
+    if not stat.S_ISREG(os.fstat(handle).st_mode):  # a read of a pipe would never end
         os.close(handle)
         raise ConfigError(f"{path} is not a regular file; remove it")
     return handle

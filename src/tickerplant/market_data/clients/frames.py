@@ -34,7 +34,7 @@ _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 class FrameConnection(ClientConnection):
     """A connection for `websockets.connect(create_connection=…, max_size=MAX_MESSAGE_BYTES, compression=None)`.
 
-    `on_messages` is called in the event loop with the messages of each read, undecoded and in order. It must be quick.
+    `on_messages` is called in the event loop with the messages of each read, undecoded and in order. It must not block.
     `on_read` is called for every read, and `on_flood` with the reason when more than `MAX_OVERHEAD_FRAMES` arrive.
     """
 

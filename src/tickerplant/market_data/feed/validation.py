@@ -29,9 +29,9 @@ ROUNDING_NOISE: Final = 1e-9
 multiplied by a factor of adjustment differs by about 1e-16 per operation; the finest tick sizes are above 1e-9."""
 
 MAX_PRICE: Final = 1e15
-"""Maximum size of a price. Adjusted prices of shares with many reverse splits reach 1e12; an index reached 1e13."""
+"""Maximum absolute price. Adjusted prices of shares with many reverse splits reach 1e12; an index reached 1e13."""
 MIN_PRICE: Final = 1e-18
-"""Minimum size of a price other than 0: one wei. Ratios of two prices, and their squares, stay finite."""
+"""Minimum absolute price other than 0: one wei. Ratios of two prices, and their squares, stay finite."""
 MAX_SIZE: Final = 1e20
 """Maximum size of a trade and volume of a bar. Daily volumes of small coins reach 1e17."""
 MAX_TRADE_ID_BYTES: Final = 256
@@ -167,7 +167,7 @@ def _are_ordinary(time: Int64Array, price: Float64Array, size: Float64Array, lat
 
 
 def _is_price(values: npt.NDArray[np.float64]) -> BoolArray:
-    """Return a mask of the values that a price may have: 0, or a size of `MIN_PRICE` to `MAX_PRICE`."""
+    """Return a mask of the values that a price may have: 0, or an absolute value of `MIN_PRICE` to `MAX_PRICE`."""
     size = np.abs(values)
     result: BoolArray = (size <= MAX_PRICE) & ((size >= MIN_PRICE) | (size == 0))
     return result

@@ -180,7 +180,7 @@ class _Scan:
 def feed_name(path: Path, effective: EffectiveOptions, *, whole: bool | None) -> str:
     """Return the name of the file's feed: a hash of its content, and a hash of what determines its rows.
 
-    The hash of `whole` None contains True: earlier versions had only True and False.
+    `whole` None is hashed as True, because earlier versions had only True and False.
     """
     with path.open("rb") as stream:
         content = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=10)).hexdigest()

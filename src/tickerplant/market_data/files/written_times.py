@@ -1,4 +1,4 @@
-"""The times of a file as they are written, which show the interval of its bars. No zone is needed."""
+"""The times of a file as written. The interval of its bars follows from them. No zone is needed."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ the name of the vendor in the settings:
     [project.entry-points."tickerplant.providers"]
     acme = "acme_tickerplant:provider"
 
-A provider sends requests and parses answers. It counts no quota, does not retry and does not choose. The request
+A provider sends requests and parses answers. It counts no quota, repeats no request and chooses no data. The request
 scheduler (`vendors.scheduler`) debits the quota before each request, and the backfill plans the requests. Methods raise
 only the classes of `vendors.errors`. A key is never part of a message or a log line.
 """

@@ -174,7 +174,7 @@ class RequestScheduler:
     async def bars(self, choice: Choice, request: BarsRequest, purpose: Purpose) -> BarsAnswer:
         """Send one request for bars.
 
-        Raises VendorError if the request fails. These errors show that the request was not sent:
+        Raises VendorError if the request fails. These errors are raised before the request is sent:
 
         - QuotaSpent: the credits were spent after the choice,
         - VendorDown: the circuit breaker is open,

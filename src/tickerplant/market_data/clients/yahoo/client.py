@@ -2,8 +2,9 @@
 
 yfinance is written for one user in a notebook: its session, cookies, caches and the switch for exceptions are global.
 All our calls therefore run one at a time, in a thread of each provider. Each provider has its own data object (session,
-cookie and crumb), and the switch is reset after each call. Other code that uses yfinance in this process may notice the
-switch during a call. It may also notice the folder of the caches, unless it imported yfinance first.
+cookie and crumb), and the switch is reset after each call. A call affects other code that uses yfinance in this
+process: the switch is set during the call. The folder of the caches affects such code too, unless it imported yfinance
+first.
 """
 
 from __future__ import annotations
