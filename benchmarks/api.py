@@ -24,6 +24,7 @@ from typing import Final
 import httpx
 import numpy as np
 import uvloop
+from benchmarks.support.figures import record
 from websockets.sync.client import connect
 
 from tickerplant.analytics.ondemand.query import OnDemand
@@ -146,7 +147,10 @@ def measure_routes(client: httpx.Client, probe: LoopProbe, paths: tuple[str, ...
             status = client.get(path).status_code
             took.append((time.perf_counter() - began) * 1e3)
         shown = path if status == 200 else f"{path} ({status})"
-        print(f"{shown:<52}{statistics.median(took):>9.1f}{probe.worst_ms():>24.1f}", flush=True)
+        worst_ms = probe.worst_ms()
+        print(f"{shown:<52}{statistics.median(took):>9.1f}{worst_ms:>24.1f}", flush=True)
+        record(path, statistics.median(took), "ms", "less")
+        record(f"{path}: longest delay of the loop", worst_ms, "ms", "less")
 
 
 def measure_frames(address: str, probe: LoopProbe) -> None:
@@ -196,6 +200,7 @@ def measure_beside(address: str, probe: LoopProbe, plain: str, expensive: str, c
     for path, took in found.items():
         p50, p99 = np.percentile(took, [50, 99])
         print(f"  {path:<50} p50 {p50:8.1f} ms   p99 {p99:8.1f} ms   {len(took)} requests", flush=True)
+        record(f"{path} beside {expensive}, p99", float(p99), "ms", "less")
     for thread in threads:
         thread.join(60)
 

@@ -40,6 +40,7 @@ INSTALLED: Final = ("dependencies", "optional-dependencies", "scripts", "entry-p
 """Keys of `[project]` in `pyproject.toml` that change an environment."""
 OVERLAY: Final = ("benchmarks", "tools/questdb")
 """Folders of this tree that replace those of REF, unless each commit runs its own benchmarks."""
+HINT: Final = "If REF lacks what the benchmark of this tree uses, --own runs the benchmark of each commit."
 TAIL_LINES: Final = 15
 VERDICT_ROUNDS: Final = 3
 """Minimum rounds of a verdict. Noise alone agrees in a quarter of all cases of three rounds, in a 16th of five."""
@@ -267,7 +268,11 @@ def compare(
             for name in names:
                 for side, tree in sides.items():
                     began = time.monotonic()
-                    collect(results, side, run(tree, name, arguments or known[name], extra))
+                    try:
+                        figures = run(tree, name, arguments or known[name], extra)
+                    except CompareError as error:
+                        raise CompareError(f"{error}\n{HINT}" if tree is base and not asked.own else error) from None
+                    collect(results, side, figures)
                     seconds = time.monotonic() - began
                     notify(f"round {turn + 1} of {asked.rounds}: {name} on {tree.title}, {seconds:.0f} s")
     return document(results, {"base": commit, "head": head, "changes": changes, "load": os.getloadavg()[0]}) | {

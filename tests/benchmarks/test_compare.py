@@ -198,7 +198,9 @@ def test_a_benchmark_that_fails_or_has_no_figures_ends_the_comparison(repository
     (repository / "benchmarks" / "broken.py").write_text("raise SystemExit('the plant did not start')")
     with pytest.raises(CompareError, match=r"silent of .* records no figures"):
         compare.compare(repository, asked("old", "silent"), KNOWN, [])
-    with pytest.raises(CompareError, match=r"broken failed on \w+ with 1:\nthe plant did not start"):
+    with pytest.raises(
+        CompareError, match=r"broken failed on \w+ with 1:\nthe plant did not start\nIf REF lacks .* --own"
+    ):
         compare.compare(repository, asked("old", "broken"), KNOWN, [])
 
 
