@@ -94,8 +94,8 @@ class _ReadTicks:
 def affected_ticks(feed: FeedState, ticks: TickColumns) -> BoolArray | None:
     """Return a mask of the ticks whose minute must be recomputed; None if there are none.
 
-    Either this batch cancels or corrects a trade of that minute, or an unmatched cancel or correction waits for a trade
-    with the tick's time.
+    This batch cancels or corrects a trade of that minute, or an unmatched cancel or correction contains the tick's
+    time.
     """
     corrective = (ticks.flags & CORRECTIVE) != 0
     if not len(feed.unmatched) and not corrective.any():

@@ -2,9 +2,9 @@
 
 A file that begins or ends inside a session has only a part of the session. Another feed may have delivered the other
 part: a file of other hours, or the live feed. If that feed's bars were evicted, the session is recomputed from the raw
-records of both feeds. Thus the result does not depend on the time between two replays. If the log no longer has the
-other feed's records, the bars that need them are published incomplete, with the reason `cut`. These are the daily bar,
-and the 1m and 5m bars in which this file begins or ends.
+records of both feeds. Thus the result does not depend on the time between two replays. If the log no longer contains
+the other feed's records, dependent bars are published incomplete, with the reason `cut`. These are the daily bar, and
+the 1m and 5m bars in which this file begins or ends.
 
 This applies only to the first and the last session of a file. A file has all trades of the sessions between them. A
 file sorted by symbol begins or ends inside a session of one symbol, that of its first or last row.

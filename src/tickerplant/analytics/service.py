@@ -44,8 +44,8 @@ from tickerplant.log.processor import SNAPSHOT_RECORDS, Bootstrap, Processor
 GROUP: Final = "analytics"
 RECOMPUTE_BARS: Final = 100_000
 """Maximum stored bars that are computed again between two batches; a single series may exceed this maximum. Their
-computation delays live bars by about 0.15 s with the default indicators, several times the cost of the snapshot that
-commits with them."""
+computation delays live bars by about 0.15 s with the default indicators. The snapshot that commits with them costs a
+fraction of this time."""
 RECOMPUTE_SERIES: Final = 64
 MAX_OVERLAY_RECORDS: Final = 500
 """Maximum records between the store's position and that of the state when series are computed again. They are read

@@ -147,7 +147,7 @@ class SimulatedMarket:
     def price(self, codes: npt.NDArray[np.int64], times_us: Int64Array) -> Float64Array:
         """Return each symbol's price at each time: the price of its last trade at or before the time.
 
-        If neither that day nor the nine days before have a trade, the price is the path's value at the day's open.
+        If that day and the nine days before have no trade, the price is the path's value at the day's open.
         """
         result = np.empty(len(codes))
         for group in self._groups:

@@ -196,7 +196,7 @@ class Session:
 async def advisory_lock(session: Session, number: int) -> AsyncIterator[None]:
     """Hold one of the plant's advisory locks for the block; wait while another session holds it.
 
-    A connection that has ended holds no lock, so an error of the release would only hide the error of the block.
+    A connection that has ended holds no lock. An error of the release would only hide the error of the block.
     """
     await session.execute("SELECT pg_advisory_lock($1, $2)", LOCK, number)
     try:

@@ -1,8 +1,8 @@
 """The state of one alert rule, and the decision whether it fires. Pure, and serialised as part of the snapshot.
 
 Each bar has a truth: true, false, or unknown during the warm-up. A rule fires where the truth becomes true. The state
-contains the last changes of the truth of closed bars (`transitions`), so that a revision is compared with the former
-truth. The state contains only the newest truth of forming bars (`truth`).
+contains the last changes of the truth of closed bars (`transitions`). A revision is compared with this former truth.
+The state contains only the newest truth of forming bars (`truth`).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The state of each is one float: first 0, then the sum of the values during the seed, then the average or sum itself.
 `index` is the count of earlier values. It is negative while the smoothed series has not started; values are then
-ignored. `step` processes one value of each of many symbols, `run` many values of one symbol, with the same operations
-in the same order.
+ignored. `step` processes one value of each of many symbols. `run` processes many values of one symbol, with the same
+operations in the same order.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Limits of HTTP connections: their number, the time and size of a request, and the time to read an answer.
 
 uvicorn limits the idle time between two requests (`timeout_keep_alive`) and pings WebSockets. It has no limit for
-connections that send no request or an incomplete one, and none for clients that do not read. `ConnectionGuard` adds
-these.
+connections without a complete request, and none for clients that do not read. `ConnectionGuard` adds these.
 
 At the maximum, a new connection replaces the one that has waited longest for bytes of its client. If every connection
 has a request in progress, the new one gets 503. Idle sockets therefore cannot shut other clients out. One client may

@@ -98,8 +98,8 @@ the run."""
 def plan(event_log: EventLog, factory: StageFactory, partition: int, request: Request) -> Plan:
     """Return the start, the end and the checkpoints of a partition's run.
 
-    Raises BadInput for a label without a kept snapshot, TickerplantError if retention has deleted the start,
-    SnapshotRefused for a snapshot of another format.
+    Raises BadInput for a label without a kept snapshot, and SnapshotRefused for a snapshot of another format. Raises
+    TickerplantError if retention has deleted the start.
     """
     source = TopicPartition(RAW, partition)
     end = event_log.committed(GROUP).get(source, 0)

@@ -19,9 +19,9 @@ A round does, in this order:
 6. request the splits and dividends of some symbols that are due,
 7. end the feed's round, so that the indicators of older bars are recomputed once.
 
-After a round without requests, the manager waits for up to a minute of its clock, but at least a second of the
-machine's. Requests for recent gaps are less frequent if few credits are left, because a page of one bar costs as much
-as a page of thousands.
+After a round without requests, the manager waits: up to a minute of its clock, but at least a second of the machine's.
+Requests for recent gaps are less frequent if few credits are left: a page of one bar costs as much as a page of
+thousands.
 """
 
 from __future__ import annotations

@@ -221,8 +221,8 @@ class TradesStream:
     async def _on_failure(self, out: asyncio.Queue[StreamEvent], error: VendorError, began_us: int) -> None:
         """Wait after a failure, with exponential backoff or as long as the exchange requests.
 
-        If the time without an answer would exceed `MUTE_S`, the feed is down since the oldest of the symbols' last
-        answered requests.
+        If the time without an answer would exceed `MUTE_S`, the feed is down since the earliest of its symbols' last
+        answers.
         """
         self._failures += 1
         pause_s = min(_PAUSE_S * 2 ** min(self._failures - 1, 10), _LONGEST_PAUSE_S)

@@ -265,8 +265,8 @@ def _in_the_currency_of_prices(
 ) -> tuple[Float64Array, list[str]]:
     """Return amounts of dividends in the unit of the prices, and their currencies.
 
-    If a dividend is paid in a currency A and prices are in another currency B, the amount is unchanged and its currency
-    is `A/B`. Prices in pence (GBp) often have dividends in pounds: their amounts are multiplied by 100.
+    The amount is unchanged if a dividend is paid in a currency A and prices are in another currency B. Its currency is
+    then `A/B`. Prices in pence (GBp) often have dividends in pounds: their amounts are multiplied by 100.
     """
     amounts, result, prices_in = amounts.copy(), [columns.currency] * len(rows), columns.currency
     for time, currency in columns.paid_in.items():
