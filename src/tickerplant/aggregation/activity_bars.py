@@ -6,9 +6,9 @@ with each session. If the session's count before a tick is c, the tick belongs t
 excess of a large trade thus counts toward the next bars. A bar ends with the same trade as if each share were a
 separate trade. A bar without a tick of its own is omitted. The last bar of a session ends with the session.
 
-Sums are exact integers. The unit is 1e-8 of volume and 1e-4 of turnover, coarser for very large amounts. The start of a
-bar is the time of its first tick, but at least one microsecond after the start of the previous bar. A bar is published
-once: later ticks, cancels and corrections do not change it.
+Sums are exact integers. The unit is 1e-8 of volume and 1e-4 of turnover, coarser for very large amounts. A bar starts
+at the time of its first tick, but at least one microsecond after the previous bar's start. A bar is published once:
+later ticks, cancels and corrections do not change it.
 
 Source: M. López de Prado, Advances in Financial Machine Learning (2018), section 2.3.
 """

@@ -104,8 +104,8 @@ def _keys(starts: Int64Array, symbols: Codes) -> tuple[Int64Array, Int64Array | 
 def _order(keys: Int64Array) -> tuple[Int64Array, Int64Array]:
     """Return the stable order of the keys, and the sorted keys.
 
-    If key and position fit into 62 bits together, their combination is sorted, which is five times as fast as
-    a stable argsort.
+    If key and position fit into 62 bits together, their combination is sorted. This is five times as fast as a stable
+    argsort.
     """
     bits = len(keys).bit_length()
     if int(keys.max()).bit_length() + bits < 63:

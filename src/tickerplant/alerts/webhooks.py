@@ -7,9 +7,9 @@ The sender
 3. marks it as delivered, or as due again (`retry_schedule`).
 
 After a kill between 2 and 3 the webhook is posted again when the claim has expired. Delivery is at least once; the
-receiver can ignore a repeat by its alert id. A webhook that has failed for `retry_hours` is given up. A webhook is
-also given up if the receiver answered 410, or if its rule was removed or has no webhook any more. The rule's firings
-and the health check report it.
+receiver can ignore a repeat by its alert id. A webhook that has failed for `retry_hours` is given up. A webhook is also
+given up if the receiver answered 410, or if its rule no longer exists or has no webhook. The rule's firings and the
+health check report it.
 
 Memory contains only webhooks in flight: at most `MAX_IN_FLIGHT`, and `MAX_PER_RECEIVER` per receiver. Fewer than
 `MAX_IN_FLIGHT / MAX_PER_RECEIVER` (8) slow receivers delay no other receiver. A receiver that is down for a day costs

@@ -1,8 +1,8 @@
 """Engine values as batches of `Values` records.
 
 Intervals with the same columns share a batch. Values of forming bars contain only the columns of the forming
-indicators, so they have their own batches, after the batches of closed bars. Rows are ordered by interval, then time,
-then the row number of the symbol. If all rows of an interval have one time, they keep the order of the bars.
+indicators. They therefore have their own batches, after the batches of closed bars. Rows are ordered by interval, then
+time, then the row number of the symbol. If all rows of an interval have one time, they keep the order of the bars.
 """
 
 from __future__ import annotations

@@ -10,8 +10,7 @@ from typing import Final
 from tickerplant.core.sources import BARS, TICKS
 
 CUT: Final = "cut"
-"""Reason of a bar that is incomplete because two files cut a minute of it, or the log lost an earlier feed's
-records."""
+"""Reason of an incomplete bar: two files cut a minute of it, or the log lost an earlier feed's records."""
 NO_PRINT: Final = "cancel or correction of a print that has not come"
 """Reason on `market.status` for cancels and corrections whose print the feed has not delivered before them."""
 OF_TICKS: Final = ("ticks", "parts", "late", "down", "auction", "cancel", "correction", "rebuild", CUT)

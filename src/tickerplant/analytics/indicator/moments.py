@@ -36,8 +36,8 @@ _BY_COLUMN: Final = 64
 def _tables(n: int) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
     """Return four tables, indexed by the count of bars in the head.
 
-    They contain 1 / the head's bars, 1 / the tail's bars, the tail's share of n, and the weight of the difference
-    between both means.
+    They contain 1 / the head's bars, 1 / the tail's bars, the tail's share of n, and the weight of the means'
+    difference.
     """
     held = np.arange(n + 1)
     rest = n - held

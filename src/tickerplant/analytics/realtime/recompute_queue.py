@@ -13,8 +13,8 @@ A series is *due* when
    `HISTORY_WAIT_US` of log time without history, so that a backfill is computed once;
 2. the state has reached the position up to which it was built from the store (`known_to`).
 
-A due series can be computed as soon as the store has applied the log up to the `position` of its mark. The stored
-history, overlaid with the records between the position of the store and that of the state, is then the whole series.
+A due series can be computed as soon as the store has applied the log up to the `position` of its mark. The whole series
+is then the stored history, overlaid with the records between the positions of store and state.
 """
 
 from __future__ import annotations

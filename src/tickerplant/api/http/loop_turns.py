@@ -5,8 +5,8 @@ second. The protocols of this server therefore hold received bytes, and parse on
 held bytes, its socket is not read, so that TCP slows the client down.
 
 Bounds per round: `TURN_ITEMS` pieces or commands, and `TURN_S` of CPU time. The next turn belongs to the client that
-has used the least time. A round begins in the next iteration of the loop, or after a pause of `PAUSE_FACTOR` times the
-CPU time of the last round. What clients send therefore takes at most a quarter of the loop's time.
+has used the least time. A round begins in the next iteration of the loop or after a pause: `PAUSE_FACTOR` times the
+last round's CPU time. Clients' bytes therefore take at most a quarter of the loop's time.
 """
 
 from __future__ import annotations

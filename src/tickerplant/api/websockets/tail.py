@@ -31,8 +31,8 @@ class Tail:
     """Reads all partitions from `positions` on, without a group, and calls `apply(records, lagging)` in the loop.
 
     The next batch is read only after the previous one has been applied; unread records stay in the log. `lag_s` is the
-    age of the last record of a batch when the batch was read, and 0 if no record is unread. `error` is the text of the
-    last failure, None while reading works.
+    age of a batch's last record when the batch was read, and 0 if no record is unread. `error` is the text of the last
+    failure, None while reading works.
     """
 
     def __init__(

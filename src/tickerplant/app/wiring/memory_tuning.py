@@ -98,8 +98,8 @@ def import_structlog() -> None:
 def _share_allocator() -> None:
     """Configure Arrow to use the system allocator, because Arrow's own pool keeps freed memory.
 
-    During a replay of 20 M ticks the process uses 312 MB in the first third and 350 MB in the last third.
-    With Arrow's pool it uses 334 MB and 373 MB.
+    A process that replays 20 M ticks uses 312 MB in the first third and 350 MB in the last third. With Arrow's pool it
+    uses 334 MB and 373 MB.
     """
     import pyarrow as pa
 

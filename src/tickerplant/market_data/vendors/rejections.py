@@ -21,8 +21,8 @@ MOST: Final = 5_000
 """Maximum rejections. Beyond this count, the rejections that end first are dropped, and their data is
 requested again."""
 MARKET: Final = 2
-"""Minimum count of rejected symbols that shows that the plan lacks an interval for their whole market, if no symbol of
-that market was answered. A market is a form of symbols: `AAPL`, `EUR/USD`, `RY:TSX`, `^GSPC`."""
+"""Minimum rejected symbols of a market that show that the plan lacks an interval for the market, if none was answered.
+A market is a form of symbols: `AAPL`, `EUR/USD`, `RY:TSX`, `^GSPC`."""
 
 NOT_ENTITLED, UNKNOWN_SYMBOL, NO_DATA, BAD_REQUEST = "not_entitled", "unknown_symbol", "no_data", "bad_request"
 _KINDS: Final[tuple[tuple[type[VendorError], str, int], ...]] = (

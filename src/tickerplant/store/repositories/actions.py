@@ -109,8 +109,8 @@ class Actions:
     async def closes_before(self, symbol: str, ex_dates: Int64Array, calendar: Calendar) -> Closes:
         """Return the last close before each ex-date: the close of the daily bar of the session before it.
 
-        If that bar is not stored, the later of two closes is used. One is that of the last 1m or 5m bar up to that
-        session's close, the other that of an older daily bar.
+        If that bar is not stored, the later of two closes is used. One is the close of the last 1m or 5m bar up to that
+        session's close. The other is that of an older daily bar.
         """
         sessions, ends = sessions_before(calendar, ex_dates)
         rows = await self._session.rows(

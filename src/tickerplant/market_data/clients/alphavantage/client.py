@@ -58,8 +58,8 @@ def provider(context: ProviderContext) -> AlphaVantageProvider:
 class AlphaVantageProvider:
     """The vendor for one key; see `vendors.port.Provider`.
 
-    The vendor returns the newest 100 intraday bars, those of the trailing 30 days, or those of a calendar month in New
-    York. It returns either the newest 100 daily bars or all of them. The free plan delivers the newest day after its
+    The vendor returns intraday bars of three ranges: the newest 100, the trailing 30 days, or a calendar month (New
+    York). It returns either the newest 100 daily bars or all of them. The free plan delivers the newest day after its
     end. An answer therefore does not cover times after its newest bar that are younger than 36 hours.
     """
 

@@ -72,7 +72,7 @@ class Exchange:
     async def ask(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """Return the result of `work`, which is called with ccxt's exchange. Raises only VendorError.
 
-        If a symbol is unknown and the markets were loaded over six hours ago, they are loaded again, and `work` is
+        If a symbol is unknown and the markets were loaded over six hours ago, they are loaded again. `work` is then
         called again.
         """
         if self._closed:
