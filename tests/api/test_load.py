@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,11 +20,12 @@ from fastapi import Request
 
 from tests.api.support import MINUTE, T0, MemoryStore, bar_batch, serving, ticks
 from tests.support.waiting import PATIENCE, until
+from tickerplant.api.blocking import Pools, in_thread
 from tickerplant.api.http import connections, lanes, loop_turns, outgoing
 from tickerplant.api.http.errors import ApiError
 from tickerplant.api.http.lanes import is_expensive
 from tickerplant.api.load import LoadCounters
-from tickerplant.api.request_lanes import LaneLimits, RequestLane
+from tickerplant.api.request_lanes import COMPUTING, READING, LaneLimits, RequestLane
 from tickerplant.api.store_reader import ReadTransaction
 from tickerplant.core.errors import LogUnavailable
 from tickerplant.core.rules import Rules
@@ -120,6 +123,24 @@ async def test_a_request_that_takes_too_long_gets_503() -> None:
         await lane.run(Gate().work("slow"), "a")
     assert (slow.value.status, slow.value.code, counters.recent_refusals()) == (503, "too_slow", {"too_slow": 1})
     await lane.stop(_nothing)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+async def test_only_threads_that_compute_have_a_low_priority() -> None:
+    async def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    own = await niceness()
+    for limits, wanted in ((READING, own), (COMPUTING, 10)):
+        lane = RequestLane("test", limits, LoadCounters())
+        assert await lane.run(niceness, "a") == wanted
+        await lane.stop(_nothing)
+    pools = Pools()
+    assert await in_thread(pools.log, lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())) == own
+    for pool in (pools.compute, pools.catch_up):
+        assert await in_thread(pool, lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())) == 10
+    pools.close()
+    assert await niceness() == own
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,10 @@ stream clients may read millions of records. A health check must answer during t
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,22 +23,24 @@ T = TypeVar("T")
 
 LOG_WAIT_S: Final = 2.0
 """Maximum seconds that a request waits for one answer of the log."""
+LOW_PRIORITY: Final = 10
+"""Niceness of threads that compute. With the services' niceness, expensive requests tripled the time of other ones."""
 
 
 class Pools:
     """The thread pools of one API. They start threads when they are first used.
 
     - `log`: questions to the log, such as its offsets
-    - `compute`: work with columns: calendars, indicators, snapshots
-    - `catch_up`: records of the log for stream clients that resume
+    - `compute`: work with columns: calendars, indicators, snapshots; with low priority
+    - `catch_up`: records of the log for stream clients that resume; with low priority
     - `health`: health checks and metrics
     - `follow`: the start of the stream, which waits for the log
     """
 
     def __init__(self) -> None:
         self.log = ThreadPoolExecutor(4, "api-log")
-        self.compute = ThreadPoolExecutor(2, "api-compute")
-        self.catch_up = ThreadPoolExecutor(2, "api-catch-up")
+        self.compute = ThreadPoolExecutor(2, "api-compute", lower_priority)
+        self.catch_up = ThreadPoolExecutor(2, "api-catch-up", lower_priority)
         self.health = ThreadPoolExecutor(2, "api-health")
         self.follow = ThreadPoolExecutor(1, "api-follow")
 
@@ -42,6 +48,13 @@ class Pools:
         """Cancel calls that have not begun. Running calls end by themselves; the log's `patience_s` bounds them."""
         for pool in (self.log, self.compute, self.catch_up, self.health, self.follow):
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def lower_priority() -> None:
+    """Give the calling thread a lower priority than the threads of the services. No effect on a system but Linux."""
+    if sys.platform == "linux":  # elsewhere the call would change the whole process
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)
 
 
 async def in_thread(pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
+from tickerplant.api.blocking import lower_priority
 from tickerplant.api.fair_places import FairPlaces, PlaceLimits
 from tickerplant.api.http.errors import ApiError
 from tickerplant.api.load import LoadCounters
@@ -32,14 +33,17 @@ START_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneLimits(PlaceLimits):
-    """Limits of a lane: its places, and the time of a request in seconds."""
+    """Limits of a lane: its places, the time of a request in seconds, and the priority of its thread."""
 
     budget_s: float
+    has_low_priority: bool = False
 
 
-READING: Final = LaneLimits(running=6, reserved=1, waiting=256, waiting_of_client=128, budget_s=15.0)
+READING: Final = LaneLimits(running=3, reserved=1, waiting=256, waiting_of_client=128, budget_s=15.0)
 STREAM: Final = LaneLimits(running=1, waiting=1_000, waiting_of_client=1_000, budget_s=60.0)
-COMPUTING: Final = LaneLimits(running=3, reserved=1, waiting=64, waiting_of_client=32, budget_s=60.0)
+COMPUTING: Final = LaneLimits(
+    running=3, reserved=1, waiting=64, waiting_of_client=32, budget_s=60.0, has_low_priority=True
+)
 WRITING: Final = PlaceLimits(running=4, reserved=1, waiting=64, waiting_of_client=32)
 """Limits of changes of alert rules. They run on the server's loop, because they are few and small."""
 
@@ -135,6 +139,8 @@ class RequestLane:
             loop = self._loop = uvloop.new_event_loop()
 
             def serve() -> None:
+                if self.limits.has_low_priority:
+                    lower_priority()
                 asyncio.set_event_loop(loop)
                 loop.run_forever()
                 loop.close()
