@@ -51,7 +51,7 @@ class Pools:
 
 
 def lower_priority() -> None:
-    """Give the calling thread a lower priority than the threads of the services. No effect on a system but Linux."""
+    """Set the priority of the calling thread below that of the services. No effect on a system but Linux."""
     if sys.platform == "linux":  # elsewhere the call would change the whole process
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)
