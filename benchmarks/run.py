@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -24,6 +24,7 @@ FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parent))
 
 from benchmarks.support import compare, table  # noqa: E402
+from benchmarks.support.children import run_to_end  # noqa: E402
 from benchmarks.support.figures import FILE, read  # noqa: E402
 
 
@@ -38,8 +39,8 @@ def run(name: str, arguments: list[str]) -> tuple[int, float]:
     load = os.getloadavg()[0]
     print(f"== {name}: {parts()[name]}\n   load before: {load:.1f}", flush=True)
     began = time.monotonic()
-    code = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], cwd=FOLDER.parent, check=False)
-    return code.returncode, time.monotonic() - began
+    code = run_to_end([sys.executable, "-m", f"benchmarks.{name}", *arguments], FOLDER.parent)
+    return code, time.monotonic() - began
 
 
 def run_for_program(name: str, arguments: list[str]) -> int:
@@ -48,7 +49,7 @@ def run_for_program(name: str, arguments: list[str]) -> int:
         path, load = Path(folder) / "figures.jsonl", os.getloadavg()[0]
         command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
         env = {**os.environ, FILE: str(path)}
-        code = subprocess.run(command, cwd=FOLDER.parent, env=env, stdout=sys.stderr, check=False).returncode
+        code = run_to_end(command, FOLDER.parent, env, sys.stderr)
         figures = [figure._asdict() for figure in read(path)]
     print(json.dumps({"benchmark": name, "arguments": arguments, "load": load, "figures": figures}))
     return code
@@ -90,4 +91,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds the stack, which stops the benchmark
     main()

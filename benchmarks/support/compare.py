@@ -19,7 +19,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.support.children import run_to_end
 from benchmarks.support.figures import FILE, Better, Figure, read
 
 DEFAULT: Final = ("plant",)
@@ -219,11 +219,11 @@ def run(tree: Tree, name: str, arguments: Sequence[str], extra: Mapping[str, str
         with output.open("wb") as file:
             env = {**tree.environment(), **extra, FILE: str(path)}
             command = [tree.python, "-m", f"benchmarks.{name}", *arguments]
-            done = subprocess.run(command, cwd=tree.folder, env=env, stdout=file, stderr=file, check=False)
+            code = run_to_end(command, tree.folder, env, file)
         now = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if done.returncode:
+        if code:
             tail = "\n".join(output.read_text(errors="replace").splitlines()[-TAIL_LINES:])
-            raise CompareError(f"the benchmark {name} failed on {tree.title} with {done.returncode}:\n{tail}")
+            raise CompareError(f"the benchmark {name} failed on {tree.title} with {code}:\n{tail}")
         found = [Figure(f"{name}: {figure.name}", *figure[1:]) for figure in read(path)]
     if not found:
         raise CompareError(f"the benchmark {name} of {tree.title} records no figures, so it cannot be compared")
@@ -282,7 +282,6 @@ def compare(
 
 def main(root: Path, words: Sequence[str], known: Mapping[str, Sequence[str]]) -> None:
     """Run the command `compare`."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds the stack, which removes the worktree
     at = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(
         prog="compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
