@@ -21,12 +21,14 @@ from tickerplant.core import records, schemas
 from tickerplant.core.adjustment import Adjustment
 from tickerplant.core.coverage import Answers, Statuses, classify, expected
 from tickerplant.core.errors import StoreUnavailable
+from tickerplant.core.interval import Interval
 from tickerplant.core.sessions import Calendar
 from tickerplant.core.symbols import partition_of
 from tickerplant.core.times import timestamps
 from tickerplant.core.version import make_version
 from tickerplant.log.port import EventLog, TopicPartition
 from tickerplant.store.repositories.coverage import EXCLUSION_COUNTS
+from tickerplant.store.snapshot_reads import NewestState
 
 T0 = 1_773_063_000_000_000  # 2026-03-09T13:30:00Z, the first trading day of summer time in New York
 MINUTE = 60_000_000
@@ -108,6 +110,20 @@ class MemoryStore(StoreReader):
             raise StoreUnavailable("the database is unavailable")
         identity = self.log.identity()
         yield ReadTransaction(self, Position.of(identity.log_id, identity.generation, self.at))
+
+    async def bars(
+        self, symbol: str, interval: Interval, start_us: int | None, end_us: int | None, count: int
+    ) -> tuple[pa.Table, Position]:
+        async with self.read() as transaction:
+            return await transaction.bars(symbol, interval, start_us, end_us, count), transaction.position
+
+    async def newest_state(
+        self, symbol: str, intervals: Sequence[Interval], ticks: int
+    ) -> tuple[NewestState, Position]:
+        async with self.read() as transaction:
+            bars = [await transaction.bars(symbol, interval, None, None, 1) for interval in intervals]
+            newest = await transaction.ticks(symbol, None, None, ticks)
+            return NewestState(newest, bars, await transaction.forming_values(symbol)), transaction.position
 
     async def close(self) -> None:
         pass

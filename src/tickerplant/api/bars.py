@@ -12,15 +12,21 @@ from fastapi import Response
 
 from tickerplant.api.blocking import in_thread
 from tickerplant.api.http.queries import PageRequest
-from tickerplant.api.http.responses import read_page
+from tickerplant.api.http.responses import page_response, read_page
 from tickerplant.api.resample import BASE, ratio, resample
 from tickerplant.api.state import ApiState
 from tickerplant.api.store_reader import ReadTransaction
+from tickerplant.core import schemas
 from tickerplant.core.adjustment import AS_TRADED, Adjustment
 from tickerplant.core.interval import Interval
 from tickerplant.core.sessions import AlwaysOpen, Calendar, end_of
 from tickerplant.core.times import DAY_US, times_of
 
+BASE_COLUMNS: Final = (
+    "time", "open", "high", "low", "close", "volume", "vwap", "trades", "state", "complete", "revision", "version",
+    "source",
+)  # fmt: skip
+"""Columns of the bars that `resample` reads."""
 MAX_BASE_ROWS: Final = 200_000
 """Maximum stored rows from which one answer builds coarser bars."""
 LONG_OVER_US: Final = DAY_US
@@ -55,9 +61,11 @@ class CoarseBars:
         if end_us is not None:
             end_us = interval.end(interval.floor(end_us - 1))
         rows = min((count + 1) * ratio(interval), MAX_BASE_ROWS)
-        table = await transaction.bars(self.symbol, base, start_us, end_us, rows)
+        table = await transaction.bars(self.symbol, base, start_us, end_us, rows, BASE_COLUMNS)
         table = self.adjustment.bars(table, daily=not base.is_intraday)
         built = resample(table, interval, over=bool(table.num_rows) and await self._is_over(transaction, table))
+        if not built.num_rows:
+            return schemas.BARS.empty_table()  # the header of an empty CSV answer names all columns of a bar
         if table.num_rows >= rows and built.num_rows > 1:
             built = built.slice(1) if start_us is None else built.slice(0, built.num_rows - 1)
         return built.slice(max(0, built.num_rows - count)) if start_us is None else built.slice(0, count)
@@ -87,6 +95,12 @@ async def bars_response(state: ApiState, page: PageRequest, adjust: str) -> Resp
     """Return a page of bars, stored or built from stored bars. `adjust` is `none`, `splits` or `all`."""
     interval = page.interval
     assert interval is not None
+    if adjust == AS_TRADED and interval not in BASE:
+        requested = page.range
+        rows = requested.skip + requested.limit + 1
+        table, position = await state.store.bars(page.symbol, interval, requested.start_us, requested.end_us, rows)
+        if table.num_rows:
+            return page_response(table, page, page.head(), "bars", position, {"adjust": adjust})
     # Computing an exchange's calendar for the first time is slow, so a thread does it.
     needs_calendar = adjust != AS_TRADED or interval in BASE
     symbol_calendar: Calendar = AlwaysOpen()

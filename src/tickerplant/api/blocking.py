@@ -78,8 +78,11 @@ class Shared(Generic[T]):
     Belongs to one event loop.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor, call: Callable[[], T], *, fresh_s: float = 0.0) -> None:
+    def __init__(
+        self, pool: ThreadPoolExecutor, call: Callable[[], T], *, fresh_s: float = 0.0, stale_s: float = 0.0
+    ) -> None:
         self._pool = pool
+        self._stale_s = stale_s
         self._call = call
         self._fresh_s = fresh_s
         self._running: Future[T] | None = None
@@ -88,13 +91,16 @@ class Shared(Generic[T]):
     async def get(self, wait_s: float) -> tuple[T | None, float]:
         """Return (result, its age in seconds); (None, 0) if no call has ended yet.
 
-        A result younger than `fresh_s` is returned at once. Raises what the call raises if it fails within `wait_s`.
+        A result younger than `fresh_s` is returned at once, and so is one younger than `stale_s`, while a new call
+        runs. Raises what the call raises if it fails within `wait_s`.
         """
         now = time.monotonic()
         if self._last is not None and now - self._last[0] < self._fresh_s:
             return self._last[1], now - self._last[0]
         if self._running is None or self._running.done():
             self._running = self._pool.submit(self._timed)
+        if self._last is not None and now - self._last[0] < self._stale_s:
+            return self._last[1], now - self._last[0]
         try:
             async with asyncio.timeout(wait_s):
                 result = await asyncio.shield(asyncio.wrap_future(self._running))

@@ -13,6 +13,7 @@ from fastapi.staticfiles import StaticFiles
 from tickerplant.api.http import errors
 from tickerplant.api.http.asgi import App, Receive, Scope, Send
 from tickerplant.api.http.auth import KEY_PARAMETER, RequireKey
+from tickerplant.api.http.direct import DirectRoutes
 from tickerplant.api.http.lanes import LaneRoute
 from tickerplant.api.http.openapi import document_errors
 from tickerplant.api.http.outgoing import BoundAnswers
@@ -33,6 +34,8 @@ from tickerplant.api.routers import (
 )
 from tickerplant.api.state import ApiState
 
+ROUTES: Final = (historical, intraday, ticks, analytics, realtime, indicators, alerts, coverage, system)
+"""Modules with routes, in the order of the paths in the OpenAPI document."""
 STREAM_PATH: Final = "/v1/stream"
 TRY_AGAIN: Final = 1013
 
@@ -126,8 +129,7 @@ def create_app(state: ApiState, metrics: ApiMetrics | None = None) -> FastAPI:
     app.state.api = state
     errors.install(app)
     document_errors(app)
-    # The order is that of the paths in the OpenAPI document.
-    for routes in (historical, intraday, ticks, analytics, realtime, indicators, alerts, coverage, system):
+    for routes in ROUTES:
         app.include_router(routes.router, dependencies=[Depends(known_parameters)])
 
     app.include_router(_document(app))
@@ -160,7 +162,8 @@ def create_app(state: ApiState, metrics: ApiMetrics | None = None) -> FastAPI:
             return HTMLResponse(NOT_BUILT)
 
     # The middleware that is added last is the outermost. From the outside: headers, exceptions, foreign pages, HEAD,
-    # API key, stream, request counts, bound of unread answers.
+    # API key, stream, request counts, bound of unread answers, direct calls.
+    app.add_middleware(DirectRoutes, routes=[route for routes in ROUTES for route in routes.router.routes])
     app.add_middleware(BoundAnswers, load=state.load)
     if metrics is not None:
         app.add_middleware(CountRequests, metrics=metrics)

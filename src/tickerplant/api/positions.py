@@ -39,7 +39,20 @@ class Position(msgspec.Struct, frozen=True):
 
     def json(self) -> str:
         """Return the position as JSON on one line."""
-        return msgspec.json.encode(self).decode()
+        return self.raw().decode()
+
+    def raw(self) -> bytes:
+        """Return the position as JSON. Many answers in a row have the same position, so the last one is kept."""
+        global _encoded
+        position, text = _encoded
+        if position is not self:
+            text = msgspec.json.encode(self)
+            _encoded = self, text
+        return text
+
+
+_encoded: tuple[Position | None, bytes] = (None, b"")
+"""The position that was encoded last, and its JSON."""
 
 
 def parse_position(value: Any) -> Position:

@@ -6,10 +6,11 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tickerplant.core import schemas
 from tickerplant.core.interval import D1, H1, M5, M15, M30, W1, Interval
-from tickerplant.core.times import Float64Array, times_of, timestamps
+from tickerplant.core.times import BoolArray, Float64Array, times_of, timestamps
 
 BASE: Final = {M15: M5, M30: M5, H1: M5, W1: D1}
 """Stored interval from which each interval is built."""
@@ -28,7 +29,9 @@ def resample(bars: pa.Table, interval: Interval, *, over: bool = False) -> pa.Ta
     complete if all its base bars are complete. Its version is the greatest version of its base bars. Its `vwap` is
     weighted by volume.
     """
-    bars = bars.filter(pa.array(np.asarray(bars.column("state").to_pylist(), dtype=object) != schemas.WITHDRAWN))
+    withdrawn = _has_state(bars, schemas.WITHDRAWN)
+    if withdrawn.any():
+        bars = bars.filter(pa.array(~withdrawn))
     if not bars.num_rows:
         return bars
     base = BASE[interval]
@@ -43,8 +46,7 @@ def resample(bars: pa.Table, interval: Interval, *, over: bool = False) -> pa.Ta
     with np.errstate(invalid="ignore", divide="ignore"):
         vwap = np.where(weights > 0, turnover / weights, np.nan)
     trades = np.add.reduceat(column["trades"], first)
-    forming = np.asarray(bars.column("state").to_pylist(), dtype=object) == schemas.FORMING
-    still_forming = np.logical_or.reduceat(forming, first)
+    still_forming = np.logical_or.reduceat(_has_state(bars, schemas.FORMING), first)
     if not over and base.end(int(times[-1])) < interval.end(int(buckets[-1])):
         still_forming[-1] = True
     newest = _at_largest(bars, "version", first, last)
@@ -58,9 +60,7 @@ def resample(bars: pa.Table, interval: Interval, *, over: bool = False) -> pa.Ta
         "vwap": _nullable(vwap),
         "trades": pa.array(trades, pa.int64(), mask=np.isnan(trades), safe=False),
         "state": pa.array(np.where(still_forming, schemas.FORMING, schemas.FINAL).astype(object), pa.utf8()),
-        "complete": pa.array(
-            np.logical_and.reduceat(np.asarray(bars.column("complete").to_pylist(), dtype=bool), first)
-        ),
+        "complete": pa.array(np.logical_and.reduceat(bars.column("complete").to_numpy(), first)),
         "revision": bars.column("revision").take(pa.array(newest)),
         "version": bars.column("version").take(pa.array(newest)),
         "source": bars.column("source").take(pa.array(last)),
@@ -89,6 +89,14 @@ def _last_known(values: Float64Array, first: Any, last: Any) -> Float64Array:
     return np.where(at >= first, values[np.maximum(at, 0)], np.nan)
 
 
+def _has_state(bars: pa.Table, state: str) -> BoolArray:
+    """Return a mask of the bars with this state."""
+    mask: BoolArray = pc.equal(bars.column("state"), pa.scalar(state)).to_numpy()
+    return mask
+
+
 def _at_largest(bars: pa.Table, name: str, first: Any, last: Any) -> Any:
+    """Return the row of the first greatest value of each bucket."""
     values = bars.column(name).to_numpy()
-    return np.array([a + int(np.argmax(values[a : b + 1])) for a, b in zip(first, last, strict=True)], dtype=np.int64)
+    greatest = np.repeat(np.maximum.reduceat(values, first), last - first + 1)
+    return np.minimum.reduceat(np.where(values == greatest, np.arange(len(values)), len(values)), first)

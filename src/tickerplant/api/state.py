@@ -38,6 +38,9 @@ AWAY_S: Final = 5.0
 FRESH_S: Final = 0.5
 """Maximum age, in seconds, of a health check that answers further requests."""
 
+STALE_S: Final = 1.5
+"""Maximum age, in seconds, of a health check that answers a request while the next check runs."""
+
 T = TypeVar("T")
 
 STATIC = Path(__file__).parent / "static"
@@ -110,7 +113,9 @@ class ApiState:
     def __post_init__(self) -> None:
         """Create the lanes, and the shared calls of `/health` and `/metrics`."""
         self.lanes = Lanes(self.load)
-        self.shared_health = None if self.health is None else Shared(self.pools.health, self.health, fresh_s=FRESH_S)
+        self.shared_health = (
+            None if self.health is None else Shared(self.pools.health, self.health, fresh_s=FRESH_S, stale_s=STALE_S)
+        )
         self.shared_metrics = Shared(self.pools.health, lambda: generate_latest(self.registry))
         self._market_ahead_us = 0
         self._log_away_until = 0.0

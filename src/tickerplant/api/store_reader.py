@@ -6,8 +6,8 @@ All rows of one answer are read in one transaction. They correspond to the log a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -19,8 +19,9 @@ from tickerplant.core.errors import StoreUnavailable
 from tickerplant.core.interval import Interval
 from tickerplant.core.sessions import Calendar
 from tickerplant.log.port import Identity, TopicPartition
-from tickerplant.store import Store
+from tickerplant.store import Store, snapshot_reads
 from tickerplant.store.pool import ReadSession
+from tickerplant.store.snapshot_reads import NewestState
 
 MIN_CONNECTIONS, MAX_CONNECTIONS = 1, 8
 
@@ -155,19 +156,50 @@ class StoreReader:
         self._dsn = dsn
         self._identity = identity
         self._stores: dict[asyncio.AbstractEventLoop, asyncio.Task[Store]] = {}
+        self._last: tuple[str | None, Position] | None = None
+
+    async def bars(
+        self, symbol: str, interval: Interval, start_us: int | None, end_us: int | None, count: int
+    ) -> tuple[pa.Table, Position]:
+        """Return the rows of `ReadTransaction.bars`, and the position. One statement: faster than a transaction."""
+        with _unavailable():
+            store = await self.open()
+            query = snapshot_reads.bars_query(symbol, interval.name, start_us, end_us, count)
+            table, positions = await snapshot_reads.read_bars(store, query)
+            return table, await self._position(positions)
+
+    async def newest_state(
+        self, symbol: str, intervals: Sequence[Interval], ticks: int
+    ) -> tuple[NewestState, Position]:
+        """Return the newest state of a symbol with at most `ticks` ticks, and the position, in one statement."""
+        with _unavailable():
+            store = await self.open()
+            names = [interval.name for interval in intervals]
+            state, positions = await snapshot_reads.read_newest_state(store, symbol, names, ticks)
+            return state, await self._position(positions)
+
+    async def _position(self, positions: str | None) -> Position:
+        """Return the position with these applied positions. The object is the last one if it has not changed."""
+        last = self._last  # lanes read in several threads
+        if last is None or last[0] != positions:
+            if self._identity is None:
+                async with self.read():  # binds the reader to the store's log
+                    pass
+            assert self._identity is not None
+            flat = {TopicPartition(*key): at for key, at in snapshot_reads.positions_of(positions).items()}
+            last = self._last = positions, Position.of(self._identity.log_id, self._identity.generation, flat)
+        return last[1]
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[ReadTransaction]:
         """Open one transaction for the block. Raises StoreUnavailable."""
-        try:
+        with _unavailable():
             store = await self.open()
             async with store.read() as session:
                 positions = {TopicPartition(*key): offset for key, offset in (await session.positions()).items()}
                 identity = self._identity or await self._bound_to(session)
                 position = Position.of(identity.log_id, identity.generation, positions)
                 yield ReadTransaction(session, position)
-        except (TimeoutError, OSError) as error:
-            raise StoreUnavailable(f"the database is unavailable: {error}") from error
 
     async def open(self) -> Store:
         """Return the open store. Alert rules write through it. Raises StoreUnavailable."""
@@ -200,3 +232,12 @@ class StoreReader:
             await asyncio.gather(opening, return_exceptions=True)
             if not opening.cancelled() and opening.exception() is None:
                 await opening.result().close()
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    """Translate errors of the network to StoreUnavailable."""
+    try:
+        yield
+    except (TimeoutError, OSError) as error:
+        raise StoreUnavailable(f"the database is unavailable: {error}") from error

@@ -27,7 +27,7 @@ ENCODED_ROWS: Final = 8_192
 _COPY_HEAD: Final = 19
 _COPY_TAIL: Final = 2
 """Bytes before and after the rows in the binary COPY format: signature, flags and header extension; the trailer."""
-_POSTGRES_EPOCH_US: Final = 946_684_800_000_000
+POSTGRES_EPOCH_US: Final = 946_684_800_000_000
 """Microseconds from 1970 to the epoch of PostgreSQL, 2000-01-01 UTC."""
 
 _SQL_TYPES: Final = {
@@ -143,7 +143,7 @@ async def read_numbers(session: Session, query: str, values: int, *arguments: An
     )
     found = np.frombuffer(received, row, (len(received) - _COPY_HEAD - _COPY_TAIL) // row.itemsize, _COPY_HEAD)
     columns = [found[name].astype(of[1:]) for name, of in fields]
-    return [columns[0] + _POSTGRES_EPOCH_US, *columns[1:]]
+    return [columns[0] + POSTGRES_EPOCH_US, *columns[1:]]
 
 
 def selected(schema: pa.Schema, prefix: str = "") -> str:

@@ -64,8 +64,11 @@ class ReadSession:
 class Store:
     """A pool of connections to one database, created by `open`. Safe for all tasks of one event loop."""
 
-    def __init__(self, pool: Any, *, copies: bool, direct_compress: bool = True) -> None:
+    def __init__(
+        self, pool: Any, *, copies: bool, direct_compress: bool = True, unchanged: set[int] | None = None
+    ) -> None:
         self._pool = pool
+        self._unchanged = set() if unchanged is None else unchanged
         self.database = Database(copies=copies, may_compress=direct_compress)
 
     @property
@@ -90,9 +93,18 @@ class Store:
 
         Raises StoreUnavailable if the database is unavailable, StoreError if it refuses the login.
         """
+        unchanged: set[int] = set()
+
+        async def reset(connection: Any) -> None:
+            """Reset a connection that returns to the pool, in one round trip, unless it has only run `read_once`."""
+            if connection.get_server_pid() in unchanged:
+                unchanged.remove(connection.get_server_pid())
+            else:
+                await connection.execute(f"{connection.get_reset_query()}\n{DECOMPRESSION}")
+
         options: dict[str, Any] = {
             "init": _set_session,
-            "reset": _reset_session,
+            "reset": reset,
             "server_settings": {"application_name": "tickerplant", "timezone": "UTC"},
             "timeout": CONNECT_S,
             "command_timeout": COMMAND_S,
@@ -100,7 +112,7 @@ class Store:
         }
         with translate_errors():
             pool = await asyncpg.create_pool(dsn, min_size=min_size, max_size=max_size, **options)
-        store = cls(pool, copies=copies, direct_compress=direct_compress)
+        store = cls(pool, copies=copies, direct_compress=direct_compress, unchanged=unchanged)
         try:
             await store.detect_flavour()
         except BaseException:
@@ -138,6 +150,21 @@ class Store:
         finally:
             with contextlib.suppress(*DRIVER_ERRORS):
                 await self._pool.release(connection, timeout=CONNECT_S)
+
+    async def read_once(self, sql: str, *arguments: Any) -> Any:
+        """Return the only row of one reading statement, in one round trip.
+
+        The statement is its own transaction, so all that it reads is of one moment.
+        """
+        with translate_errors():
+            connection = await self._pool.acquire(timeout=CONNECT_S)
+            try:
+                row = await connection.fetchrow(sql, *arguments)
+                self._unchanged.add(connection.get_server_pid())
+            finally:
+                with contextlib.suppress(*DRIVER_ERRORS):
+                    await self._pool.release(connection, timeout=CONNECT_S)
+        return row
 
     async def check_log(self, log_id: str, generation: int, ends: position_rows.Ends) -> None:
         """Bind a new store to this log, or check that an existing one follows it and is not ahead.
@@ -194,8 +221,3 @@ class Store:
 async def _set_session(connection: Any) -> None:
     """Set what every session of the pool needs. A startup parameter would be refused by some connection poolers."""
     await connection.execute(DECOMPRESSION)
-
-
-async def _reset_session(connection: Any) -> None:
-    """Reset a connection that returns to the pool, in one round trip."""
-    await connection.execute(f"{connection.get_reset_query()}\n{DECOMPRESSION}")

@@ -12,6 +12,7 @@ import asyncpg
 
 from tickerplant.core.digits import is_digits
 from tickerplant.core.errors import MigrationError, StoreError, StoreUnavailable
+from tickerplant.store.row_spans import RowSpans
 
 TIMESCALEDB, POSTGRESQL = "timescaledb", "postgresql"
 """Names of the schema's flavours: with hypertables, or with table partitions."""
@@ -115,11 +116,17 @@ class SchemaCache:
 
     partitions: set[tuple[str, int]] = field(default_factory=set)
     columns: set[str] = field(default_factory=set)
+    spans: RowSpans = field(default_factory=RowSpans)
+    """Lengths of ranges of rows. A stale one costs a second query."""
+    outputs: tuple[str, ...] = ()
+    """Columns of indicator values at the last read of the newest state."""
 
     def clear(self) -> None:
         """Empty the cache. Called when a store is opened, and after a migration."""
         self.partitions.clear()
         self.columns.clear()
+        self.spans.clear()
+        self.outputs = ()
 
 
 @dataclass(slots=True)

@@ -86,22 +86,29 @@ class CatchExceptions:
             await response(scope, receive, send)
 
 
+def error_answer(error: ApiError | TickerplantError) -> Response:
+    """Return the answer to a request that raised this error."""
+    if isinstance(error, ApiError):
+        return error_response(error.status, error.code, error.message, error.hint, retry_after_s=error.retry_after_s)
+    if isinstance(error, BadInput):
+        return error_response(400, "bad_parameter", str(error), "see /docs for all parameters")
+    if isinstance(error, StoreUnavailable):
+        return error_response(503, "store_unavailable", str(error), "see /health; try again later")
+    if isinstance(error, StoreError):
+        return error_response(500, "store_error", str(error), "see the log of Tickerplant")
+    return error_response(503, "unavailable", str(error), "see /health")
+
+
 def install(app: FastAPI) -> None:
     """Register handlers that turn every exception of the application into an error answer."""
 
     @app.exception_handler(ApiError)
     async def _api(_: Request, error: ApiError) -> Response:
-        return error_response(error.status, error.code, error.message, error.hint, retry_after_s=error.retry_after_s)
+        return error_answer(error)
 
     @app.exception_handler(TickerplantError)
     async def _tickerplant(_: Request, error: TickerplantError) -> Response:
-        if isinstance(error, BadInput):
-            return error_response(400, "bad_parameter", str(error), "see /docs for all parameters")
-        if isinstance(error, StoreUnavailable):
-            return error_response(503, "store_unavailable", str(error), "see /health; try again later")
-        if isinstance(error, StoreError):
-            return error_response(500, "store_error", str(error), "see the log of Tickerplant")
-        return error_response(503, "unavailable", str(error), "see /health")
+        return error_answer(error)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> Response:

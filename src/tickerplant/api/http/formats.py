@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import datetime as dt
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
@@ -25,6 +24,8 @@ EPOCHS: Final = {"s": SECOND_US, "ms": 1_000, "us": 1}
 TIME_STYLES: Final = ("iso", *EPOCHS)
 STEP_ROWS: Final = 2_000
 """Rows that are converted and encoded at a time. One call for 50,000 rows would block other threads."""
+MAX_TEXTS: Final = 20_000
+"""Maximum dates whose texts are kept, and maximum times whose offsets from UTC are kept."""
 _QUARTER_US = 15 * MINUTE_US
 
 
@@ -34,8 +35,8 @@ def offsets_us(times_us: Int64Array, zone: dt.tzinfo) -> Int64Array:
     Looks up the zone for each distinct day. If the offset changes in a day, it looks up each distinct quarter of an
     hour. The few clock changes that are not at a full quarter of an hour UTC take effect at the next quarter.
     """
-    if not len(times_us):
-        return times_us
+    if not len(times_us) or zone is dt.UTC or getattr(zone, "key", "") == "UTC":
+        return np.zeros_like(times_us)
     days, which = np.unique(times_us // DAY_US, return_inverse=True)
     by_day = np.empty(len(days), dtype=np.int64)
     changing = np.zeros(len(days), dtype=bool)
@@ -51,6 +52,7 @@ def offsets_us(times_us: Int64Array, zone: dt.tzinfo) -> Int64Array:
     return result
 
 
+@lru_cache(MAX_TEXTS)
 def _offset_us(us: int, zone: dt.tzinfo) -> int:
     try:
         offset = datetime_of(us).astimezone(zone).utcoffset()
@@ -59,21 +61,40 @@ def _offset_us(us: int, zone: dt.tzinfo) -> int:
     return 0 if offset is None else offset // dt.timedelta(microseconds=1)
 
 
-def iso_times(times_us: Int64Array, zone: dt.tzinfo) -> npt.NDArray[np.str_]:
+class _Dates(dict[int, str]):
+    """The text of each day since 1970 that was formatted lately."""
+
+    def __missing__(self, day: int) -> str:
+        if len(self) >= MAX_TEXTS:
+            self.clear()
+        self[day] = text = str(np.datetime64(day, "D"))
+        return text
+
+
+class _Clocks(dict[int, str]):
+    """The text of each second of a day that was formatted before: `T09:30:00`."""
+
+    def __missing__(self, second: int) -> str:
+        self[second] = text = f"T{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}"
+        return text
+
+
+_dates, _clocks = _Dates(), _Clocks()
+
+
+def iso_texts(times_us: Int64Array, zone: dt.tzinfo) -> list[str]:
     """Return ISO 8601 texts with the zone's offset, such as `2026-03-09T09:30:00-04:00`.
 
     All texts contain microseconds if any time has a fraction of a second.
     """
     offsets = offsets_us(times_us, zone)
-    unit = "s" if not (times_us % SECOND_US).any() else "us"
-    moments = (times_us + offsets).astype("datetime64[us]")
-    local: npt.NDArray[np.str_] = np.datetime_as_string(moments, unit=unit)  # type: ignore[call-overload]
-    if not len(times_us):
-        return local
-    unique, which = np.unique(offsets, return_inverse=True)
-    suffixes = np.array([_suffix(offset) for offset in unique.tolist()])
-    joined: npt.NDArray[np.str_] = np.char.add(local, suffixes[which])
-    return joined
+    days, rest = np.divmod(times_us + offsets, DAY_US)
+    seconds, fractions = np.divmod(rest, SECOND_US)
+    texts = [_dates[day] + _clocks[second] for day, second in zip(days.tolist(), seconds.tolist(), strict=True)]
+    if fractions.any():
+        texts = [f"{text}.{fraction:06d}" for text, fraction in zip(texts, fractions.tolist(), strict=True)]
+    suffixes = {offset: _suffix(offset) for offset in set(offsets.tolist())}
+    return [text + suffixes[offset] for text, offset in zip(texts, offsets.tolist(), strict=True)]
 
 
 def _suffix(offset_us: int) -> str:
@@ -85,18 +106,25 @@ def _suffix(offset_us: int) -> str:
 
 def time_column(times_us: Int64Array, zone: dt.tzinfo, style: str, *, sessions: bool) -> pa.Array:
     """Return times in the requested style (`TIME_STYLES`). With `sessions` (daily or weekly), ISO times are dates."""
+    values = time_values(times_us, zone, style, sessions=sessions)
+    return pa.array(values, pa.utf8() if style == "iso" else pa.int64())
+
+
+def time_values(times_us: Int64Array, zone: dt.tzinfo, style: str, *, sessions: bool) -> list[Any]:
+    """Return the values of `time_column` as texts or numbers."""
     if style != "iso":
-        return pa.array(times_us // EPOCHS[style])
+        numbers: list[Any] = (times_us // EPOCHS[style]).tolist()
+        return numbers
     if sessions:
-        return pa.array(np.datetime_as_string(times_us.view("datetime64[us]"), unit="D").astype(object), pa.utf8())
-    return pa.array(iso_times(times_us, zone).astype(object), pa.utf8())
+        return [_dates[day] for day in (times_us // DAY_US).tolist()]
+    return iso_texts(times_us, zone)
 
 
 def exact_time(us: int, zone: dt.tzinfo, style: str, *, sessions: bool) -> str | int:
     """Return one time in the requested style, or in µs if the style would round the time."""
     if style != "iso" and us % EPOCHS[style]:
         style = "us"
-    found: str | int = time_column(np.array([us], dtype=np.int64), zone, style, sessions=sessions)[0].as_py()
+    found: str | int = time_values(np.array([us], dtype=np.int64), zone, style, sessions=sessions)[0]
     return found
 
 
@@ -121,14 +149,6 @@ def format_columns(table: pa.Table, zone: dt.tzinfo, style: str = "iso", *, sess
     return pa.table(columns)
 
 
-def to_rows(table: pa.Table) -> list[Any]:
-    """Return the rows of a table from `format_columns` as objects that msgspec encodes under the column names."""
-    names = table.schema.names
-    if not names:
-        return []
-    return list(map(_row_type(tuple(names)), *(table.column(name).to_pylist() for name in names)))
-
-
 @lru_cache(maxsize=256)
 def _row_type(names: tuple[str, ...]) -> Any:
     fields = [f"c{number}" for number in range(len(names))]
@@ -138,11 +158,53 @@ def _row_type(names: tuple[str, ...]) -> Any:
 
 
 def to_json(head: Mapping[str, Any], key: str, table: pa.Table) -> bytes:
-    """Return `head` with the table's rows under `key`, as JSON. The rows are encoded in steps of `STEP_ROWS`."""
+    """Return `head` with the rows of a table from `format_columns` under `key`, as JSON."""
+    return with_rows(head, key, _encoded(tuple(table.schema.names), [column.to_pylist() for column in table.columns]))
+
+
+def with_rows(head: Mapping[str, Any], key: str, rows: bytes) -> bytes:
+    """Return `head` with the encoded rows under `key`, as JSON. `rows` has no brackets."""
     begin = msgspec.json.encode({**head, key: ()})
-    steps = (table.slice(first, STEP_ROWS) for first in range(0, table.num_rows, STEP_ROWS))
-    rows = b",".join(msgspec.json.encode(to_rows(step))[1:-1] for step in steps)
     return b"".join((begin[:-2], rows, begin[-2:]))
+
+
+def json_rows(table: pa.Table, zone: dt.tzinfo, style: str = "iso", *, sessions: bool = False) -> bytes:
+    """Return a table's rows as JSON without the brackets: those of `format_columns`, without its Arrow columns."""
+    columns = [
+        _json_values(column, zone, style, sessions=sessions and name == "time")
+        for name, column in zip(table.schema.names, table.columns, strict=True)
+    ]
+    return _encoded(tuple(table.schema.names), columns)
+
+
+def _json_values(column: Any, zone: dt.tzinfo, style: str, *, sessions: bool) -> list[Any]:
+    """Return a column's values as objects that msgspec encodes. It encodes NaN and infinity as null."""
+    kind, nulls = column.type, column.null_count
+    if pa.types.is_timestamp(kind):
+        texts = time_values(times_of(column.drop_null() if nulls else column), zone, style, sessions=sessions)
+        if not nulls:
+            return texts
+        present = iter(texts)
+        return [next(present) if valid else None for valid in column.is_valid().to_pylist()]
+    if pa.types.is_floating(kind) or (not nulls and (pa.types.is_integer(kind) or pa.types.is_boolean(kind))):
+        values: list[Any] = column.to_numpy().tolist()
+        return values
+    if pa.types.is_dictionary(kind) and not nulls:
+        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        if isinstance(array, pa.ChunkedArray):  # no rows
+            return []
+        texts = array.dictionary.to_pylist()
+        return [texts[code] for code in array.indices.to_numpy().tolist()]
+    return column.to_pylist()  # type: ignore[no-any-return]
+
+
+def _encoded(names: tuple[str, ...], columns: Sequence[list[Any]]) -> bytes:
+    """Return rows as JSON without the brackets. They are encoded in steps of `STEP_ROWS`."""
+    if not columns or not columns[0]:
+        return b""
+    rows = list(map(_row_type(names), *columns))
+    steps = (rows[first : first + STEP_ROWS] for first in range(0, len(rows), STEP_ROWS))
+    return b",".join(msgspec.json.encode(step)[1:-1] for step in steps)
 
 
 def to_csv(table: pa.Table) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -20,6 +21,12 @@ from tickerplant.core.interval import D1, parse
 
 CHEAP_ROWS: Final = 5_000
 """Maximum rows of a request in the lane `reading`. 5,000 rows take about 30 ms of CPU time."""
+SMALL_ROWS: Final = 500
+"""Maximum rows of a request that runs on the server's loop. 500 rows take about 1 ms of CPU time."""
+UNWATCHED_S: Final = 0.1
+"""Seconds after which a request is cancelled when its client closes the connection. Most answers are sent earlier."""
+PAGES: Final = ("/v1/historical/", "/v1/intraday/", "/v1/ticks/", "/v1/realtime/", "/v1/analytics/")
+"""Paths of the routes that answer with pages of rows."""
 ON_SERVER: Final = ("/v1/status", "/health", "/metrics")
 """Paths that need no lane: they wait for pools of their own, so they answer while the lanes are full."""
 _count: Final = TypeAdapter(int).validate_python
@@ -36,23 +43,36 @@ class LaneRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            if request.method != "GET" or request.scope["path"] in ON_SERVER:
+            if request.method != "GET":
                 return await handler(request)
-            lanes = request.app.state.api.lanes
-            lane = lanes.computing if is_expensive(request) else lanes.reading
-            return await _until_gone(request, lane, lambda: handler(request))
+            return await run_in_lane(request, lambda: handler(request))
 
         return handle
 
 
-async def _until_gone(
-    request: Request, lane: RequestLane, make: Callable[[], Coroutine[Any, Any, Response]]
-) -> Response:
+async def run_in_lane(request: Request, make: Callable[[], Coroutine[Any, Any, Response]]) -> Response:
+    """Return the answer of a GET request, which `make` returns. The request's lane depends on its cost."""
+    if request.scope["path"] in ON_SERVER:
+        return await make()
+    lanes, cost, client = request.app.state.api.lanes, cost_of(request), client_of(request)
+    lane: RequestLane = lanes.computing if cost > CHEAP_ROWS else lanes.reading
+    answer = lane.run_here(make, client) if cost <= SMALL_ROWS else lane.run(make, client)
+    return await _until_gone(request, answer)
+
+
+async def _until_gone(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
     """Return the answer of a request in a lane.
 
     If the client closes the connection, cancels the request and raises ClientDisconnect.
     """
-    working = asyncio.ensure_future(lane.run(make, client_of(request)))
+    working = asyncio.ensure_future(answer)
+    try:
+        await asyncio.wait([working], timeout=UNWATCHED_S)
+    except asyncio.CancelledError:
+        working.cancel()
+        raise
+    if working.done():
+        return working.result()
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait([working, gone], return_when=asyncio.FIRST_COMPLETED)
@@ -75,18 +95,28 @@ def client_of(request: Request) -> str:
 
 
 def is_expensive(request: Request) -> bool:
-    """Return True if the request may read or compute more than `CHEAP_ROWS` rows. Wrong parameters are cheap.
+    """Return True if the request may read or compute more than `CHEAP_ROWS` rows (`cost_of`)."""
+    return cost_of(request) > CHEAP_ROWS
 
-    The route refuses wrong parameters before it reads.
+
+def cost_of(request: Request) -> float:
+    """Return the maximum count of rows that the request may read or compute; a read row counts less than an answer's.
+
+    Wrong parameters cost nothing: the route refuses them before it reads. The count is infinite for coverage and
+    computed indicators, and that of the lane `reading` for a list.
     """
     path, query = request.scope["path"], request.query_params
     if path == "/v1/coverage" or (path.startswith("/v1/indicators/") and path.count("/") > 3):
-        return True
+        return math.inf
     if path.startswith("/v1/coverage/"):
-        return "from" in query
+        return math.inf if "from" in query else CHEAP_ROWS
+    if path.startswith("/v1/realtime/") and not query.keys() & {"start", "end", "limit", "skip"}:
+        return 0
+    if not path.startswith(PAGES):
+        return CHEAP_ROWS
     try:
         interval = parse(query.get("interval", D1.name)).name
         rows = _count(query.get("limit") or DEFAULT_LIMIT) + _count(query.get("skip") or 0)
     except (BadInput, ValidationError):
-        return False
-    return rows * _COST_OF_ROW.get(interval, 1) > CHEAP_ROWS
+        return 0
+    return rows * _COST_OF_ROW.get(interval, 1)

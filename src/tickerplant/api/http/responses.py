@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
+import msgspec
 import pyarrow as pa
 from fastapi import Response
 
@@ -94,11 +95,12 @@ def page_response(
         side = "start" if page.range.start_us is not None else "end"
         following[side] = page.time(following[side])
 
-    plain = formats.format_columns(without_internal(table), page.zone, page.times, sessions=page.by_session)
     if page.format == "csv":
+        plain = formats.format_columns(without_internal(table), page.zone, page.times, sessions=page.by_session)
         return csv_response(formats.to_csv(plain), f"{page.symbol}-{key}", position, following, extra)
-    document = {**head, **extra, "position": position, "count": plain.num_rows, "next": following}
-    return positioned_response(formats.to_json(document, key, plain), position)
+    document = {**head, **extra, "position": msgspec.Raw(position.raw()), "count": table.num_rows, "next": following}
+    rows = formats.json_rows(without_internal(table), page.zone, page.times, sessions=page.by_session)
+    return positioned_response(formats.with_rows(document, key, rows), position)
 
 
 def _cut(table: pa.Table, page: PageRequest) -> tuple[pa.Table, dict[str, Any] | None]:

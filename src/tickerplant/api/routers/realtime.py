@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from fastapi import APIRouter, Depends, Request, Response
@@ -23,6 +24,7 @@ from tickerplant.api.state import ApiState
 from tickerplant.api.websockets.rows import NOT_LAST
 from tickerplant.core.interval import D1, M1, M5
 
+INTERVALS: Final = (M1, M5, D1)
 LAST_TICK_ROWS: Final = 100
 """Count of newest ticks that are searched for the last one that may set a price."""
 
@@ -74,31 +76,29 @@ async def realtime(request: Request, symbol: Symbol, query: Annotated[RealtimeQu
     if query.wants_ticks:
         return await ticks_response(state, query.page(symbol))
     page = query.page(symbol)
-    async with state.store.read() as transaction:
-        newest_ticks = await transaction.ticks(page.symbol, None, None, LAST_TICK_ROWS)
-        bars = {step: await transaction.bars(page.symbol, step, None, None, 1) for step in (M1, M5, D1)}
-        values = await transaction.forming_values(page.symbol)
-        if not newest_ticks.num_rows and not any(table.num_rows for table in bars.values()):
+    newest, position = await state.store.newest_state(page.symbol, INTERVALS, LAST_TICK_ROWS)
+    bars = dict(zip(INTERVALS, newest.bars, strict=True))
+    if not newest.ticks.num_rows and not any(table.num_rows for table in newest.bars):
+        async with state.store.read() as transaction:
             await require_symbol(transaction, page.symbol)
-        position = transaction.position
-    tick = _last_tick(newest_ticks)
+    tick = _last_tick(newest.ticks)
     if page.format == "csv":
         plain = formats.format_columns(without_internal(tick), page.zone, page.times)
         return csv_response(formats.to_csv(plain), f"{page.symbol}-tick", position)
 
-    def first_row(table: pa.Table, *, sessions: bool = False) -> Any:
-        plain = formats.format_columns(without_internal(table), page.zone, page.times, sessions=sessions)
-        return next(iter(formats.to_rows(plain)), None)
+    def rows(table: pa.Table, *, sessions: bool = False) -> bytes:
+        return formats.json_rows(table, page.zone, page.times, sessions=sessions)
+
+    def first_row(table: pa.Table, *, sessions: bool = False) -> msgspec.Raw:
+        return msgspec.Raw(rows(without_internal(table), sessions=sessions) or b"null")
 
     body = {
         "symbol": page.symbol,
         "tz": page.tz,
-        "position": position,
+        "position": msgspec.Raw(position.raw()),
         "tick": first_row(tick),
         "bars": {step.name: first_row(table, sessions=not step.is_intraday) for step, table in bars.items()},
-        "analytics": formats.to_rows(
-            formats.format_columns(formats.without(values, ("symbol",)), page.zone, page.times)
-        ),
+        "analytics": msgspec.Raw(b"[" + rows(formats.without(newest.values, ("symbol",))) + b"]"),
     }
     return positioned_response(formats.encode(body), position)
 

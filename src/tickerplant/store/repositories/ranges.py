@@ -2,19 +2,93 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from tickerplant.core.times import Int64Array, datetime_of
+from tickerplant.core.times import Int64Array, clamp_range, datetime_of, times_of
+from tickerplant.store.column_arrays import array_list, is_supported, table_of_arrays
 from tickerplant.store.copy_protocol import quoted, read_numbers, selected, table_of
+from tickerplant.store.row_spans import RowSpans
 
 if TYPE_CHECKING:
     from tickerplant.store.session import Session
+
+MAX_ARRAY_ROWS: Final = 250_000
+"""Maximum rows that are read as arrays: those of a page and those that it skips. The database builds them in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class RangeQuery:
+    """A query for a symbol's rows in a range: `start_us` <= time < `end_us`, at most `limit`, nearest to one end.
+
+    That end is the end of the range if `backward` is set, otherwise its start. `keys` are the columns that select the
+    symbol's rows, and their values. `ties` are expressions that order rows of one instant.
+    """
+
+    relation: str
+    schema: pa.Schema
+    keys: tuple[tuple[str, Any], ...]
+    start_us: int | None
+    end_us: int | None
+    limit: int | None
+    backward: bool
+    ties: tuple[str, ...] = ()
+
+    @property
+    def fits_arrays(self) -> bool:
+        """Return whether the rows can be read as arrays: few enough, and of supported types."""
+        return self.limit is not None and self.limit <= MAX_ARRAY_ROWS and is_supported(self.schema)
+
+    def narrowed(self, spans: RowSpans) -> RangeQuery:
+        """Return a query with a shorter range. Its result is the same if it has `limit` rows (`RowSpans.narrow`)."""
+        assert self.limit is not None
+        start_us, end_us = clamp_range(*spans.narrow(self._span_key, self.start_us, self.end_us, self.limit))
+        return dataclasses.replace(self, start_us=start_us, end_us=end_us)
+
+    def remember(self, spans: RowSpans, table: pa.Table) -> None:
+        """Record the span of the newest rows."""
+        if self.start_us is None and self.end_us is None and self.limit is not None:
+            spans.add(self._span_key, times_of(table.column("time")), self.limit)
+
+    def rows_sql(self, arguments: list[Any]) -> str:
+        """Return the statement for `table_of`. Adds its arguments to the list."""
+        return self._sql(selected(self.schema), arguments)
+
+    def sql(self, arguments: list[Any]) -> str:
+        """Return the statement whose only row is for `table`. Adds its arguments to the list."""
+        rows = self._sql(quoted(self.schema.names), arguments)
+        return f"SELECT {array_list(self.schema)} FROM ({rows}) AS r"
+
+    def table(self, row: Sequence[Any]) -> pa.Table:
+        """Return the rows in ascending order of time."""
+        return table_of_arrays(row, self.schema, backward=self.backward)
+
+    @property
+    def _span_key(self) -> tuple[Any, ...]:
+        return (self.relation, *(value for _, value in self.keys))
+
+    def _sql(self, columns: str, arguments: list[Any]) -> str:
+        conditions = []
+        for name, value in self.keys:
+            arguments.append(value)
+            conditions.append(f'"{name}" = ${len(arguments)}')
+        for bound, comparison in ((self.start_us, ">="), (self.end_us, "<")):
+            if bound is not None:
+                arguments.append(datetime_of(bound))
+                conditions.append(f'"time" {comparison} ${len(arguments)}')
+        direction = "DESC" if self.backward else "ASC"
+        tail = "".join(f", {name} {direction}" for name in self.ties)
+        if self.limit is not None:
+            arguments.append(self.limit)
+            tail += f" LIMIT ${len(arguments)}"
+        where = " AND ".join(conditions)
+        return f'SELECT {columns} FROM "{self.relation}" WHERE {where} ORDER BY "time" {direction}{tail}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +108,7 @@ class RowReader:
     @property
     def _tie_breakers(self) -> tuple[str, ...]:
         """Return the expressions that order rows of one instant."""
-        if not self.arrival:
-            return ()
-        columns = tuple(f'"{name}"' for name in self.arrival)
-        return columns if self.session.timescale else (*columns, "ctid")
+        return tie_breakers(self.arrival, timescale=self.session.timescale)
 
     async def read_range(
         self,
@@ -53,26 +124,27 @@ class RowReader:
         The order is descending if `newest_first` is set. A limit without a start selects the newest `limit` rows. A
         limit with a start selects the rows nearest to the start, or the newest rows if `newest_first` is set.
         """
-        arguments: list[Any] = [value for _, value in keys]
-        conditions = [f'"{name}" = ${i}' for i, (name, _) in enumerate(keys, 1)]
-        for bound, comparison in ((start_us, ">="), (end_us, "<")):
-            if bound is not None:
-                arguments.append(datetime_of(bound))
-                conditions.append(f'"time" {comparison} ${len(arguments)}')
         backward = newest_first or (start_us is None and limit is not None)
-        direction = "DESC" if backward else "ASC"
-        tail = "".join(f", {name} {direction}" for name in self._tie_breakers)
-        if limit is not None:
-            arguments.append(limit)
-            tail += f" LIMIT ${len(arguments)}"
-        rows = await self.session.rows(
-            f'SELECT {selected(self.schema)} FROM "{self.relation}" WHERE {" AND ".join(conditions)}'
-            f' ORDER BY "time" {direction}{tail}',
-            *arguments,
+        query = RangeQuery(
+            self.relation, self.schema, tuple(keys), start_us, end_us, limit, backward, self._tie_breakers
         )
-        if backward and not newest_first:
-            rows = rows[::-1]
-        return table_of(rows, self.schema)
+        if newest_first or not query.fits_arrays:
+            arguments: list[Any] = []
+            rows = await self.session.rows(query.rows_sql(arguments), *arguments)
+            return table_of(rows[::-1] if backward and not newest_first else rows, self.schema)
+        assert limit is not None
+        spans = self.session.known.spans
+        narrow = query.narrowed(spans)
+        table = await self._read_arrays(narrow)
+        if table.num_rows < limit and narrow != query:
+            table = await self._read_arrays(query)
+        query.remember(spans, table)
+        return table
+
+    async def _read_arrays(self, query: RangeQuery) -> pa.Table:
+        arguments: list[Any] = []
+        [row] = await self.session.rows(query.sql(arguments), *arguments)
+        return query.table(row)
 
     async def read_newest_of_each(
         self, symbols: Sequence[str], interval: str | None, before_us: int | None, limit: int, condition: str = "true"
@@ -110,6 +182,14 @@ async def read_numbered(
     names = list(dict.fromkeys(symbols))
     times, numbers = await read_numbers(session, query, 0, names, *arguments)
     return names, times, numbers.astype(np.int64)
+
+
+def tie_breakers(arrival: Sequence[str], *, timescale: bool) -> tuple[str, ...]:
+    """Return the expressions that order rows of one instant by the columns of their arrival (`RowReader`)."""
+    if not arrival:
+        return ()
+    columns = tuple(f'"{name}"' for name in arrival)
+    return columns if timescale else (*columns, "ctid")
 
 
 def in_order(numbers: Int64Array, times: Int64Array) -> Int64Array | slice:
