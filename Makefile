@@ -3,6 +3,9 @@
 PYTHON ?= python3
 ARGS ?=
 
+# Commands that the machine lacks, and that `tools/need` installs from PyPI.
+export PATH := $(PATH):$(CURDIR)/.venv/bin
+
 PY := .venv/bin/python
 UV := .venv/bin/uv
 STEP := tools/step
@@ -11,7 +14,7 @@ STATIC := src/tickerplant/api/static/index.html
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run venv web test test-all test-real test-parts lint lint-ruff lint-format lint-mypy lint-imports web-check bench chaos fuzz kafka lock
+.PHONY: dist help run venv web test test-all test-real test-parts lint lint-ruff lint-format lint-mypy lint-imports web-check bench chaos fuzz kafka lock
 
 help:
 	@echo "make run     run the whole plant with embedded defaults; ARGS='...' are options of \`tickerplant up\`"
@@ -21,6 +24,7 @@ help:
 	@echo "make lint    check style, types and imports only"
 	@echo "make venv    create the developers' environment, .venv"
 	@echo "make web     build the dashboard into the package"
+	@echo "make dist    build and check the wheel and the sdist: metadata, contents, installation, first candles"
 	@echo "make bench   run the benchmarks; ARGS='...' are their options; ARGS=--list lists them"
 	@echo "make bench ARGS='compare REF [BENCH ...]'  run benchmarks on two commits in turn and print ratios"
 	@echo "make bench ARGS='table [ROW ...]'  measure the aims in docs/benchmarks.md"
@@ -61,11 +65,17 @@ COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hash
 	--custom-compile-command "make lock"
 
 # Keeps locked versions if possible. ARGS=--upgrade selects the newest version of each package.
+# The environment of `make run` has all extras except ccxt.
+RUN_EXTRAS = --extra calendars --extra kafka --extra yahoo
+
 lock: .venv/.installer
-	@$(COMPILE) $(ARGS) pyproject.toml -o requirements.txt
+	@$(COMPILE) $(ARGS) $(RUN_EXTRAS) pyproject.toml -o requirements.txt
 	@$(COMPILE) $(ARGS) --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
-	@$(COMPILE) $(ARGS) --extra bench -c requirements-dev.txt pyproject.toml -o requirements-bench.txt
+	@$(COMPILE) $(ARGS) $(RUN_EXTRAS) --extra bench -c requirements-dev.txt pyproject.toml -o requirements-bench.txt
 	@$(COMPILE) $(ARGS) -c requirements-dev.txt tools/requirements-install.in -o tools/requirements-install.txt
+	@for name in dist node java; do \
+		$(COMPILE) $(ARGS) -c requirements-dev.txt tools/requirements-$$name.in -o tools/requirements-$$name.txt || exit 1; \
+	done
 
 # --- run --------------------------------------------------------------------------------------------------------------
 
@@ -73,9 +83,8 @@ lock: .venv/.installer
 run: export TICKERPLANT_DATA ?= $(CURDIR)/.data/plant
 
 run: .venv/.runtime
-	@if [ -n "$(WEB)" ] && command -v npm >/dev/null; then $(MAKE) --no-print-directory web; \
-	elif [ -e $(STATIC) ]; then echo "  npm not found: using the dashboard built before"; \
-	else echo "  npm not found: no dashboard; the API works without it"; fi
+	@$(MAKE) --no-print-directory web || { [ -e $(STATIC) ] && echo "  using the dashboard built before"; } || \
+		echo "  no dashboard; the API works without it"
 	@exec .venv/bin/tickerplant up $(ARGS)
 
 kafka:
@@ -88,12 +97,17 @@ ifneq ($(WEB),)
 web: $(STATIC)
 	@:
 
+# Node comes from PyPI if the machine has none. `make run` works without it.
+.PHONY: npm
+npm: .venv/.installer
+	@tools/need npm:npm:node
+
 $(STATIC): web/node_modules/.package-lock.json \
 		$(shell find web -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -name '*.tsbuildinfo')
 	@$(STEP) "build the dashboard" npm --prefix web run build
 	@touch $@
 
-web/node_modules/.package-lock.json: web/package.json web/package-lock.json
+web/node_modules/.package-lock.json: web/package.json web/package-lock.json | npm
 	@PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 $(STEP) "install the packages of the dashboard" npm --prefix web ci
 	@touch $@
 
@@ -118,13 +132,13 @@ lint-mypy: .venv/.dev
 lint-imports: .venv/.dev
 	@$(STEP) "lint-imports" .venv/bin/lint-imports
 
-tools/timescale/node_modules/.package-lock.json: tools/timescale/package-lock.json
+tools/timescale/node_modules/.package-lock.json: tools/timescale/package-lock.json | npm
 	@$(STEP) "get TimescaleDB for tests" npm --prefix tools/timescale ci
 	@touch $@
 
 test-parts: .venv/.dev
 	@$(STEP) "find Chromium, Java, Maven, npm and faketime" \
-		tools/need chromium:chromium java:default-jre-headless mvn:maven npm:npm faketime:faketime
+		tools/need npm:npm:node java:default-jre-headless:java chromium:chromium mvn:maven faketime:faketime
 	@$(STEP) "get Kafka for tests" tools/kafka/kafka get
 	@$(MAKE) --no-print-directory tools/timescale/node_modules/.package-lock.json
 
@@ -165,3 +179,11 @@ fuzz: .venv/.dev
 bench: .venv/.bench
 	@[ -e benchmarks/run.py ] || { echo "  benchmarks/run.py not found"; exit 1; }
 	@$(PY) benchmarks/run.py $(ARGS)
+
+# --- packages ---------------------------------------------------------------------------------------------------------
+
+# ARGS are options of tools/dist.py. The packages are in dist/.
+dist: .venv/.installer
+	@$(STEP) "install what the packages need" $(UV) pip install --python $(PY) -q --require-hashes \
+		-r tools/requirements-dist.txt
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) tools/dist.py $(ARGS)

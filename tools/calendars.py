@@ -5,23 +5,42 @@ Reading a packaged schedule takes milliseconds. Computing it with the library co
 
 from __future__ import annotations
 
+import json
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from exchange_calendars.calendar_utils import global_calendar_dispatcher
 
-from tickerplant.core.schedules import PACKAGED_CALENDARS, library_schedule
+from tickerplant.core.errors import ConfigError
+from tickerplant.core.schedules import INDEX, library_schedule
+from tickerplant.core.sessions import ALWAYS_OPEN
 
 FOLDER = Path(__file__).parents[1] / "src" / "tickerplant" / "core" / "calendars"
 
 
 def main() -> None:
-    """Write each schedule and the version of its source."""
-    version = np.array(metadata.version("exchange_calendars"))
-    for name in PACKAGED_CALENDARS:
-        steps = {part: np.diff(values, prepend=np.int64(0)) for part, values in library_schedule(name).items()}
-        np.savez_compressed(FOLDER / f"{name}.npz", version=version, **steps)
-        print(f"{name}: {(FOLDER / f'{name}.npz').stat().st_size:,} bytes, from exchange_calendars {version}")
+    """Write the schedules of all calendars that the library can create, and their index."""
+    version = metadata.version("exchange_calendars")
+    files: dict[str, str] = {}
+    same: dict[bytes, str] = {}
+    for name in sorted(global_calendar_dispatcher._calendar_factories.keys() - {ALWAYS_OPEN}):
+        try:
+            schedule = library_schedule(name)
+        except ConfigError as error:
+            print(error)
+            continue
+        steps = {part: np.diff(values, prepend=np.int64(0)) for part, values in schedule.items()}
+        content = b"".join(values.tobytes() for values in steps.values())
+        files[name] = same.setdefault(content, f"{name.replace('/', '-')}.npz")
+        np.savez_compressed(FOLDER / files[name], **steps)
+    aliases = {alias: name for alias, name in global_calendar_dispatcher._aliases.items() if name in files}
+    index = {"version": version, "calendars": files, "aliases": dict(sorted(aliases.items()))}
+    (FOLDER / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    for old in {*FOLDER.glob("*.npz")} - {FOLDER / file for file in files.values()}:
+        old.unlink()
+    size = sum(path.stat().st_size for path in FOLDER.iterdir())
+    print(f"{len(files)} calendars of exchange_calendars {version}, {size:,} bytes")
 
 
 if __name__ == "__main__":

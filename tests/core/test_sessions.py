@@ -250,14 +250,14 @@ def test_a_calendar_that_the_library_cannot_create_is_a_config_error(monkeypatch
         Calendars(Rules(calendars={"*": "XBRK"})).check()
 
 
-def test_the_packaged_schedules_equal_the_librarys() -> None:
-    for name in schedules.PACKAGED_CALENDARS:
-        packaged, made = schedules.packaged_schedule(name), schedules.library_schedule(name)
-        assert packaged is not None, "the file is from another version of exchange_calendars: run tools/calendars.py"
-        assert packaged.keys() == made.keys()
-        for part, values in made.items():
-            assert packaged[part].dtype == values.dtype
-            assert (packaged[part] == values).all()
+@pytest.mark.parametrize("name", ["XNYS", "XLON", "XHKG", "CMES", "XFRA", "HKEX"])
+def test_a_packaged_schedule_equals_the_librarys(name: str) -> None:
+    packaged, made = schedules.packaged_schedule(name), schedules.library_schedule(name)
+    assert packaged is not None, "the file is from another version of exchange_calendars: run tools/calendars.py"
+    assert packaged.keys() == made.keys()
+    for part, values in made.items():
+        assert packaged[part].dtype == values.dtype
+        assert (packaged[part] == values).all()
 
 
 @pytest.mark.parametrize(

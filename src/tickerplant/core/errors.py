@@ -16,6 +16,22 @@ class ConfigError(TickerplantError):
     """A setting is missing, contradicts another one, or is invalid."""
 
 
+class MissingExtra(ConfigError):
+    """A feature needs an extra of the package that is not installed. The message contains the command to install it."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs {EXTRAS[extra]}, which is not installed: pip install 'tickerplant[{extra}]'")
+        self.extra = extra
+
+
+EXTRAS: Final = {
+    "calendars": "exchange_calendars",
+    "ccxt": "ccxt",
+    "kafka": "confluent_kafka",
+    "yahoo": "yfinance",
+}
+"""The module that each extra of the package installs."""
+
 MAX_MESSAGE_CHARS: Final = 2_000
 """Maximum characters of a message about input, which may quote the input."""
 

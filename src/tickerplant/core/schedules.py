@@ -1,5 +1,8 @@
 """Schedules of exchanges: read from the package, or computed by exchange_calendars.
 
+The package contains the schedules of one version of exchange_calendars (`tools/calendars.py` writes them). The library
+itself is the extra `calendars`. If it is installed in another version, it computes the schedules instead.
+
 This is the one module of `core` that reads files. Schedules cover fixed years, `FIRST_DAY` to `LAST_DAY` or the bounds
 of the exchange's calendar, so they do not depend on the clock.
 """
@@ -7,21 +10,24 @@ of the exchange's calendar, so they do not depend on the clock.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata, resources
 from typing import Any, Final, TypeAlias
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from tickerplant.core.errors import ConfigError
+from tickerplant.core.errors import ConfigError, MissingExtra
 from tickerplant.core.times import FOREVER_US, HOUR_US, Int64Array, micros_of
 
 FIRST_DAY: Final = dt.date(1980, 1, 1)
 LAST_DAY: Final = dt.date(2039, 12, 31)
-PACKAGED_CALENDARS: Final = ("XNYS",)
-"""Calendars whose schedules are in the package: the exchange of the default rules. `tools/calendars.py` writes them."""
+INDEX: Final = "index.json"
+"""File beside the packaged schedules: the library's version, the file of each calendar, and other names of calendars.
+Calendars with equal schedules share a file."""
 Schedule: TypeAlias = Mapping[str, Int64Array]
 """Arrays of a calendar by the name of the array, with one element per session."""
 _EXTENDED_FROM: Final = dt.time(4)
@@ -31,25 +37,61 @@ _EXTENDED_FOR_US: Final = 4 * HOUR_US
 """Maximum time from the close to the session's end. New York's late trading ends at 20:00, on half days at 17:00."""
 
 
+def calendar_version() -> str:
+    """Return the version of exchange_calendars whose schedules apply: the installed one, else the packaged one."""
+    return _library_version() or str(_index()["version"])
+
+
+def packaged_calendars() -> tuple[str, ...]:
+    """Return the names of the packaged calendars, sorted."""
+    return tuple(_index()["calendars"])
+
+
 def packaged_schedule(name: str) -> Schedule | None:
-    """Return the packaged schedule, or None if there is none for the installed version of exchange_calendars."""
-    if name not in PACKAGED_CALENDARS:
+    """Return the packaged schedule, or None if there is none for the installed version of exchange_calendars.
+
+    If the library is not installed, the packaged schedule applies.
+    """
+    index = _index()
+    file = index["calendars"].get(index["aliases"].get(name, name))
+    if file is None or _library_version() not in ("", index["version"]):
         return None
     with (
-        resources.as_file(resources.files("tickerplant.core") / "calendars" / f"{name}.npz") as path,
+        resources.as_file(_folder() / file) as path,
         np.load(path) as stored,
     ):
-        if str(stored["version"]) != metadata.version("exchange_calendars"):
-            return None
-        return {
-            part: np.cumsum(stored[part]) for part in stored.files if part != "version"
-        }  # stored as differences, a tenth of the size
+        return {part: np.cumsum(stored[part]) for part in stored.files}  # stored as differences, a tenth of the size
+
+
+@cache
+def _index() -> dict[str, Any]:
+    index: dict[str, Any] = json.loads((_folder() / INDEX).read_text(encoding="utf-8"))
+    return index
+
+
+def _folder() -> Any:
+    return resources.files("tickerplant.core") / "calendars"
+
+
+def _library_version() -> str:
+    try:
+        return metadata.version("exchange_calendars")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def library_schedule(name: str) -> Schedule:
-    """Return the schedule of exchange_calendars. Raises ConfigError for an unknown name, or if the library fails."""
-    import exchange_calendars
-    from exchange_calendars.calendar_utils import global_calendar_dispatcher
+    """Return the schedule of exchange_calendars.
+
+    Raises ConfigError for an unknown name, or if the library fails. Raises MissingExtra if it is not installed.
+    """
+    try:
+        import exchange_calendars
+        from exchange_calendars.calendar_utils import global_calendar_dispatcher
+    except ModuleNotFoundError as error:
+        if error.name != "exchange_calendars":
+            raise
+        raise MissingExtra(f"the calendar {name!r} (not a packaged one)", "calendars") from None
 
     try:
         known = global_calendar_dispatcher.resolve_alias(name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from tickerplant.core.digits import is_digits
-from tickerplant.core.errors import ConfigError
+from tickerplant.core.errors import EXTRAS, ConfigError, MissingExtra
 from tickerplant.log.port import EventLog
 
 FILE_NAME = "market.log"
@@ -70,8 +70,6 @@ def _embedded(path: Path, patience_s: float) -> EventLog:
 
 
 def _kafka(bootstrap: str, options: Mapping[str, str], config: Mapping[str, str], patience_s: float) -> EventLog:
-    from tickerplant.log.kafka import KafkaLog
-
     replication = options.get("replication")
     if replication is not None and not (is_digits(replication) and int(replication)):
         raise ConfigError(f"replication={replication} in the event log's address is not a replica count; use 1 or 3")
@@ -79,6 +77,13 @@ def _kafka(bootstrap: str, options: Mapping[str, str], config: Mapping[str, str]
         host, _, port = broker.rpartition(":")
         if not host or not is_digits(port):
             raise ConfigError(f"{broker!r} in the event log's address is not host:port; write it like broker:9092")
+    try:
+        from tickerplant.log.kafka import KafkaLog
+    except ModuleNotFoundError as error:
+        if error.name != EXTRAS["kafka"]:
+            raise
+        raise MissingExtra("an event log on Kafka", "kafka") from None
+
     return KafkaLog(
         bootstrap,
         config=config,

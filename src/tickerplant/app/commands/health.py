@@ -58,9 +58,11 @@ def _check_log(settings: Settings) -> Iterator[ComponentHealth]:
     from tickerplant.app.disk import disk_health
     from tickerplant.app.runtime import plant
     from tickerplant.app.wiring import open_readonly
+    from tickerplant.app.wiring.vendors import skipped_health
 
     held = plant.folder_is_held(settings)
     yield from check("disk", lambda: disk_health(settings.data))
+    yield from check("vendors", lambda: skipped_health(settings))
     try:
         with open_readonly.log_of(settings, patience_s=LOG_S) as event_log:
             yield from check("plant", lambda: health.plant_health(event_log, held=held))

@@ -26,6 +26,8 @@ def vendors(
     from tickerplant.market_data.vendors import registry
 
     rows = vendors_wiring.status(loaded.settings)
+    for part in vendors_wiring.skipped_health(loaded.settings):
+        notify(f"{part.name}: {part.sentence}")
     if json:
         for row in rows:
             emit(row.as_dict())

@@ -6,7 +6,6 @@ import datetime as dt
 import json
 import re
 from collections.abc import Callable
-from importlib import metadata
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
@@ -15,6 +14,7 @@ from pydantic_settings import NoDecode
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.interval import parse
 from tickerplant.core.rules import DEFAULT_RULES, FX_CALENDARS, Rules
+from tickerplant.core.schedules import calendar_version
 from tickerplant.core.sources import SourceOrder
 from tickerplant.core.web_address import check_host, check_network, check_origin
 
@@ -428,7 +428,7 @@ class RulesSettings(SettingsGroup):
             sources=self.sources,
             source_priority_wait_us=self.source_priority_wait_ms * 1000,
             calendars=self.calendars,
-            calendar_version=metadata.version("exchange_calendars"),
+            calendar_version=calendar_version(),
             extended_hours=self.extended_hours,
             revision_window_sessions=self.revision_window_sessions,
             activity_bars=self.activity_bars,

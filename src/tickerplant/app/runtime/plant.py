@@ -41,6 +41,7 @@ from tickerplant.app.wiring.database import database, running_dsn
 from tickerplant.app.wiring.locks import FolderLock
 from tickerplant.app.wiring.log import open_log, snapshot_retentions
 from tickerplant.app.wiring.log_binding import create_first_topics, create_followed_topics
+from tickerplant.app.wiring.vendors import skipped_health
 from tickerplant.core.errors import StoreUnavailable
 from tickerplant.core.outage import Outage
 from tickerplant.core.schemas import RAW
@@ -92,6 +93,8 @@ class Plant:
     """Steps 4 to 6 of opening. Services other than the API wait for them."""
     supervisor: Supervisor = field(default_factory=lambda: Supervisor([]))
     counts: ServiceCounts = field(default_factory=ServiceCounts)
+    made_up: bool = False
+    """Whether a sandbox supplies the prices."""
 
     def supervise(
         self, names: Iterable[str], *, vendor: tuple[SandboxProcess | ExternalSandbox, SandboxEndpoint] | None = None
@@ -101,6 +104,7 @@ class Plant:
         `vendor`: the sandbox that market_data uses; it is supervised as a service too.
         """
         supervised: list[Service] = []
+        self.made_up = vendor is not None
         if vendor is not None:
             supervised.append(Service("sandbox", sync=vendor[0].watch, placed=False))
         for name in names:
@@ -176,6 +180,7 @@ class Plant:
             ("services", lambda: health.service_health(self.supervisor.statuses())),
             ("indicators", lambda: health.indicator_health(self.counts.of("analytics"))),
             ("disk", lambda: disk_health(self.settings.data)),
+            ("vendors", lambda: skipped_health(self.settings, sandbox=self.made_up)),
             ("log", lambda: health.log_health(self.event_log)),
             ("plant", lambda: health.plant_health(self.event_log, held=True)),
             ("feeds", lambda: health.feed_health(self.event_log, time.time_ns() // 1_000)),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
+from tickerplant.app.component import ComponentHealth
 from tickerplant.app.config.groups import by_action_cost
+from tickerplant.app.wiring.extras import vendors_health, without_extra
 from tickerplant.core.errors import ConfigError, NoPlant, UnknownTopic
 from tickerplant.core.times import SECOND_US
 
@@ -29,6 +33,8 @@ SANDBOX: Final = "sandbox"
 SANDBOX_DAYS: Final = {"1d": 3_650, "5m": 6, "1m": 6}
 """Days of history from the sandbox for `max` in the settings. Six days cover the default range of `coverage`."""
 NEEDS_KEY: Final = {"twelvedata": "vendors.twelve_data_key", "alphavantage": "vendors.alpha_vantage_key"}
+
+log_lines = structlog.get_logger(__name__)
 
 
 def orders(settings: Settings, *, sandbox: bool = False) -> dict[str, tuple[str, ...]]:
@@ -67,6 +73,8 @@ def providers(
 ) -> dict[str, Provider]:
     """Return the providers of these vendors, by vendor. `rules`: None means the rules of the settings.
 
+    A vendor whose extra is not installed has no provider.
+
     Raises ConfigError if a vendor is unknown or wrongly configured, if its provider is broken, or if the sandbox has no
     address.
     """
@@ -74,7 +82,8 @@ def providers(
     from tickerplant.market_data.vendors.port import ProviderContext
 
     result, rules = {}, rules or settings.rules.rules()
-    for name in dict.fromkeys(names):
+    skipped = without_extra(names)
+    for name in dict.fromkeys(name for name in names if name not in skipped):
         options = dict(settings.vendors.options.get(name, {}))
         url, stream_url = options.pop("url", ""), options.pop("stream_url", "")
         key = settings.vendors.key(name)
@@ -110,6 +119,8 @@ async def open_scheduler(
     names = [name for names in order.values() for name in names]
     async with contextlib.AsyncExitStack() as stack:
         made = providers(settings, names, clock, endpoint, rules)
+        for name, error in without_extra(names).items():
+            log_lines.warning("vendor skipped", vendor=name, reason=str(error))
         for provider in made.values():
             stack.push_async_callback(provider.close)
         store = await asyncio.to_thread(StateStore, log)
@@ -166,6 +177,15 @@ def streams(scheduler: RequestScheduler, symbols: Sequence[str]) -> list[tuple[P
             found.append((provider, matching))
             remaining = [symbol for symbol in remaining if symbol not in matching]
     return found
+
+
+def skipped_health(settings: Settings, *, sandbox: bool | None = None) -> Iterable[ComponentHealth]:
+    """Yield the vendors that the plant skips because their extra is missing; see `extras.vendors_health`.
+
+    `sandbox`: None means the settings' choice.
+    """
+    use_sandbox = settings.wants_sandbox if sandbox is None else sandbox
+    return vendors_health(settings, orders(settings, sandbox=use_sandbox))
 
 
 def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorStatus]:

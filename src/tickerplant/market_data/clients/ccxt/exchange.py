@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from tickerplant.core.clock import Clock
-from tickerplant.core.errors import ConfigError
+from tickerplant.core.errors import ConfigError, MissingExtra
 from tickerplant.market_data.vendors.bounds import retry_after
 from tickerplant.market_data.vendors.errors import (
     BadKey,
@@ -145,9 +145,7 @@ def _import() -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "ccxt":
             raise
-        raise ConfigError(
-            "crypto exchanges need the package ccxt, which is not installed: pip install 'tickerplant[ccxt]'"
-        ) from None
+        raise MissingExtra("a crypto exchange", "ccxt") from None
 
 
 def _subclass(base: Any, malformed: type[Exception]) -> Any:
