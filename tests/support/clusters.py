@@ -8,14 +8,19 @@ The copies do not call fsync. Only a crash of the machine shows the difference, 
 
 from __future__ import annotations
 
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
 
 from tests.support.data import folder
+from tickerplant.store.server import binaries
 from tickerplant.store.server.embedded import EmbeddedPostgres
 
 PARTS = ("cluster", "password")
+
+if chosen := os.environ.get("TEST_POSTGRES_BINARIES"):  # `make check-postgres`: a server of another version
+    binaries.wheel_binaries = lambda: binaries.binaries_in(Path(chosen))
 
 
 @cache

@@ -8,15 +8,12 @@ stream clients may read millions of records. A health check must answer during t
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, Generic, TypeVar
 
+from tickerplant import machine
 from tickerplant.core.errors import LogUnavailable
 
 T = TypeVar("T")
@@ -52,9 +49,7 @@ class Pools:
 
 def lower_priority() -> None:
     """Set the priority of the calling thread below that of the services. No effect on a system but Linux."""
-    if sys.platform == "linux":  # elsewhere the call would change the whole process
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)
+    machine.set_thread_priority(LOW_PRIORITY)
 
 
 async def in_thread(pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from tickerplant import machine
 from tickerplant.app.component import DEGRADED, FAILED, OK, ComponentHealth
 
 PROBE_BYTES: Final = 1 << 20
@@ -47,13 +48,7 @@ def disk_health(folder: Path) -> Iterable[ComponentHealth]:
 def _probe(folder: Path) -> OSError | None:
     """Return the error of allocating `PROBE_BYTES` in a file without a name; None if it works or is not supported."""
     try:
-        handle = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        machine.allocate_unnamed(folder, PROBE_BYTES)
     except OSError as error:  # another user's folder, or a file system without such files, cannot be checked
         return error if error.errno in (*FULL, errno.EROFS, errno.EIO) else None
-    try:
-        os.posix_fallocate(handle, 0, PROBE_BYTES)
-    except OSError as error:
-        return error if error.errno in (*FULL, errno.EIO) else None
-    finally:
-        os.close(handle)
     return None

@@ -66,6 +66,13 @@ def test_a_vendor_that_a_setting_names_is_degraded_without_its_extra(monkeypatch
     assert "tickerplant[ccxt]" in found["vendor ccxt"].sentence
 
 
+@pytest.mark.usefixtures("bare")
+def test_health_needs_no_key_of_a_vendor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TICKERPLANT_VENDORS__TWELVE_DATA_KEY")
+    settings = with_vendors(monkeypatch, DAILY="twelvedata,yahoo")
+    assert [part.name for part in vendors.skipped_health(settings)] == ["vendor yahoo"]
+
+
 def test_no_vendor_is_skipped_if_all_extras_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [*vendors.skipped_health(with_vendors(monkeypatch, STREAM="ccxt,twelvedata"))] == []
 

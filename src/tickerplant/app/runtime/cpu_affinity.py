@@ -8,15 +8,11 @@ although half a core was idle. On one core it keeps up. The database, the disk a
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import Final
 
-from tickerplant.core.digits import is_digits
+from tickerplant import machine
 
 POLL_S: Final = 2.0
 CROWDED: Final = 0.3
@@ -26,10 +22,10 @@ QUIETER: Final = 0.15
 
 
 class CoreAffinity:
-    """The core of this process's services. No effect on a system other than Linux, or with only one core."""
+    """The core of this process's services. No effect where threads cannot be placed, or with only one core."""
 
     def __init__(self) -> None:
-        self._cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+        self._cores = machine.cores()
         self._core = -1
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -48,8 +44,7 @@ class CoreAffinity:
     def join(self) -> None:
         """Move the calling thread to the core."""
         if self._core >= 0:
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, {self._core})
+            machine.place_thread(self._core)
 
     def stop(self) -> None:
         """Stop monitoring; the threads stay on their core. Idempotent."""
@@ -66,10 +61,7 @@ class CoreAffinity:
 
     def _move(self, core: int) -> None:
         former, self._core = self._core, core
-        for task in os.listdir("/proc/self/task"):
-            with contextlib.suppress(OSError):  # the thread has ended
-                if os.sched_getaffinity(int(task)) == {former}:
-                    os.sched_setaffinity(int(task), {core})
+        machine.move_threads(former, core)
 
 
 class _OtherLoad:
@@ -92,12 +84,4 @@ class _OtherLoad:
         return result
 
     def _now(self) -> tuple[float, float, dict[int, float]]:
-        ticks = os.sysconf("SC_CLK_TCK")
-        used = dict.fromkeys(self._cores, 0.0)
-        with contextlib.suppress(OSError):
-            for line in Path("/proc/stat").read_text().splitlines():
-                name, *fields = line.split()
-                if name.startswith("cpu") and is_digits(name[3:]) and int(name[3:]) in used:
-                    user, nice, system, _idle, _iowait, irq, soft = map(int, fields[:7])
-                    used[int(name[3:])] = (user + nice + system + irq + soft) / ticks
-        return time.monotonic(), time.process_time(), used
+        return time.monotonic(), time.process_time(), machine.busy_seconds(self._cores)

@@ -6,39 +6,19 @@ Call `reduce_memory` once, before the process starts threads.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import Final
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-ARENAS: Final = 2
-LARGE_BYTES: Final = 256 * 1024
-"""Minimum size of blocks that come from the kernel and return to it when freed: records of the log, whole columns."""
+from tickerplant import machine
 
 
 def reduce_memory() -> None:
     """Reduce the memory of this process."""
-    _return_memory()
+    machine.return_freed_memory()
     _without_pandas()
     _share_allocator()
-
-
-def _return_memory() -> None:
-    """Configure glibc to return freed memory.
-
-    By default glibc has an arena for each thread, which retains the memory of that thread's largest batch: 150 MB
-    unused with a dozen threads.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
-        return
-    mallopt(M_ARENA_MAX, ARENAS)
-    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)  # fixed, or glibc raises it to 32 MB when it frees a block
-    mallopt(M_TRIM_THRESHOLD, 16 * LARGE_BYTES)
 
 
 class _ImportBlocker:

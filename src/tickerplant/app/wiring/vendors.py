@@ -44,6 +44,16 @@ def orders(settings: Settings, *, sandbox: bool = False) -> dict[str, tuple[str,
 
     Raises ConfigError for a configured vendor without its key.
     """
+    result = _orders(settings, sandbox=sandbox)
+    vendors = settings.vendors
+    for kind, order in result.items():
+        for name in order:
+            if name in NEEDS_KEY and not vendors.key(name) and not (sandbox and name in settings.sandbox.vendors):
+                raise ConfigError(f"vendors.{kind} contains {name}, which needs a key; set {NEEDS_KEY[name]}")
+    return result
+
+
+def _orders(settings: Settings, *, sandbox: bool) -> dict[str, tuple[str, ...]]:
     from tickerplant.market_data.vendors.port import KINDS
 
     vendors = settings.vendors
@@ -53,10 +63,6 @@ def orders(settings: Settings, *, sandbox: bool = False) -> dict[str, tuple[str,
         result = {kind: order if getattr(vendors, kind) else made_up for kind, order in result.items()}
         if not vendors.actions:
             result["actions"] = by_action_cost(made_up)
-    for kind, order in result.items():
-        for name in order:
-            if name in NEEDS_KEY and not vendors.key(name) and not (sandbox and name in settings.sandbox.vendors):
-                raise ConfigError(f"vendors.{kind} contains {name}, which needs a key; set {NEEDS_KEY[name]}")
     return result
 
 
@@ -182,10 +188,10 @@ def streams(scheduler: RequestScheduler, symbols: Sequence[str]) -> list[tuple[P
 def skipped_health(settings: Settings, *, sandbox: bool | None = None) -> Iterable[ComponentHealth]:
     """Yield the vendors that the plant skips because their extra is missing; see `extras.vendors_health`.
 
-    `sandbox`: None means the settings' choice.
+    `sandbox`: None means the settings' choice. No key is needed: a command may lack the keys of the plant.
     """
     use_sandbox = settings.wants_sandbox if sandbox is None else sandbox
-    return vendors_health(settings, orders(settings, sandbox=use_sandbox))
+    return vendors_health(settings, _orders(settings, sandbox=use_sandbox))
 
 
 def status(settings: Settings, *, sandbox: bool | None = None) -> list[VendorStatus]:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from tickerplant import machine
 from tickerplant.core.errors import LogUnavailable
 
 
@@ -122,7 +123,7 @@ class WriterLock:
         """Sync the database file at `path`, the same in every call. Needs no lock. Call from one thread only."""
         if self._synced_fd < 0:
             self._synced_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        os.fdatasync(self._synced_fd)
+        machine.sync_data(self._synced_fd)
 
     def close(self) -> None:
         """Close the descriptors. Call when no thread holds the lock or has the database open."""

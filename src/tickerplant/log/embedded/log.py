@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tickerplant import machine
 from tickerplant.core.errors import ConfigError, LogError, UnknownTopic
 from tickerplant.core.schemas import TopicSpec
 from tickerplant.log.embedded import file, groups, locks, records
@@ -236,7 +237,7 @@ class EmbeddedLog:
         after a checkpoint has moved all of it into the file and synced the file. Thread-safe.
         """
         self._context.check_open()
-        os.fdatasync(self._wal_fd)
+        machine.sync_data(self._wal_fd)
 
     def trim(self, now_us: int) -> dict[str, int]:
         """Drop records older than their topic's retention, in short transactions between the writers' transactions.

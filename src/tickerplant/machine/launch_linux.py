@@ -1,6 +1,6 @@
 """Drop privileges and execute the database server. Runs as a separate script.
 
-    python -I -S _launch.py PARENT UID GID CAPABILITY SIGNAL PROGRAM [ARGUMENT ...]
+    python -I -S launch_linux.py PARENT UID GID CAPABILITY SIGNAL PROGRAM [ARGUMENT ...]
 
 A separate process is necessary, because a threaded program may call almost nothing between fork and exec. The kernel
 resets the death signal when the user changes, so only the order below works. The script imports no package; it starts

@@ -1,0 +1,59 @@
+"""What differs between operating systems: `linux` for Linux, and its twin `portable` for every other Unix.
+
+Both modules have the same functions, and no other module of the package uses what only Linux has. The environment
+variable `_TICKERPLANT_PORTABLE=1` selects the portable twin on Linux too, for tests.
+
+In: descriptors, folders, process ids. Out: what the kernel offers for them. Begin reading at `portable`.
+"""
+
+import os
+import sys
+
+if sys.platform == "linux" and os.environ.get("_TICKERPLANT_PORTABLE") != "1":
+    from tickerplant.machine.linux import (
+        LAUNCHER,
+        LAUNCHER_NEEDS_PIPE,
+        SOCKET_PATH_BYTES,
+        allocate_unnamed,
+        busy_seconds,
+        capabilities,
+        cores,
+        is_process_in,
+        move_threads,
+        place_thread,
+        return_freed_memory,
+        set_thread_priority,
+        sync_data,
+    )
+else:
+    from tickerplant.machine.portable import (
+        LAUNCHER,
+        LAUNCHER_NEEDS_PIPE,
+        SOCKET_PATH_BYTES,
+        allocate_unnamed,
+        busy_seconds,
+        capabilities,
+        cores,
+        is_process_in,
+        move_threads,
+        place_thread,
+        return_freed_memory,
+        set_thread_priority,
+        sync_data,
+    )
+
+__all__ = [
+    "LAUNCHER",
+    "LAUNCHER_NEEDS_PIPE",
+    "SOCKET_PATH_BYTES",
+    "allocate_unnamed",
+    "busy_seconds",
+    "capabilities",
+    "cores",
+    "is_process_in",
+    "move_threads",
+    "place_thread",
+    "return_freed_memory",
+    "set_thread_priority",
+    "sync_data",
+]

@@ -1,0 +1,112 @@
+"""Linux: capabilities, the death signal of `prctl`, `/proc`, glibc's allocator, and cores of threads."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import threading
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from tickerplant.core.digits import is_digits
+
+LAUNCHER: Final = Path(__file__).with_name("launch_linux.py")
+"""Script that executes a program that must end with this process; see `launch_linux`."""
+LAUNCHER_NEEDS_PIPE: Final = False
+"""Whether the launcher's standard input must be a pipe that this process keeps open. Here the kernel sends a signal."""
+SOCKET_PATH_BYTES: Final = 107
+"""Maximum length of the address of a Unix socket, without its closing zero."""
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+ARENAS: Final = 2
+LARGE_BYTES: Final = 256 * 1024
+"""Minimum size of blocks that come from the kernel and return to it when freed: records of the log, whole columns."""
+
+
+def sync_data(fd: int) -> None:
+    """Block until the content of an open file would survive a power failure."""
+    os.fdatasync(fd)
+
+
+def return_freed_memory() -> None:
+    """Configure glibc to return freed memory.
+
+    By default glibc has an arena for each thread, which retains the memory of that thread's largest batch: 150 MB
+    unused with a dozen threads.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    mallopt(M_ARENA_MAX, ARENAS)
+    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)  # fixed, or glibc raises it to 32 MB when it frees a block
+    mallopt(M_TRIM_THRESHOLD, 16 * LARGE_BYTES)
+
+
+def allocate_unnamed(folder: Path, count: int) -> None:
+    """Allocate `count` bytes in a file without a name, and release them. Raises OSError."""
+    handle = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(handle, 0, count)
+    finally:
+        os.close(handle)
+
+
+def capabilities() -> int:
+    """Return the permitted capabilities of this process as a mask; 0 if they cannot be read."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("CapPrm:"):
+                return int(line.split()[1], 16)
+    return 0
+
+
+def is_process_in(pid: int, program: bytes, folder: Path) -> bool:
+    """Return whether this process is alive, runs `program` (the end of its path), and has this current folder."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        found = os.stat(f"/proc/{pid}/cwd")
+    except (OSError, IndexError):
+        return False
+    return state not in "ZX" and arguments[0].endswith(program) and os.path.samestat(found, folder.stat())
+
+
+def cores() -> list[int]:
+    """Return the cores on which this process may run, sorted."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def place_thread(core: int) -> None:
+    """Move the calling thread to a core. No effect if the kernel refuses."""
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, {core})
+
+
+def move_threads(former: int, core: int) -> None:
+    """Move the threads of this process that are placed on the core `former` to another core."""
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            if os.sched_getaffinity(int(task)) == {former}:
+                os.sched_setaffinity(int(task), {core})
+
+
+def set_thread_priority(nice: int) -> None:
+    """Set the nice value of the calling thread. No effect if the kernel refuses."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+
+
+def busy_seconds(wanted: Collection[int]) -> dict[int, float]:
+    """Return the seconds for which each of these cores has worked since the machine's start."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    used = dict.fromkeys(wanted, 0.0)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *fields = line.split()
+            if name.startswith("cpu") and is_digits(name[3:]) and int(name[3:]) in used:
+                user, nice, system, _idle, _iowait, irq, soft = map(int, fields[:7])
+                used[int(name[3:])] = (user + nice + system + irq + soft) / ticks
+    return used
