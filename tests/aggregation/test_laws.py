@@ -123,6 +123,14 @@ def test_the_volume_of_all_bars_equals_the_size_of_all_counted_ticks(rows: list[
         assert total == pytest.approx(counted, rel=1e-12)
 
 
+many_bars = st.lists(
+    st.tuples(st.sampled_from(["1m", "1m", "5m", "1d"]), st.sampled_from(SYMBOLS), st.integers(-1_500, 60)),
+    min_size=2,
+    max_size=30,
+)
+"""Bars of many instants in one record: interval, symbol and minute."""
+LENGTHS = {"1m": MINUTE_US, "5m": 5 * MINUTE_US, "1d": 1440 * MINUTE_US}
+
 action = st.one_of(
     st.tuples(st.just("ticks"), st.sampled_from("ab"), st.lists(tick, max_size=12)),
     st.tuples(st.just("mark"), st.sampled_from("ab")),
@@ -130,6 +138,7 @@ action = st.one_of(
     st.tuples(st.just("start"), st.sampled_from("ab"), st.booleans()),
     st.tuples(st.just("end"), st.sampled_from("ab"), st.booleans()),
     st.tuples(st.just("vendor"), st.sampled_from(["1m", "5m", "1d"]), st.sampled_from(SYMBOLS), st.integers(0, 14)),
+    st.tuples(st.just("bars"), st.sampled_from("ab"), many_bars, st.booleans(), st.booleans()),
     st.tuples(st.just("settings"), st.sampled_from([0, 5 * SECOND_US])),
     st.tuples(st.just("order"), st.sampled_from([("a", "*"), ("b:ticks@A* 1m", "*"), ("*:bars", "b", "*")])),
     st.tuples(st.just("activity"), st.sampled_from([{}, {"*": ["2t", "500v"]}])),
@@ -138,6 +147,12 @@ action = st.one_of(
     st.tuples(st.just("pause"),),
     st.tuples(st.just("garbage"),),
 )  # fmt: skip
+
+
+def vendor_row(interval: str, symbol: str, minute: int, volume: float) -> tuple[Any, ...]:
+    """Return a row of `vendor`: the bar of the interval that contains this minute after `OPEN`."""
+    time = OPEN + minute * MINUTE_US
+    return time - time % LENGTHS[interval], symbol, interval, 1.0, 2.0, 0.5, 1.5, volume
 
 
 def records_of(actions: list[Any]) -> list[bytes]:
@@ -176,9 +191,11 @@ def records_of(actions: list[Any]) -> list[bytes]:
         elif kind == "end":
             raw.append(end(rest[0], whole=rest[1]))
         elif kind == "vendor":
-            length = {"1m": MINUTE_US, "5m": 5 * MINUTE_US, "1d": 1440 * MINUTE_US}[rest[0]]
-            time = OPEN + rest[2] * MINUTE_US
-            raw.append(vendor([(time - time % length, rest[1], rest[0], 1.0, 2.0, 0.5, 1.5, number)], clock))
+            raw.append(vendor([vendor_row(rest[0], rest[1], rest[2], number)], clock))
+        elif kind == "bars":
+            rows = [vendor_row(interval, symbol, minute, number % 3) for interval, symbol, minute in rest[1]]
+            rows.sort(key=lambda row: row[:2] if rest[3] else (row[1], row[0]))
+            raw.append(vendor(rows, clock if rest[2] else OPEN, rest[0], source=rest[0]))
         elif kind == "settings":
             raw.append(settings_record(lateness_us=rest[0]))
         elif kind == "pause":
@@ -212,7 +229,7 @@ def test_a_restore_from_a_snapshot_at_any_record_changes_no_byte(actions: list[A
 @examples(60)
 def test_coarser_bars_equal_the_roll_up_of_their_published_parts(actions: list[Any]) -> None:
     """Check that 5m bars equal a roll-up of the last published minutes after any log of ticks whose feeds ended."""
-    chosen = [a for a in actions if a[0] not in ("vendor", "order")]
+    chosen = [a for a in actions if a[0] not in ("vendor", "bars", "order")]
     found = last(run([*records_of(chosen), end("a"), end("b")]))
     for (interval, symbol, time), row in found.items():
         if interval == "5m":
@@ -254,6 +271,26 @@ def test_bars_of_a_recorded_session_equal_those_of_a_batch_in_polars(batch: int)
             for name in ("open", "high", "low", "close", "volume", "trades"):
                 assert row[name] == want[name], (interval, want["time"], name)
             assert row["vwap"] == pytest.approx(want["vwap"], rel=1e-12)
+
+
+@given(many_bars, st.lists(st.integers(0, 30), max_size=4))
+@examples(60)
+def test_a_file_of_bars_sorted_by_time_or_by_symbol_and_cut_anywhere_gives_the_same_bars(
+    found: list[Any], cuts: list[int]
+) -> None:
+    rows = [vendor_row(interval, symbol, minute, 5.0) for interval, symbol, minute in sorted(set(found))]
+    rows = list({row[:3]: row for row in rows}.values())
+    published = []
+    for order in (lambda row: row[:2], lambda row: (row[1], row[0])):
+        rows.sort(key=order)
+        edges = sorted({0, len(rows), *(cut % (len(rows) + 1) for cut in cuts)})
+        raw = [start("file", min(row[0] for row in rows), SYMBOLS, whole=True)]
+        for begin, stop in pairwise(edges):
+            watermark = min((row[0] for row in rows[stop:]), default=max(row[0] for row in rows))
+            raw.append(vendor(rows[begin:stop], watermark, "file"))
+        published.append(last(run([*raw, end("file")])))
+    same_bars(*published)
+    assert {(row[2], row[1], row[0]) for row in rows} <= published[0].keys()
 
 
 def test_a_file_of_daily_bars_is_published_unchanged() -> None:

@@ -81,6 +81,7 @@ class BarAggregator:
                 cut = (rows["flaws"] & CUT) != 0
                 if cut.any():
                     rows["reason"][cut] = state.reasons.code(reasons.CUT)
+                # The rows are sorted by start. If an index occurs twice, NumPy assigns the last value.
                 state.newest[symbols] = np.maximum(state.newest[symbols], rows["start"])
             if blocks:
                 self._outcome.closed.setdefault(interval, []).extend(blocks)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tickerplant.aggregation.candidates import COMPARED
+from tickerplant.aggregation.differences import COMPARED
 from tickerplant.aggregation.outcome import IntervalOver, Outcome
 from tickerplant.aggregation.rows import INTERVALS, Codes, Interner, Rows, join, take
 from tickerplant.aggregation.state import State

@@ -7,6 +7,7 @@ to its newest time. Bars that no feed retains are evicted. Memory is thus bounde
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -53,16 +54,23 @@ def evict(state: State) -> None:
         return  # a feed has delivered ticks or bars, but its time is not known yet
     for interval, candidates in enumerate(state.candidates):
         # A bar is retained if a range contains its start.
-        evicted = [start for start in candidates.blocks if not any(low <= start <= high for low, high in ranges)]
-        for start in evicted:
-            symbols = candidates.blocks.pop(start)["symbol"]
-            end = start + (1 if interval == DAYS else INTERVALS[interval].us)
-            state.evicted_before[symbols] = np.maximum(state.evicted_before[symbols], end)
-    for session in [s for s in state.auctions.blocks if not any(low <= s <= high for low, high in ranges)]:
-        del state.auctions.blocks[session]
+        starts, symbols = candidates.remove(_outside(candidates.blocks, ranges))
+        ends = starts + (1 if interval == DAYS else INTERVALS[interval].us)
+        np.maximum.at(state.evicted_before, symbols, ends)
+    state.auctions.remove(_outside(state.auctions.blocks, ranges))
     oldest = min((low for low, _ in ranges), default=NEVER_US)
     for session in [s for s in state.day_cache if s < oldest]:
         del state.day_cache[session]
+
+
+def _outside(starts: Iterable[int], ranges: list[tuple[int, int]]) -> list[int]:
+    """Return the starts that no range contains. The bounds of a range are inclusive."""
+    every = np.fromiter(starts, dtype=np.int64)
+    kept = np.zeros(len(every), dtype=np.bool_)
+    for low, high in ranges:
+        kept |= (every >= low) & (every <= high)
+    result: list[int] = every[~kept].tolist()
+    return result
 
 
 def is_retained(state: State, starts: Int64Array) -> BoolArray:

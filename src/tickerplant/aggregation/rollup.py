@@ -26,7 +26,9 @@ from tickerplant.aggregation.rows import (
     Rows,
     empty_rows,
     join,
+    minute_keys,
     pack,
+    starts_in,
     symbols_in,
     take,
 )
@@ -50,29 +52,27 @@ def close_coarser(
     built again. The returned keys are sorted by session.
     """
     redo = _rollups_since(state, FIVES, feed, redo_since_us)
-    for start, symbols in state.candidates[MINUTES].drain_new().items():
-        five = M5.floor(start)
-        symbols = _retained(state, feed, start, symbols)
-        if len(symbols):
-            feed.open_fives.add(five)
-            redo.setdefault(five, []).append(symbols[state.candidates[FIVES].has_rollup(five, symbols)])
+    starts, symbols = state.candidates[MINUTES].drain_new()
+    if len(starts):
+        retained = _retained(state, feed, starts, symbols)
+        fives, symbols = M5.floor(starts[retained]), symbols[retained]
+        feed.open_fives.update(np.unique(fives).tolist())
+        known = state.candidates[FIVES].has_rollup(fives, symbols)
+        redo = np.concatenate((redo, minute_keys(fives[known], symbols[known])))
     waiting = state.pending.fives() if state.pending else set()
     due = {five for five in feed.open_fives if five + M5.us <= limit_us and five not in waiting}
     feed.open_fives -= due
     _make_fives(state, feed, due, redo, reason)
 
     redo_days: dict[_DayKey, list[Codes]] = {}
-    for session, lists in _rollups_since(state, DAYS, feed, redo_since_us).items():
-        for calendar, mine in _by_calendar(state, np.concatenate(lists)):
-            redo_days.setdefault((calendar, session), []).append(mine)
-    new = state.candidates[FIVES].drain_new()
-    starts = np.array(list(new), dtype=np.int64)
-    sessions = [sessions_of_fives(state, calendar, starts).tolist() for calendar in range(len(state.calendars))]
-    for at, (start, symbols) in enumerate(new.items()):
-        by_calendar = [of_calendar[at] for of_calendar in sessions]
-        _mark_days_changed(state, feed, by_calendar, _retained(state, feed, start, symbols), redo_days)
-    for session, symbols in state.auctions.drain_new().items():
-        for calendar, mine in _by_calendar(state, symbols):
+    _mark_days(state, _rollups_since(state, DAYS, feed, redo_since_us), redo_days)
+    starts, symbols = state.candidates[FIVES].drain_new()
+    if len(starts):
+        retained = _retained(state, feed, starts, symbols)
+        _mark_days_changed(state, feed, starts[retained], symbols[retained], redo_days)
+    sessions, symbols = state.auctions.drain_new()
+    for session in np.unique(sessions).tolist():
+        for calendar, mine in _by_calendar(state, symbols[sessions == session]):
             _mark_day_changed(state, feed, (calendar, session), mine, redo_days)
     closed = {
         key for key in feed.open_days if _day_end(state, *key) <= limit_us and not _contains_any(state, key, waiting)
@@ -111,29 +111,30 @@ def sessions_of_fives(state: State, calendar: int, starts: Int64Array) -> Int64A
     return np.where(first == NO_SESSION, last, first)
 
 
-def _retained(state: State, feed: FeedState, start: int, symbols: Codes) -> Codes:
-    """Return the symbols for which the feed retains bars of this start. The other symbols' parts may be evicted."""
+def _retained(state: State, feed: FeedState, starts: Int64Array, symbols: Codes) -> BoolArray:
+    """Return a mask of the bars that the feed retains. The parts of other bars may be evicted."""
+    if len(feed.retained_from) < len(state.calendars):
+        return np.ones(len(starts), dtype=np.bool_)
     held_from, held_to = state.held or (0, 0)
-    if len(feed.retained_from) < len(state.calendars) or held_from <= start < held_to:
-        return symbols
-    return symbols[np.array(feed.retained_from)[state.calendar_of[symbols]] <= start]
+    retained: BoolArray = np.array(feed.retained_from)[state.calendar_of[symbols]] <= starts
+    return retained | ((held_from <= starts) & (starts < held_to))
 
 
-def _rollups_since(state: State, interval: int, feed: FeedState, since_us: int | None) -> dict[int, list[Codes]]:
-    """Return, by start, the symbols with a roll-up of this feed that ends after `since_us`; {} for None."""
+def _rollups_since(state: State, interval: int, feed: FeedState, since_us: int | None) -> Int64Array:
+    """Return the keys of this feed's roll-ups that end after `since_us`, sorted; no keys for None."""
     if since_us is None:
-        return {}
+        return np.empty(0, dtype=np.int64)
     length = M5.us if interval == FIVES else 2 * DAY_US  # a session ends within two days of its date
-    result = {}
-    for start, block in state.candidates[interval].blocks.items():
-        if start + length > since_us:
-            ours = (block["feed"] == feed.number) | (block["last_feed"] == feed.number)
-            result[start] = [block["symbol"][(block["kind"] >= FROM_PARTS) & ours]]
-    return result
+    candidates = state.candidates[interval]
+    rows = candidates.gather(sorted(start for start in candidates.blocks if start + length > since_us))
+    ours = (rows["feed"] == feed.number) | (rows["last_feed"] == feed.number)
+    ours &= rows["kind"] >= FROM_PARTS
+    return minute_keys(rows["start"][ours], rows["symbol"][ours])
 
 
-def _make_fives(state: State, feed: FeedState, due: Iterable[int], redo: dict[int, list[Codes]], reason: int) -> None:
-    fives = sorted({*due, *(five for five, lists in redo.items() if any(len(s) for s in lists))})
+def _make_fives(state: State, feed: FeedState, due: Iterable[int], redo: Int64Array, reason: int) -> None:
+    """Build the 5m bars `due` of a feed, and those with the keys `redo`."""
+    fives = sorted({*due, *starts_in(redo).tolist()})
     if not fives:
         return
     parts = state.candidates[MINUTES].gather(
@@ -142,10 +143,9 @@ def _make_fives(state: State, feed: FeedState, due: Iterable[int], redo: dict[in
     if not len(parts):
         return
     starts = M5.floor(parts["start"])
-    keys = five_keys(starts, parts["symbol"])
-    wanted = [keys[_closed_by(state, feed, parts) & np.isin(starts, np.array(sorted(due), dtype=np.int64))]]
-    wanted += [five_keys(np.full(len(s), five), s) for five, lists in redo.items() for s in lists]
-    chosen = parts["winner"] & np.isin(keys, np.concatenate(wanted))
+    keys = minute_keys(starts, parts["symbol"])
+    wanted = keys[_closed_by(state, feed, parts) & np.isin(starts, np.array(sorted(due), dtype=np.int64))]
+    chosen = parts["winner"] & np.isin(keys, np.concatenate((wanted, redo)))
     if not chosen.any():
         return
     rows = roll_up(parts[chosen], starts[chosen], state.ranking.ranks(parts[chosen], MINUTES), PARTS)
@@ -182,23 +182,34 @@ def _by_calendar(state: State, symbols: Codes) -> Iterable[tuple[int, Codes]]:
     return ((number, symbols[calendars == number]) for number in np.unique(calendars).tolist())
 
 
+def _mark_days(state: State, keys: Int64Array, redo: dict[_DayKey, list[Codes]]) -> None:
+    """Add the daily bars with these keys to `redo`."""
+    sessions, symbols = starts_in(keys), symbols_in(keys)
+    for session in np.unique(sessions).tolist():
+        for calendar, mine in _by_calendar(state, symbols[sessions == session]):
+            redo.setdefault((calendar, session), []).append(mine)
+
+
 def _mark_days_changed(
-    state: State, feed: FeedState, sessions: list[int], symbols: Codes, redo: dict[_DayKey, list[Codes]]
+    state: State, feed: FeedState, starts: Int64Array, symbols: Codes, redo: dict[_DayKey, list[Codes]]
 ) -> None:
-    """Mark the daily bars that contain a 5m bar of these symbols. `sessions`: session of the 5m bar by calendar."""
-    for calendar, session in enumerate(sessions):
-        if session == NO_SESSION:
-            continue
-        mine = symbols[state.calendar_of[symbols] == calendar] if len(sessions) > 1 else symbols
-        if len(mine):
-            _mark_day_changed(state, feed, (calendar, session), mine, redo)
+    """Mark the daily bars that contain one of these 5m bars. The starts are sorted."""
+    fives, place = np.unique(starts, return_inverse=True)
+    calendars = state.calendar_of[symbols]
+    for calendar in np.unique(calendars).tolist():
+        sessions = sessions_of_fives(state, calendar, fives)[place]
+        sessions[calendars != calendar] = NO_SESSION
+        for session in np.unique(sessions).tolist():
+            if session != NO_SESSION:
+                _mark_day_changed(state, feed, (calendar, session), np.unique(symbols[sessions == session]), redo)
 
 
 def _mark_day_changed(
     state: State, feed: FeedState, key: _DayKey, symbols: Codes, redo: dict[_DayKey, list[Codes]]
 ) -> None:
     feed.open_days.add(key)
-    redo.setdefault(key, []).append(symbols[state.candidates[DAYS].has_rollup(key[1], symbols)])
+    sessions = np.full(len(symbols), key[1])
+    redo.setdefault(key, []).append(symbols[state.candidates[DAYS].has_rollup(sessions, symbols)])
     cached = state.day_cache.get(key[1])
     if cached is not None:
         known = symbols[symbols < len(cached[1])]
@@ -251,7 +262,9 @@ def reopen_days(state: State) -> None:
         for calendar in np.unique(state.calendar_of[block["symbol"]]).tolist():
             session = start if auction else int(sessions_of_fives(state, calendar, np.array([start]))[0])
             mine = block[state.calendar_of[block["symbol"]] == calendar]
-            if session == NO_SESSION or state.candidates[DAYS].has_rollup(session, mine["symbol"]).all():
+            if session == NO_SESSION:
+                continue
+            if state.candidates[DAYS].has_rollup(np.full(len(mine), session), mine["symbol"]).all():
                 continue
             feeds = {*mine["feed"].tolist(), *mine["last_feed"].tolist()}
             for feed in state.feeds.values():

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tickerplant.core.interval import D1, M1, M5
-from tickerplant.core.times import FOREVER_US, MINUTE_US, NEVER_US, Int64Array
+from tickerplant.core.times import FOREVER_US, MINUTE_US, NEVER_US, BoolArray, Int64Array
 
 Codes: TypeAlias = npt.NDArray[np.int32]
 """Codes that an `Interner` assigns to symbols or sources: int32[n]."""
@@ -165,6 +165,38 @@ def minute_keys(starts: Int64Array, symbols: Codes) -> Int64Array:
 def starts_in(keys: Int64Array) -> Int64Array:
     """Return the starts of `minute_keys`, in microseconds."""
     return numbers_in(keys) * MINUTE_US
+
+
+def bar_keys(rows: Rows) -> Int64Array:
+    """Return the `minute_keys` of rows of any interval: one key for each (start, symbol)."""
+    return minute_keys(rows["start"], rows["symbol"])
+
+
+def sorted_by_key(keys: Int64Array, rows: Rows) -> tuple[Int64Array, Rows]:
+    """Return keys and rows sorted by key. Rows of one key keep their order."""
+    order = np.argsort(keys, kind="stable")
+    return keys[order], take(rows, order)
+
+
+def edges_of(sorted_values: Int64Array) -> Int64Array:
+    """Return the position of the first occurrence of each value in a sorted array."""
+    new = np.flatnonzero(sorted_values[1:] != sorted_values[:-1]) + 1
+    return np.concatenate(([0], new))[: len(sorted_values)]
+
+
+def distinct(sorted_values: Int64Array) -> list[int]:
+    """Return the distinct values of a sorted array, ascending."""
+    result: list[int] = sorted_values[edges_of(sorted_values)].tolist()
+    return result
+
+
+def is_in_sorted(keys: Int64Array, known: Int64Array) -> BoolArray:
+    """Return a mask of the keys that the sorted array `known` contains."""
+    if not len(known):
+        return np.zeros(len(keys), dtype=np.bool_)
+    place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    result: BoolArray = known[place] == keys
+    return result
 
 
 _BYTES: Final = np.dtype((np.void, ROW.itemsize))

@@ -166,11 +166,7 @@ def _encode_blocks(candidates: CandidateBlocks) -> dict[str, Any]:
 
 
 def _decode_blocks(candidates: CandidateBlocks, stored: dict[str, Any]) -> None:
-    rows = _rows(stored["rows"])
-    begin = 0
-    for start, length in zip(stored["starts"], stored["lengths"], strict=True):
-        candidates.blocks[start] = rows[begin : begin + length].copy()
-        begin += length
+    candidates.load(stored["starts"], stored["lengths"], _rows(stored["rows"]))
 
 
 def _rows(data: bytes) -> Rows:

@@ -247,6 +247,8 @@ class State:
         self.activities = activities
         self.members = np.empty((0, len(self.activities)), dtype=np.bool_)
         self.day_cache.clear()
+        for candidates in (*self.candidates, self.auctions):
+            candidates.rules_changed()
         for feed in self.feeds.values():
             feed.retained_from, feed.retained_until_us = [], NEVER_US
             feed.activity.fit(self.activities)

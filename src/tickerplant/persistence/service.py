@@ -10,7 +10,7 @@ Effects, in this order. Each is safe to repeat, because a repetition stops at St
 1. The log makes durable what was read (`_poll`), so that the store is never ahead of its log.
 2. Missing table partitions and columns are created (`write_batch` applies Steps 2 to 5).
 3. In one database transaction: the positions move from their expected values,
-4. ticks are inserted by COPY; all other rows are upserted, and the newest version wins,
+4. ticks, and rows of new series, are inserted by COPY; all others are upserted, and the newest version wins,
 5. the transaction commits without waiting for the database's disk.
 6. When the database has flushed that commit, the group's positions are committed (`_follow_flushed`). The log may then
    delete older records. A crash of the database loses the commits of its last half second, because `synchronous_commit`

@@ -14,6 +14,7 @@ from tickerplant.core.errors import StoreError
 from tickerplant.core.interval import parse
 from tickerplant.core.times import times_of
 from tickerplant.store.copy_protocol import plain, quoted, selected, stage_rows, table_of
+from tickerplant.store.new_series import copy_new_series
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ohlcv import by_relation
 from tickerplant.store.repositories.ranges import RowReader
@@ -106,13 +107,18 @@ class Analytics:
 
     async def _write(self, relation: str, values: pa.Table) -> int:
         names = values.schema.names
+        copied = 0
+        if relation != REALTIME:
+            copied, values = await copy_new_series(self._session, relation, values)
+        if not values.num_rows:
+            return copied
         others = [name for name in names if name not in KEY]
         if relation != REALTIME:  # excluded has null for a column that is not inserted
             others += sorted(await self._columns() - {*others})
         changes = ", ".join(f'"{name}" = excluded."{name}"' for name in others)
         stamp = ", updated_at = now()" if relation == REALTIME else ""
         source, arguments = await stage_rows(self._session, relation, plain(values))
-        return await self._session.execute(
+        return copied + await self._session.execute(
             f'INSERT INTO "{relation}" AS t ({quoted(names)}) SELECT {quoted(names, "s.")} FROM {source}'
             f' ON CONFLICT (symbol, "interval", "time") DO UPDATE SET {changes}{stamp}'
             " WHERE excluded.version > t.version OR excluded.version = t.version"

@@ -16,6 +16,7 @@ from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import times_of, timestamps
 from tickerplant.store.copy_protocol import plain, quoted, read_numbers, stage_rows
+from tickerplant.store.new_series import copy_new_series
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ranges import RowReader
 from tickerplant.store.repositories.symbols import record_symbols, update_withdrawn_symbols
@@ -134,9 +135,10 @@ class Ohlcv:
     async def _write(
         self, relation: str, staging: str, bars: pa.Table, condition: str, ranks: SourceRanks | None = None
     ) -> int:
+        copied, bars = await copy_new_series(self._session, relation, bars.select(_NAMES))
         if not bars.num_rows:
-            return 0
-        source, arguments = await stage_rows(self._session, f"{staging}_{relation}", plain(bars.select(_NAMES)))
+            return copied
+        source, arguments = await stage_rows(self._session, f"{staging}_{relation}", plain(bars))
         if ranks is not None:
             at = len(arguments)
             condition = condition.format(
@@ -144,7 +146,7 @@ class Ohlcv:
                 reasons=f"${at + 4}::text[]",
             )  # fmt: skip
             arguments = [*arguments, ranks.names, ranks.of_bars, ranks.of_ticks, OF_TICKS]
-        return await self._session.execute(
+        return copied + await self._session.execute(
             f'INSERT INTO "{relation}" AS t ({quoted(_NAMES)}) SELECT {quoted(_NAMES, "s.")} FROM {source}'
             f' ON CONFLICT (symbol, "interval", "time") DO UPDATE SET {_SET} WHERE {condition}',
             *arguments,

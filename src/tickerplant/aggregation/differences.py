@@ -1,0 +1,39 @@
+"""Differences between sources: published bars, and differing bars of other sources."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from tickerplant.aggregation.rows import FROM_VENDOR, FROM_VENDOR_PARTS, Rows, bar_keys, take
+from tickerplant.core.times import BoolArray
+
+COMPARED: Final = ("open", "high", "low", "close", "volume")
+"""Columns in which bars of two sources are compared."""
+
+
+def find_differences(rows: Rows) -> list[tuple[Rows, Rows]]:
+    """Return one pair: winners, and a differing candidate of another source for each. [] if none differ.
+
+    `rows`: all candidates of some bars, sorted by start, then symbol. Both candidates are complete and have a price. A
+    source's official bar and the bar from its ticks count as bars of two sources.
+    """
+    keys = bar_keys(rows)
+    if (keys[1:] != keys[:-1]).all():
+        return []
+    comparable = rows["complete"] & ~rows["withdrawn"] & np.isfinite(rows["close"])
+    mine = np.flatnonzero(rows["winner"] & comparable)
+    others = np.flatnonzero(~rows["winner"] & comparable)
+    place = np.searchsorted(keys[mine], keys[others])
+    known = place < len(mine)
+    known[known] = keys[mine[place[known]]] == keys[others[known]]
+    one, other = take(rows, mine[place[known]]), take(rows, others[known])
+    differs = (one["source"] != other["source"]) | (_official(one) != _official(other))
+    differs &= np.logical_or.reduce([one[name] != other[name] for name in COMPARED])
+    return [(take(one, differs), take(other, differs))] if differs.any() else []
+
+
+def _official(rows: Rows) -> BoolArray:
+    official: BoolArray = (rows["kind"] == FROM_VENDOR) | (rows["kind"] == FROM_VENDOR_PARTS)
+    return official
