@@ -18,7 +18,7 @@ TIMESCALEDB, POSTGRESQL = "timescaledb", "postgresql"
 """Names of the schema's flavours: with hypertables, or with table partitions."""
 
 LOCK: Final = 0x7469636B  # "tick": the plant's advisory locks are (LOCK, n)
-LOCK_MIGRATIONS, LOCK_PARTITIONS, LOCK_COLUMNS, LOCK_JOBS, LOCK_ALERTS = 1, 2, 3, 4, 5
+LOCK_MIGRATIONS, LOCK_PARTITIONS, LOCK_COLUMNS, LOCK_JOBS, LOCK_ALERTS, LOCK_ROLES = 1, 2, 3, 4, 5, 6
 
 TRANSIENT: Final = (
     asyncpg.ConnectionDoesNotExistError,

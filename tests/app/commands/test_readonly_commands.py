@@ -237,7 +237,7 @@ def test_set_up_commands_keep_existing_parts(plant: Plant) -> None:
     assert all(row["applied"] for row in migrations)
     shown = invoke(plant, "migrate", "--status").out.splitlines()
     assert [line.split() for line in shown[1:]] == [[row["name"], "yes"] for row in migrations]
-    assert objects(invoke(plant, "init-db", "--json")) == [{"applied": []}]
+    assert objects(invoke(plant, "init-db", "--json")) == [{"applied": [], "reader": "tickerplant_reader"}]
     assert invoke(plant, "init-db").out == "all migrations are applied\n"
     (topics,) = objects(invoke(plant, "create-topics", "--json"))
     assert (topics["made"], topics["partitions"], topics["generation"]) == ([], 4, 1)

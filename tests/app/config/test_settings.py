@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tickerplant.app.config import describe
-from tickerplant.app.config.settings import Settings, load
+from tickerplant.app.config.settings import Settings, access_variables, child_environment, load
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.rules import DEFAULT_RULES, Rules, values_of
 
@@ -98,6 +98,62 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hush" not in repr(loaded.settings)
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me@h/d?password=hush&sslmode=require", "postgresql://me@h/d?password=********&sslmode=require"),
+        ("postgresql:///d?user=me&PASSWORD=hush", "postgresql:///d?user=me&PASSWORD=********"),
+        ("postgresql://me:hu:sh@/d?host=/run/pg", "postgresql://me:********@/d?host=/run/pg"),
+        ("postgresql://me:hu@sh@h/d", "postgresql://me:********@h/d"),
+        ("postgresql://me:hush?x@h/d", "postgresql://********"),
+        ("postgresql://me:hush@a:5432,b:5433/d", "postgresql://me:********@a:5432,b:5433/d"),
+        ("postgresql://h/d?sslkey=/k.pem&sslpassword=hush", "postgresql://h/d?sslkey=********&sslpassword=********"),
+    ],
+)
+def test_an_address_is_shown_without_its_passwords(monkeypatch: pytest.MonkeyPatch, url: str, shown: str) -> None:
+    monkeypatch.setenv("TICKERPLANT_STORE", url)
+    assert {row.name: row.value for row in describe.rows(load())}["store"] == shown
+
+
+def test_a_key_that_looks_like_an_address_is_hidden_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKERPLANT_API__KEY", "hush://hush@hush")
+    monkeypatch.setenv("TICKERPLANT_STORE__READER_PASSWORD", "hush://hush@hush")
+    rows = list(describe.rows(load()))
+    assert "hush" not in str(rows)
+    assert {row.name: row.value for row in rows}["store.reader_password"] == "********"
+
+
+def test_access_to_the_store_has_settings_below_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tickerplant.toml").write_text(
+        '[store]\nurl = "postgresql://u@h/d"\nlisten = "localhost"\nsocket = "/run/x"\n'
+    )
+    monkeypatch.setenv("TICKERPLANT_STORE__LISTEN", "127.0.0.1:6000")
+    monkeypatch.setenv("TICKERPLANT_STORE__READER", "people")
+    loaded = load({"data": tmp_path})
+    shown = {row.name: (row.value, row.origin) for row in describe.rows(loaded) if row.name.startswith("store")}
+    file = str(tmp_path / "tickerplant.toml")
+    assert shown == {
+        "store": ("postgresql://u@h/d", file),
+        "store.listen": ("127.0.0.1:6000", "environment"),
+        "store.socket": ("/run/x", file),
+        "store.reader": ("people", "environment"),
+        "store.reader_password": (None, "default"),
+    }
+    monkeypatch.setenv("TICKERPLANT_STORE", "embedded:")  # beside variables of the table
+    assert load({"data": tmp_path}).settings.embedded_store
+    assert load({"data": tmp_path, "store": "postgresql://f@h/d"}).origins["store"] == "flag"
+
+
+def test_child_processes_get_the_addresses_of_the_store_and_not_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "other.toml"
+    file.write_text('[store]\nlisten = "127.0.0.1:6000"\nreader_password = "hush-hush-hush"\n')
+    monkeypatch.setenv("TICKERPLANT_STORE__READER_PASSWORD", "hush-hush-hush")
+    assert access_variables(load(config=file).settings) == {"TICKERPLANT_STORE__LISTEN": "127.0.0.1:6000"}
+    assert "hush" not in str(child_environment())
+
+
 def test_a_key_may_have_blanks_around_it_but_no_invalid_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TICKERPLANT_VENDORS__TWELVE_DATA_KEY", " hush\n")
     monkeypatch.setenv("TICKERPLANT_VENDORS__KEYS__ACME", "tale\r\n")
@@ -120,6 +176,14 @@ def test_a_key_may_have_blanks_around_it_but_no_invalid_characters(monkeypatch: 
         ("TICKERPLANT_SYMBOLS", "AAPL,$$", ["symbols", "'$$'"]),
         ("TICKERPLANT_API__COLOUR", "red", ["api.colour", "is not a setting"]),
         ("TICKERPLANT_STORE", "mysql://u:hush@h/d", ["store", "postgresql://"]),
+        ("TICKERPLANT_STORE__LISTEN", "here:port", ["store.listen", "environment", "'here:port'", "127.0.0.1:5432"]),
+        ("TICKERPLANT_STORE__LISTEN", "127.0.0.1:0", ["store.listen", "127.0.0.1:5432"]),
+        ("TICKERPLANT_STORE__SOCKET", "here", ["store.socket", "'here'", "absolute"]),
+        ("TICKERPLANT_STORE__READER", "postgres", ["store.reader", "'postgres'", "another role"]),
+        ("TICKERPLANT_STORE__READER", "Me; DROP", ["store.reader"]),
+        ("TICKERPLANT_STORE__READER_PASSWORD", "hush", ["store.reader_password", "12"]),
+        ("TICKERPLANT_STORE__COLOUR", "red", ["store.colour", "is not a setting"]),
+        ("TICKERPLANT_STORE_ACCESS__LISTEN", "127.0.0.1", ["TICKERPLANT_STORE_ACCESS__LISTEN", "is not a setting"]),
         ("TICKERPLANT_RULES__SOURCES", "yahoo:candles", ["rules.sources", "yahoo:candles", ":ticks|:bars"]),
         ("TICKERPLANT_RULES__ACTIVITY_BARS", '{"*": ["5m"]}', ["activity_bars", "'5m'", "100t"]),
     ],

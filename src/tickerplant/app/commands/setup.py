@@ -23,8 +23,8 @@ def init_db(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Create the database's tables, or apply the pending migrations. Starts no service."""
-    _migrate(loaded, plain=plain, json=json)
+    """Create the database's tables and the read-only role, or apply the pending migrations. Starts no service."""
+    _migrate(loaded, plain=plain, json=json, create_reader=True)
 
 
 def migrate(
@@ -50,19 +50,24 @@ def migrate(
         table(["migration", "applied"], ([name, "yes" if applied else "no"] for name, applied in rows))
 
 
-def _migrate(loaded: Loaded, *, plain: bool, json: bool) -> None:
+def _migrate(loaded: Loaded, *, plain: bool, json: bool, create_reader: bool = False) -> None:
     from tickerplant.app.wiring import store
     from tickerplant.app.wiring.database import database
 
     with database(loaded.settings) as dsn:
-        done = store.migrate(dsn, plain=plain)
+        done = store.migrate(dsn, loaded.settings, plain=plain, create_reader=create_reader)
+    reader, name = done.reader, loaded.settings.store_access.reader
     if json:
-        emit({"applied": done})
-    elif done:
-        for name in done:
-            echo(f"applied {name}")
+        emit({"applied": done.names, "reader": name if reader is not None and reader.exists else None})
     else:
-        echo("all migrations are applied")
+        for migration in done.names:
+            echo(f"applied {migration}")
+        if not done.names:
+            echo("all migrations are applied")
+        if reader is not None and reader.created:
+            echo(f"created the read-only role {name}")
+    if reader is not None and reader.advice:
+        notify(reader.advice)
 
 
 def create_topics(

@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretStr
 
 from tickerplant.app.config.renamed import RENAMED, variable
 from tickerplant.app.config.settings import Loaded, Settings
+from tickerplant.app.config.store_access import shown_name
 
 HIDDEN = "********"
 
@@ -53,14 +54,16 @@ def _rows(kind: type[BaseModel], value: BaseModel, default: BaseModel, loaded: L
         origin = loaded.origins.get(dotted)
         if origin is None:  # a free table may have been given entry by entry
             origin = next((o for n, o in loaded.origins.items() if n.startswith(f"{dotted}.")), "default")
-        environment = variable(dotted)
-        yield Row(dotted, environment, _plain(present), _plain(usual), origin, field.description or "")
+        shown = shown_name(dotted)
+        shown_value, default_value = (_plain(one, address=dotted == "store") for one in (present, usual))
+        yield Row(shown, variable(shown), shown_value, default_value, origin, field.description or "")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, *, address: bool = False) -> Any:
+    """Return a value for a table. `address`: the value is an address, and only its password is secret."""
     if isinstance(value, SecretStr):
         text = value.get_secret_value()
-        return text if text == "embedded:" else (_without_password(text) if "://" in text else HIDDEN)
+        return text if text == "embedded:" else (without_password(text) if address else HIDDEN)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, dict):
@@ -70,13 +73,23 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _without_password(url: str) -> str:
-    if "@" not in url:
-        return HIDDEN
-    head, _, tail = url.rpartition("@")
-    scheme, _, who = head.partition("://")
-    user = who.split(":", 1)[0]
-    return f"{scheme}://{user}:{HIDDEN}@{tail}" if ":" in who else url
+def without_password(url: str) -> str:
+    """Return the address of a database with every password hidden: the one before `@`, and those of parameters.
+
+    >>> without_password("postgresql://u:secret@h/d?password=secret&sslmode=require")
+    'postgresql://u:********@h/d?password=********&sslmode=require'
+    """
+    scheme, _, rest = url.partition("://")
+    place, mark, query = rest.partition("?")
+    if "@" in query:  # a password with an unescaped question mark
+        return f"{scheme}://{HIDDEN}"
+    user, at, host = place.rpartition("@")
+    name, colon, _ = user.partition(":")
+    shown = (
+        f"{key}{equals}{HIDDEN if any(word in key.lower() for word in _SECRETS) else value}"
+        for key, equals, value in (part.partition("=") for part in query.split("&"))
+    )
+    return f"{scheme}://{name}{colon and ':' + HIDDEN}{at}{host}{mark}{'&'.join(shown)}"
 
 
 def text_of(value: Any) -> str:

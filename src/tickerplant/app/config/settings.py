@@ -27,6 +27,7 @@ from tickerplant.app.config.groups import (
     VendorSettings,
 )
 from tickerplant.app.config.renamed import ENV_PREFIX, RENAMED, FormerName, rename_keys, rename_variables, variable
+from tickerplant.app.config.store_access import GROUP, StoreAccessSettings, shown_name, split_table, split_variables
 from tickerplant.core.digits import is_digits
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.symbols import check_symbol
@@ -52,7 +53,14 @@ def _is_private(name: str, value: str) -> bool:
     groups = tuple(f"{ENV_PREFIX}{group}__" for group in ("API", "VENDORS", "ALERTS", "KAFKA"))
     single = {variable(dotted) for dotted in ("testing.crash_at", "fault", "kafka", "log", "api", "vendors", "alerts")}
     other_store = name == variable("store") and not value.startswith("embedded")
-    return name.startswith(groups) or name in single or other_store
+    return name.startswith(groups) or name in single or other_store or name == variable("store.reader_password")
+
+
+def access_variables(settings: Settings) -> dict[str, str]:
+    """Return the environment that gives a child process these addresses of the store, also those of `--config`."""
+    access = settings.store_access
+    given = {"store.listen": access.listen, "store.socket": str(access.socket or "")}
+    return {variable(name): value for name, value in given.items() if value}
 
 
 def default_folder() -> Path:
@@ -84,6 +92,9 @@ class Settings(BaseSettings):
     store: SecretStr = Field(
         default=SecretStr(EMBEDDED),
         description="The database: `embedded:` (PostgreSQL in the data folder) or `postgresql://user:password@host/name`.",
+    )
+    store_access: StoreAccessSettings = Field(
+        default_factory=StoreAccessSettings, description="Access to the database, shown as `store.…`."
     )
     direct_compress: bool = Field(
         default=True,
@@ -239,10 +250,12 @@ def load(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) 
     Raises ConfigError with one sentence: the setting's name, its origin and the error.
     """
     flags = _copied(flags or {})
+    split_table(flags)
     from_env, former_names = _environment()
     folder = Path(flags.get("data") or from_env.get("data") or default_folder()).expanduser()
     path = config or folder / FILE_NAME
     from_file = _file(path, must_exist=config is not None)
+    split_table(from_file)
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, tree in ((str(path), from_file), ("environment", from_env), ("flag", flags)):
@@ -260,14 +273,16 @@ def _copied(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _environment() -> tuple[dict[str, Any], list[FormerName]]:
-    known = {name.split(".")[0].upper() for name in (*Settings.model_fields, *RENAMED)}
+    known = {name.split(".")[0].upper() for name in (*Settings.model_fields, *RENAMED)} - {GROUP.upper()}
     for name in os.environ:
         head = name.removeprefix(ENV_PREFIX).split("__")[0]
         if name.startswith(ENV_PREFIX) and head not in known and name != "TICKERPLANT_CONFIG":
             raise ConfigError(f"{name} in the environment is not a setting; `tickerplant config` lists all settings")
     try:
         source = EnvSettingsSource(Settings)
-        source.env_vars, former_names = rename_variables(source.env_vars)
+        variables, former_names = rename_variables(source.env_vars)
+        split_variables(variables, ENV_PREFIX)
+        source.env_vars = variables
         return dict(source()), former_names
     except ConfigError:
         raise
@@ -306,6 +321,7 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     origin = next((origins[n] for n in (name, name.rsplit(".", 1)[0]) if n in origins), "default")
+    name = shown_name(name)
     if first["type"] == "extra_forbidden":
         return ConfigError(f"{name} ({origin}) is not a setting; `tickerplant config` lists all settings")
     reason = first["msg"].removeprefix("Value error, ")

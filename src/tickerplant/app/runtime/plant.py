@@ -219,7 +219,7 @@ def opened(
     address = database(settings, lasting=lasting or not store) if store or wanted else contextlib.nullcontext("")
     with address as dsn, open_log(settings, make_topics=False) as event_log:
         if store:
-            _retry_store(lambda: store_wiring.migrate(dsn), patience_s)
+            _retry_store(lambda: store_wiring.migrate(dsn, settings), patience_s)
 
         def bind() -> None:
             if store:

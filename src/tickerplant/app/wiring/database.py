@@ -20,12 +20,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from tickerplant.app.config.settings import Settings, child_environment
+from tickerplant.app.config.settings import Settings, access_variables, child_environment
 from tickerplant.app.wiring.locks import FolderLock
 from tickerplant.app.wiring.store import embedded_postgres, has_store
 from tickerplant.core.errors import ConfigError, StoreUnavailable
@@ -50,9 +51,7 @@ def database(
     if not settings.embedded_store:
         yield settings.store.get_secret_value()
     elif not make and not has_store(settings.data):
-        raise StoreUnavailable(
-            f"there is no store in {settings.data} yet; create it with `tickerplant up` or `tickerplant replay FILE`"
-        )
+        raise no_store(settings)
     elif lasting:
         with _kept_up(settings) as dsn:
             yield dsn
@@ -69,14 +68,51 @@ def running_dsn(settings: Settings) -> str:
     return str(lock.holder().get("dsn", "")) if lock.is_held(exclusively=True) else ""
 
 
+@dataclass(frozen=True, slots=True)
+class StoreAddress:
+    """Where the store is: the plant's own address, and the embedded server's other addresses; "" if there are none."""
+
+    dsn: str
+    listen: str = ""
+    socket: str = ""
+    running: bool = True
+    """False if the embedded server does not run. The addresses are then those of its next start."""
+
+
+def store_address(settings: Settings) -> StoreAddress:
+    """Return the addresses of the store without a connection to it. Raises StoreUnavailable if there is no store."""
+    if not settings.embedded_store:
+        return StoreAddress(settings.store.get_secret_value())
+    if not has_store(settings.data):
+        raise no_store(settings)
+    lock = FolderLock(settings.data, "store.lock")
+    holder = lock.holder() if lock.is_held(exclusively=True) else {}
+    if holder.get("dsn"):
+        return StoreAddress(str(holder["dsn"]), str(holder.get("listen", "")), str(holder.get("socket", "")))
+    access = settings.store_access
+    try:
+        dsn = embedded_postgres(settings).dsn
+    except FileNotFoundError:
+        raise no_store(settings) from None
+    return StoreAddress(dsn, access.listen, str(access.socket or ""), running=False)
+
+
+def no_store(settings: Settings) -> StoreUnavailable:
+    """Return the error for a data folder without a store."""
+    return StoreUnavailable(
+        f"there is no store in {settings.data} yet; create it with `tickerplant up` or `tickerplant replay FILE`"
+    )
+
+
 @contextlib.contextmanager
 def own(settings: Settings, lock: FolderLock) -> Iterator[str]:
     """Run the server for the block under `lock`, which this process holds. The server restarts itself after a crash."""
     lock.write_holder()
-    server = embedded_postgres(settings.data)
+    server = embedded_postgres(settings)
     dsn = server.start()
     try:
-        lock.write_holder(dsn=dsn)
+        access = settings.store_access
+        lock.write_holder(dsn=dsn, listen=access.listen, socket=str(access.socket or ""))
         yield dsn
     finally:
         lock.withdraw()
@@ -189,7 +225,7 @@ class _OwnerWatchdog:
                     stderr=output,
                     start_new_session=True,  # Ctrl-C in the terminal of one service must not stop the store of all
                     cwd="/",
-                    env=child_environment(),
+                    env=child_environment() | access_variables(self._settings),
                 )
 
     def _output_path(self) -> Path:

