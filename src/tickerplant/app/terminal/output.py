@@ -39,12 +39,17 @@ def emit(row: Mapping[str, Any]) -> None:
 
 def write_csv(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Print rows as CSV with a header line. None is an empty cell. A text that is a formula gets a leading `'`."""
+    write_csv_rows([columns])
+    write_csv_rows(rows)
+
+
+def write_csv_rows(rows: Iterable[Iterable[Any]]) -> None:
+    """Print rows as CSV, like `write_csv`."""
     import csv
 
     from tickerplant.core.csv_text import without_formula
 
     writer = csv.writer(_Escaped(), lineterminator="\n")
-    writer.writerow(columns)
     for row in rows:
         writer.writerow(["" if value is None else without_formula(value) for value in row])
 
