@@ -95,6 +95,26 @@ def _shapes() -> Iterator[Row]:
               least=2 / 3)  # fmt: skip
 
 
+def _rest() -> Iterator[Row]:
+    for title, ratio, bounds in (
+        ("2,600 daily bars", 10, None), ("100 bars", 3, None), ("newest state", 0, 2), ("1,000 1h bars", 0, 10),
+        ("RSI of 100 days", 0, 10), ("health", 0, 5),
+    ):  # fmt: skip
+        name, what = (
+            title.lower().replace(",", "").replace(" ", "-"),
+            f"REST beside the idle demo, 1 connection: {title}",
+        )
+        yield Row(f"api-{name}", f"{what}, p50", f"≤ {bounds} ms" if bounds else "none", "rest_api",
+                  (f"{title}, plant: p50_ms",), "ms", most=bounds)  # fmt: skip
+        if ratio:
+            yield Row(f"api-{name}-ratio", f"{what}, speed to plain FastAPI and asyncpg", f"≥ {ratio} ×", "rest_api",
+                      (f"{title}: plain / plant",), "×", least=ratio)  # fmt: skip
+    yield Row("api-64", "REST, 64 connections, 100 bars", "none", "rest_api",
+              ("64 connections, 100 bars, plant: requests_per_s",), "requests/s")  # fmt: skip
+    yield Row("api-64-ratio", "REST, 64 connections, 100 bars, to plain FastAPI and asyncpg", "≥ 5 ×", "rest_api",
+              ("64 connections, 100 bars: plant / plain",), "×", least=5)  # fmt: skip
+
+
 def _latency() -> Iterator[Row]:
     def rows(
         log: str, rate: int, gather: str, partitions: int, most: float | None, aim: str, seconds: int = 30
@@ -168,6 +188,7 @@ ROWS: Final = (
     *_at_rest("1000", "1,000 symbols, 100 ticks/s", "rest --symbols 1000 --rate 100", "1000 symbols, 100 ticks/s",
               (20, 0, 0)),
     *_shapes(),
+    *_rest(),
     *_ticks(),
     *_latency(),
     *_others(),
