@@ -92,6 +92,7 @@ class Probe:
 
     port: int
     plain_ms: list[float] = field(default_factory=list)
+    plain_at_s: list[float] = field(default_factory=list)
     health_ms: list[float] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)
@@ -124,6 +125,7 @@ class Probe:
         answer = connection.getresponse()
         body = answer.read()
         self.plain_ms.append(1000 * (time.perf_counter() - began))
+        self.plain_at_s.append(began)
         if answer.status != 200:
             self.failed[f"{answer.status} {json.loads(body)['error']['code']}"] += 1
 
@@ -255,6 +257,7 @@ class Result:
             ("ticks stored per second", f"{stored / seconds:.1f} of {sent / seconds:.1f}", "", None),
             ("plain request, p50", f"{p50:.1f} ms", "", None),
             ("plain request, p99", f"{p99:.1f} ms", f"< {AIM_P99_MS:g} ms", p99 < AIM_P99_MS),
+            ("plain request, p99 per minute", _by_minute(self.probe), "", None),
             ("plain request, slowest", f"{max(self.probe.plain_ms):.0f} ms", "", None),
             ("/health, slowest", f"{max(self.probe.health_ms):.0f} ms", "< 2000 ms", max(self.probe.health_ms) < 2000),
             ("longest delay of the API's loop", f"{1000 * max(self.probe.delays_s):.0f} ms", "", None),
@@ -286,6 +289,15 @@ class Result:
         for problem in [*self.attackers["dishonest"], *map(str, self.attackers["failures"].items())]:
             print(f"  ! {problem}")
         return all(reached is not False for *_, reached in lines)
+
+
+def _by_minute(probe: Probe) -> str:
+    """Return the p99 of the plain requests of the first three minutes and of the last one, and the median of all."""
+    minutes = (np.array(probe.plain_at_s) - probe.plain_at_s[0]) // 60
+    times_ms = np.array(probe.plain_ms)
+    of_minute = [float(np.percentile(times_ms[minutes == minute], 99)) for minute in np.unique(minutes)]
+    first = ", ".join(f"{one:.0f}" for one in of_minute[:3])
+    return f"{first}, ..., {of_minute[-1]:.0f} ms; median {np.median(of_minute):.0f}, greatest {max(of_minute):.0f} ms"
 
 
 def attack(seconds: float, seed: int, only: list[str] | None, folder: Path) -> bool:
