@@ -55,7 +55,7 @@ class TimescaleServer:
         ready = re.fullmatch(r"ready (\d+)\n", line)
         if ready is None:
             self.stop()
-            raise TimescaleError(f"TimescaleDB did not start within {timeout_s:g} s; its output was {line!r}")
+            raise TimescaleError(f"TimescaleDB did not start, or not in time; its output was {line!r}")
         self._port = int(ready[1])
         return self.dsn
 

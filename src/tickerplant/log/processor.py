@@ -130,7 +130,7 @@ class Processor:
     factory: StageFactory
     instance: str = "0"
     snapshot_interval_records: int = SNAPSHOT_RECORDS
-    """Records of a partition between two snapshots. A restart replays about as many, at 1 ms or less each."""
+    """Number of records of a partition between two snapshots. A restart replays about as many, at 1 ms or less each."""
     poll_records: int = 256
     """Maximum records of one poll, and thus of one transaction."""
     on_batch: Callable[[ProcessorCounters], None] | None = None

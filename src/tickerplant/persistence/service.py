@@ -52,7 +52,7 @@ from tickerplant.store.session import Session
 GROUP: Final = "persistence"
 TOPICS: Final = (schemas.RAW, schemas.OHLCV, schemas.ANALYTICS, schemas.ALERTS, schemas.STATUS, schemas.DEADLETTER)
 LANES: Final = 2
-"""Connections that write. Two give 60 % more throughput than one on two cores; more compete for the cores."""
+"""Number of connections that write. Two give 60 % more throughput than one on two cores; more compete for the cores."""
 MAX_TICKS: Final = 50_000
 """Maximum ticks per transaction: a larger COPY is not faster and needs more memory. One partition may exceed it."""
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024

@@ -16,7 +16,7 @@ from tickerplant.store.session import DRIVER_ERRORS, is_transient, translate_err
 CONNECT_S: Final = 10.0
 CLOSE_S: Final = 2.0
 BATCH_ROWS: Final = 1_000
-"""Rows that are read from the server at a time, so that a large result needs little memory."""
+"""Number of rows that are read from the server at once, so that a large result needs little memory."""
 
 _TOKEN: Final = re.compile(
     r"""--[^\n]*|/\*.*?(?:\*/|\Z)|[eE]'(?:\\.|''|[^'\\])*(?:'|\Z)|'(?:''|[^'])*(?:'|\Z)|"(?:""|[^"])*(?:"|\Z)"""

@@ -3,9 +3,10 @@
 uvicorn limits the idle time between two requests (`timeout_keep_alive`) and pings WebSockets. It has no limit for
 connections without a complete request, and none for clients that do not read. `ConnectionGuard` adds these.
 
-At the maximum, a new connection replaces the one that has waited longest for bytes of its client. If every connection
-has a request in progress, the new one gets 503. Idle sockets therefore cannot shut other clients out. One client may
-have all but a tenth of the connections. Beyond that, its new connections replace its own.
+At the maximum, a new connection replaces a connection of the client that has most. This is the one that has waited
+longest for bytes of its client. If none of them has waited long enough, the new connection gets 503. Idle sockets
+therefore cannot shut other clients out. One client may have all but a tenth of the connections. Beyond that, its new
+connections replace its own.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class GuardedHttp(PacedProtocol, H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes of the client. Bytes of a connection that is refused or ends are dropped."""
+        """Parse bytes of the client. Bytes of a refused or ending connection are dropped."""
         if self._refused or self._ending is not None:
             return
         super().data_received(data)
@@ -179,7 +180,7 @@ class GuardedHttp(PacedProtocol, H11Protocol):
             self._held.clear()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Pass the connection on to the stream's protocol, which counts it too."""
+        """Pass the connection on to the stream's protocol, which counts it instead."""
         self.guard.count(self.client_name, -1)
         super().handle_websocket_upgrade(event)
 
@@ -193,7 +194,7 @@ class GuardedHttp(PacedProtocol, H11Protocol):
             self.guard.waiting.pop(self, None)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, unless it has already arrived."""
+        """Mark the connection as waiting for its next request, unless the request has already arrived."""
         super().on_response_complete()
         if not self.transport.is_closing() and self.cycle.response_complete:
             self.guard.waiting.pop(self, None)

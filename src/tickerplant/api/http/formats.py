@@ -23,7 +23,7 @@ from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, Int64Array, dat
 EPOCHS: Final = {"s": SECOND_US, "ms": 1_000, "us": 1}
 TIME_STYLES: Final = ("iso", *EPOCHS)
 STEP_ROWS: Final = 2_000
-"""Rows that are converted and encoded at a time. One call for 50,000 rows would block other threads."""
+"""Maximum rows of one conversion and encoding. One call for 50,000 rows would block other threads."""
 MAX_TEXTS: Final = 20_000
 """Maximum dates whose texts are kept, and maximum times whose offsets from UTC are kept."""
 _QUARTER_US = 15 * MINUTE_US

@@ -63,18 +63,18 @@ MAX_CLIENTS: Final = 1_000
 CATCH_UP_S: Final = 120.0
 """Maximum seconds for sending a client the records since its position."""
 CATCHING_UP: Final = PlaceLimits(running=4, reserved=1, waiting=MAX_CLIENTS, waiting_of_client=MAX_CLIENTS)
-"""Clients that read records from the log at a time. Each has a reader of the log and one chunk in memory."""
+"""Limits of the clients that read records from the log at the same time. Each has one reader and chunk in memory."""
 LOADING: Final = PlaceLimits(running=1, waiting=MAX_CLIENTS, waiting_of_client=MAX_CLIENTS)
-"""Clients whose symbols are read from the store at a time."""
+"""Limits of the clients whose symbols are read from the store at the same time."""
 MAX_LOADED: Final = 100_000
-"""Maximum symbols recorded as read from the store. Above it, the record is cleared, and symbols are read again."""
+"""Maximum symbols in the set of symbols that were read from the store. Above it, the set is cleared."""
 STEP_S: Final = 0.01
 """Seconds of CPU time after which the event loop runs other callbacks while records are applied."""
 CHUNK_BYTES: Final = 1024 * 1024
 TAIL_WAIT_S: Final = 10.0
 """Maximum seconds to wait for the tail to reach a `since` position that the store has already reached."""
 PAIRS_PER_S: Final = 100_000
-"""Pairs of channel and symbol per second that the commands of one client may process. The next command waits."""
+"""Maximum pairs of channel and symbol per second in the commands of one client. The next command waits."""
 TAIL_POLL_S: Final = 0.02
 """Seconds between two checks of the tail's positions."""
 
@@ -364,7 +364,7 @@ class Connection:
                 async with self._place(deadline):
                     await self._from_log(wanted, positions, deadline)
                 continue
-            if self._hub.is_behind(positions):  # the tail would send the records again that the log had
+            if self._hub.is_behind(positions):  # otherwise the hub sends records again that were read from the log
                 await asyncio.sleep(TAIL_POLL_S)
             await self._drain()
             if time.monotonic() > deadline:

@@ -45,8 +45,8 @@ def database(
     """Yield the address of the store for the block.
 
     `lasting`: True for a service, which must not own the server. `make`: False if a missing store must not be created.
-    `patience_s`: maximum seconds until the store is up; None, or `lasting`: `START_S`. Raises StoreUnavailable if a
-    store is missing and `make` is false, or if the store is not up in time.
+    `patience_s`: maximum seconds to wait for another owner of the store; None, or `lasting`: `START_S`. Raises
+    StoreUnavailable if a store is missing and `make` is false, or if the store is not up in time.
     """
     if not settings.embedded_store:
         yield settings.store.get_secret_value()
@@ -237,4 +237,5 @@ def _open_private(path: str, flags: int) -> int:
     try:
         return os.open(path, flags | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror}); remove it") from None
+        advice = "check the disk and the rights, or remove the file"
+        raise ConfigError(f"{path} cannot be written ({error.strerror}); {advice}") from None

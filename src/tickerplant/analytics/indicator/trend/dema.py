@@ -30,7 +30,7 @@ class DEMA(Recursive):
         self.width = 2
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the double exponential moving average, in units of price."""
+        """Return the double exponential moving average, in units of the input."""
         once = past.smooth(self._average, inputs[0])
         twice = past.smooth(self._average, once, self._lag)
         return (2.0 * once - twice,)

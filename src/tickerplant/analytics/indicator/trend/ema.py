@@ -29,5 +29,5 @@ class EMA(Recursive):
         self.width = 1
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the exponential moving average, in units of price."""
+        """Return the exponential moving average, in units of the input."""
         return (past.smooth(self._average, inputs[0]),)

@@ -30,9 +30,9 @@ class SMA(Indicator):
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol; return the mean close, in units of price."""
+        """Process one bar of each symbol; return the mean close, in units of the input."""
         return (self._moments.step(state, rows, index, inputs[0], keep=keep)[0],)
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol; return the mean close, in units of price."""
+        """Process many bars of one symbol; return the mean close, in units of the input."""
         return Run(self._moments.run(state, index, inputs[0])[0][None], None)

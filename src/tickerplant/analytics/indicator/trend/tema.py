@@ -30,7 +30,7 @@ class TEMA(Recursive):
         self.width = 3
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the triple exponential moving average, in units of price."""
+        """Return the triple exponential moving average, in units of the input."""
         once = past.smooth(self._average, inputs[0])
         twice = past.smooth(self._average, once, self._lag)
         thrice = past.smooth(self._average, twice, 2 * self._lag)

@@ -29,7 +29,7 @@ class WMA(Windowed):
         self.looks_back(int(self.values[0]))
 
     def formula(self, at: At) -> tuple[Float64Array, ...]:
-        """Return the weighted moving average, in units of price."""
+        """Return the weighted moving average, in units of the input."""
         n, newest = self.length, at(0, 0)
         total = (n - 1) * (at(0, 1) - newest)
         for lag in range(2, n):

@@ -26,7 +26,7 @@ class MessageParser:
         self._newest_us = 0
 
     def start_connection(self, at_us: int) -> None:
-        """Start a connection: remove the volumes of the day. Gaps are detected from `at_us` on."""
+        """Reset the state for a new connection: remove the volumes of the day. Gaps are detected from `at_us` on."""
         self._quotes.forget_volumes()
         self._newest_us = at_us
 
