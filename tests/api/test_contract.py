@@ -61,13 +61,13 @@ OPERATIONS = [
         "/v1/indicators/{name}": "get", "/v1/indicators/{name}/{symbol}": "get", "/v1/alerts": "get post",
         "/v1/alerts/firings": "get", "/v1/alerts/{id}": "get patch delete", "/v1/alerts/{id}/firings": "get",
         "/v1/coverage": "get", "/v1/coverage/{symbol}": "get", "/v1/symbols": "get", "/v1/status": "get",
-        "/health": "get", "/metrics": "get",
+        "/health": "get", "/metrics": "get", "/health/live": "get", "/health/ready": "get",
     }.items()
     for method in methods.split()
 ]  # fmt: skip
 
 
-WITHOUT_INPUT = ("/v1/indicators", "/v1/status", "/health", "/metrics")
+WITHOUT_INPUT = ("/v1/indicators", "/v1/status", "/health", "/health/live", "/health/ready", "/metrics")
 """Paths without parameters: no request to them is invalid."""
 
 CONFIG = {"checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "404"]}}}

@@ -107,6 +107,8 @@ ROUTES: Final = (
     "/v1/intraday/APPLE",
     "/v1/status",
     "/health",
+    "/health/live",
+    "/health/ready",
     "/metrics",
     "/openapi.json",
     "/docs",

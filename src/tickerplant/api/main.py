@@ -28,13 +28,14 @@ from tickerplant.api.routers import (
     historical,
     indicators,
     intraday,
+    probes,
     realtime,
     system,
     ticks,
 )
 from tickerplant.api.state import ApiState
 
-ROUTES: Final = (historical, intraday, ticks, analytics, realtime, indicators, alerts, coverage, system)
+ROUTES: Final = (historical, intraday, ticks, analytics, realtime, indicators, alerts, coverage, system, probes)
 """Modules with routes, in the order of the paths in the OpenAPI document."""
 STREAM_PATH: Final = "/v1/stream"
 TRY_AGAIN: Final = 1013

@@ -21,6 +21,7 @@ from tickerplant.api.load import LoadCounters
 from tickerplant.api.log_state import backfill_progress, market_now
 from tickerplant.api.on_demand import IndicatorCalculator
 from tickerplant.api.request_lanes import COMPUTING, READING, STREAM, WRITING, RequestLane
+from tickerplant.api.store_probe import StoreProbe
 from tickerplant.api.store_reader import StoreReader
 from tickerplant.api.websockets.endpoint import Stream
 from tickerplant.api.websockets.tail import Tail
@@ -111,8 +112,9 @@ class ApiState:
     """Counts of data excluded from bars, by metric and feed, read from the store at the last scrape."""
 
     def __post_init__(self) -> None:
-        """Create the lanes, and the shared calls of `/health` and `/metrics`."""
+        """Create the lanes, and the shared calls of `/health`, `/health/ready` and `/metrics`."""
         self.lanes = Lanes(self.load)
+        self.store_probe = StoreProbe(self.store)
         self.shared_health = (
             None if self.health is None else Shared(self.pools.health, self.health, fresh_s=FRESH_S, stale_s=STALE_S)
         )

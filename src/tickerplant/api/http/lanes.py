@@ -27,7 +27,7 @@ UNWATCHED_S: Final = 0.1
 """Seconds after which a request is cancelled when its client closes the connection. Most answers are sent earlier."""
 PAGES: Final = ("/v1/historical/", "/v1/intraday/", "/v1/ticks/", "/v1/realtime/", "/v1/analytics/")
 """Paths of the routes that answer with pages of rows."""
-ON_SERVER: Final = ("/v1/status", "/health", "/metrics")
+ON_SERVER: Final = ("/v1/status", "/health", "/health/live", "/health/ready", "/metrics")
 """Paths that need no lane: they wait for pools of their own, so they answer while the lanes are full."""
 _count: Final = TypeAdapter(int).validate_python
 """Reads a number as FastAPI reads the parameters of a route: `50000.0` is 50,000."""
