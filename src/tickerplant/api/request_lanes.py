@@ -1,12 +1,13 @@
 """Lanes: threads that run requests outside the server's event loop, each with its own event loop and limits.
 
-The server's loop only parses HTTP, sends bytes and serves the stream. A request that reads the store runs in a lane:
-`reading` for a few thousand rows, `computing` for more. The lane `stream` reads the state for snapshots. A request in
-one lane cannot delay another lane or the server's loop for longer than the interpreter needs to switch threads.
+The server's loop parses HTTP, sends bytes, serves the stream, and runs reads of at most 500 rows and changes of alert
+rules. Another request that reads the store runs in a lane: `reading` for a few thousand rows, `computing` for more. The
+lane `stream` reads the state for snapshots. A request in one lane cannot delay another lane or the server's loop for
+longer than the interpreter needs to switch threads.
 
 Admission happens on the server's loop (`fair_places`). A lane runs a fixed number of requests at once. Further requests
 wait. Bounds: `LaneLimits`. A request beyond them is refused with 429 (its client has too many requests) or 503 (all
-clients together have too many).
+clients together have too many, or the request takes too long).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from tickerplant.api.load import LoadCounters
 
 T = TypeVar("T")
 
-START_S: Final = 10.0
+STOP_S: Final = 10.0
+"""Maximum seconds to wait for the end of a lane's requests, and then of its thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,7 @@ class RequestLane:
             raise self._too_slow() from None
 
     async def run_here(self, make: Callable[[], Coroutine[Any, Any, T]], client: str) -> T:
-        """Return the result of the coroutine like `run`, but run it on the server's loop: for small requests."""
+        """Run the coroutine on the server's loop within the lane's limits; return its result. For small requests."""
         try:
             async with asyncio.timeout(self.limits.budget_s), self._places.place(client):
                 return await make()
@@ -124,7 +126,7 @@ class RequestLane:
             self._places.release(client, time.monotonic() - began)
             if answer.done():
                 if not task.cancelled():
-                    task.exception()  # the client is gone, so only the task's own log line would report it
+                    task.exception()  # no caller waits: reading it prevents asyncio's log line
             elif task.cancelled():
                 answer.cancel()
             elif (error := task.exception()) is not None:
@@ -174,7 +176,7 @@ class RequestLane:
             await finish()
 
         ending = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(end(), loop))
-        await asyncio.wait([ending], timeout=START_S)
+        await asyncio.wait([ending], timeout=STOP_S)
         loop.call_soon_threadsafe(loop.stop)
-        await asyncio.to_thread(thread.join, START_S)
+        await asyncio.to_thread(thread.join, STOP_S)
         self._loop = self._thread = None

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from tickerplant.log.port import TopicPartition
 
 POLL_S: Final = 0.05
+STOPPED: Final = "stopped before {}; all records are in the log, and a running plant completes this"
 HINT_S: Final = 15.0
 GIVE_UP_S: Final = 60.0
-"""Maximum seconds without new rows in the tables if no service runs."""
+"""Maximum seconds without progress of the tables if no service runs."""
 COMPUTED_S: Final = 120.0
 """Maximum seconds to wait for recomputed indicators without progress. A running backfill can delay them for longer."""
 REFUSALS_S: Final = 2.0
@@ -71,9 +72,9 @@ def wait_until_stored(
     """Block until all results of the raw records up to the offsets `last`, by partition, are in the tables.
 
     `own_services` is true if this process runs the services. If it is false, a long wait prints which results are
-    missing. Calls `report(total, missing)` with counts of partitions over the three topics of the tables. Raises
-    TickerplantError when stopped, when a service of this process has failed, or when nothing arrives and no service
-    runs.
+    missing. Calls `report(total, missing)` with two counts of partitions of the three topics that fill the tables: all
+    partitions, and those with records that are not stored yet. Raises TickerplantError when stopped, when a service of
+    this process has failed or refuses records, or when nothing arrives and no service runs.
     """
     from tickerplant.app.ingest_progress import STAGES, ProgressTracker
     from tickerplant.app.wiring.positions import StorePositions, read_positions
@@ -87,7 +88,7 @@ def wait_until_stored(
         while missing := tracker.missing(read_positions(plant.event_log, store)):
             report(3 * len(last), len(missing))
             if stop.wait(POLL_S):
-                raise TickerplantError("stopped before everything was in the tables; all records are in the log")
+                raise TickerplantError(STOPPED.format("everything was in the tables"))
             check_services(plant)
             if time.monotonic() > refusals_s:
                 refusals_s = time.monotonic() + REFUSALS_S
@@ -101,9 +102,8 @@ def wait_until_stored(
             elif not own_services and time.monotonic() > give_up_s:
                 if not _any_service_runs(plant):
                     raise TickerplantError(
-                        "none of aggregation, analytics and persistence runs on this log, so nothing is stored; "
-                        "start them (`tickerplant up`, or `tickerplant run NAME`): everything is in the log, and they "
-                        "continue from there"
+                        "no service fills the tables; all records are in the log. Start `tickerplant up`, or "
+                        "`tickerplant run NAME` for each of aggregation, analytics and persistence"
                     )
                 give_up_s = time.monotonic() + GIVE_UP_S
         report(3 * len(last), 0)
@@ -142,7 +142,8 @@ def wait_until_computed(
     """Block until analytics has recomputed its queued series and their values are in the tables; return "".
 
     Call it after `wait_until_stored`. `symbol`: wait for the series of this symbol only. After `COMPUTED_S` without
-    progress, return a sentence: what remains, and which process completes it. Raises as `wait_until_stored` does.
+    progress, return a sentence: what remains, and which process completes it. Raises TickerplantError when stopped, or
+    when a service of this process has failed.
     """
     from tickerplant.app.wiring.positions import StorePositions, queued_series
     from tickerplant.core.schemas import ANALYTICS
@@ -170,7 +171,7 @@ def wait_until_computed(
                 who = "the next plant on this folder (`tickerplant up`)" if own_services else "the running plant"
                 return f"{left:,} {what} yet; {who} completes this"
             if stop.wait(POLL_S):
-                raise TickerplantError("stopped before everything was in the tables; all records are in the log")
+                raise TickerplantError(STOPPED.format("all indicators were recomputed"))
 
 
 def exit_if_remaining(remaining: str) -> None:

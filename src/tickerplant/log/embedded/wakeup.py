@@ -27,11 +27,12 @@ from pathlib import Path
 from tickerplant import machine
 
 _NAME_CHARS = 40
-_SETTLED_NS = 50_000_000  # directory times advance in steps of a few ms: a younger listing may already be outdated
+_SETTLED_NS = 50_000_000
+"""Nanoseconds after a directory's last change until its listing is kept. Directory times have steps of a few ms."""
 
 
 def sockets_directory(beside: Path) -> Path:
-    """Return the directory of the sockets: in `beside`, or in the temporary directory if the path is too long."""
+    """Create and return the directory of the sockets: in `beside`, or in the temporary one if the path is too long."""
     folder = beside / "bells"
     if len(os.fsencode(folder)) + 1 + _NAME_CHARS > machine.SOCKET_PATH_BYTES:
         name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
@@ -140,7 +141,7 @@ class Notifier:
                 return  # the log was closed, or this file system has no sockets: readers check by themselves
 
     def _list(self) -> list[tuple[str, frozenset[int]]]:
-        """Return (address, topic ids) of each socket. The directory is listed again only after a change."""
+        """Return (address, topic ids) of each socket. A listing is kept until the directory changes."""
         with self._guard:
             try:
                 changed_ns = self._folder.stat().st_mtime_ns

@@ -63,7 +63,7 @@ class EmbeddedTransaction:
 
 
 class EmbeddedWriter:
-    """The writer with one name; a newer writer of the name fences it. For one thread at a time."""
+    """A named writer. A newer writer with the same name fences it. Use it from one thread at a time."""
 
     def __init__(self, context: LogContext, name: str) -> None:
         self._context, self._name = context, name

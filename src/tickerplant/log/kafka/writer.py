@@ -79,7 +79,7 @@ class KafkaTransaction:
 
 
 class KafkaWriter:
-    """The writer with one name; a newer writer of the name fences it. For one thread at a time.
+    """A named writer. A newer writer with the same name fences it. Use it from one thread at a time.
 
     The broker fences a producer in two cases: a newer producer has its name, or its transaction timed out. The error is
     the same in both cases. Each writer therefore claims its name, with a record in the log's own topic, before its
