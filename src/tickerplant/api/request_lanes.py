@@ -6,8 +6,8 @@ lane `stream` reads the state for snapshots. A request in one lane cannot delay 
 longer than the interpreter needs to switch threads.
 
 Admission happens on the server's loop (`fair_places`). A lane runs a fixed number of requests at once. Further requests
-wait. Bounds: `LaneLimits`. A request beyond them is refused with 429 (its client has too many requests) or 503 (all
-clients together have too many, or the request takes too long).
+wait. Bounds: `LaneLimits`. A request gets 429 if its client has too many requests. It gets 503 if all clients together
+have too many, or if it takes too long.
 """
 
 from __future__ import annotations
