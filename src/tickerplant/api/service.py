@@ -69,6 +69,8 @@ class ApiOptions:
     - `origins`: pages, besides this plant's dashboard, that may open the stream and write.
     - `proxies`: addresses or networks of reverse proxies. Only their `X-Forwarded-For` names the client.
     - `health` is called from a thread and returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence"}]}`.
+    - `refresh_s`: seconds between two reads of the counts of excluded data for scrapes of `registry` outside the API;
+      None: only `/metrics` reads them.
     - `registry` contains the metrics of `/metrics`; the API adds its own metrics to it.
     - `indicators` computes indicators on request; None disables `/v1/indicators`.
     - `check_rule` returns an alert rule in canonical form or raises BadInput; None disables alert rules.
@@ -89,6 +91,7 @@ class ApiOptions:
     origins: Sequence[str] = ()
     proxies: Sequence[str] = ()
     health: Callable[[], Mapping[str, Any]] | None = None
+    refresh_s: float | None = None
     registry: CollectorRegistry | None = None
     indicators: IndicatorCalculator | None = None
     check_rule: CheckRule | None = None
@@ -133,6 +136,8 @@ class Api:
         metrics = ApiMetrics(self._registry, state.numbers, state.labelled_numbers)
         state.load.on_delay, state.load.connections = metrics.observe_delay, lambda: len(guard.connections)
         tasks = [asyncio.create_task(each) for each in (state.load.watch_loop(), guard.sweep())]
+        if options.refresh_s is not None:
+            tasks.append(asyncio.create_task(_refresh(state, options.refresh_s)))
         # Step 2
         following = asyncio.create_task(self._follow_log(state, tasks))
         try:
@@ -275,6 +280,13 @@ class Api:
                 least = max(earliest, end - MAX_REPLAYED_RECORDS)
                 positions[source] = min(end, max(least, applied.get(source, end)))
         return positions
+
+
+async def _refresh(state: ApiState, interval_s: float) -> None:
+    """Read the counts of excluded data until cancelled. A store that does not answer keeps the old counts."""
+    while True:
+        await state.refresh_exclusions()
+        await asyncio.sleep(interval_s)
 
 
 async def _until_one_ends(

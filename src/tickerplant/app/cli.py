@@ -107,7 +107,7 @@ def main() -> None:
     try:
         app()
     except TickerplantError as error:
-        notify(f"tickerplant: {error}")
+        _report(str(error))
         raise SystemExit(exit_code_of(error)) from None
     except BrokenPipeError:  # `tickerplant tail | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -117,12 +117,19 @@ def main() -> None:
 
         if error.errno not in FULL:
             raise
-        notify(
-            f"tickerplant: nothing can be written to {error.filename or 'the disk'}: {error.strerror}; free some space"
-        )
+        _report(f"nothing can be written to {error.filename or 'the disk'}: {error.strerror}; free some space")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _report(error: str) -> None:
+    """Write an error to stderr: as a JSON line if all lines are JSON."""
+    configured = sys.modules.get("tickerplant.app.runtime.logging")  # absent if the settings are wrong
+    if configured is not None and configured.writes_json():
+        configured.announce(error, {}, "error")
+    else:
+        notify(f"tickerplant: {error}")
 
 
 if __name__ == "__main__":

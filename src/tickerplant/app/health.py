@@ -132,7 +132,7 @@ def feed_health(event_log: EventLog, now_us: int) -> Iterable[ComponentHealth]:
 
     The count of conflicting rows is informational: trades are dead letters, and of a bar the last row is kept.
     """
-    states = _feed_states(event_log)
+    states = feed_states(event_log)
     live = {feed: live_watermark_us(event_log, feed) for feed, newest in states.items() if newest.state == "up"}
     silent = {feed: us for feed, us in live.items() if us is not None}
     for feed in _recent_feeds(event_log, silent, now_us - STALE_FEED_US):
@@ -154,7 +154,7 @@ def feed_health(event_log: EventLog, now_us: int) -> Iterable[ComponentHealth]:
         yield ComponentHealth(f"feed {feed}", DEGRADED if state == "down" else OK, sentence, details)
 
 
-def _feed_states(event_log: EventLog) -> dict[str, FeedState]:
+def feed_states(event_log: EventLog) -> dict[str, FeedState]:
     """Return each feed's newest state on `market.status`."""
     newest: dict[str, FeedState] = {}
     for source, (first, end) in event_log.offsets(STATUS).items():

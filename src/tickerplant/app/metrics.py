@@ -5,11 +5,14 @@ Nothing here is on the hot path: a scrape reads existing counters of the service
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from tickerplant.app.runtime.supervisor import Status
     from tickerplant.log.port import EventLog, TopicPartition
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 SERVICE_UP: Final = MetricSpec(
@@ -69,8 +73,17 @@ LOG_AGE: Final = MetricSpec(
     "tickerplant_log_metrics_age_seconds", "gauge", "Age of the metrics that were read from the log.",
     "Above 10: the log does not answer, and its metrics are absent. Read the log's error in `tickerplant health`.",
 )  # fmt: skip
+FEED_UP: Final = MetricSpec(
+    "tickerplant_feed_up", "gauge", "1 while the feed is connected, 0 while it is down; an ended feed has no value.",
+    "0 for minutes in session: `tickerplant health` has the reason, and `tickerplant vendors` the quotas.", ("feed",),
+)  # fmt: skip
+DISK_FREE: Final = MetricSpec(
+    "tickerplant_disk_free_bytes", "gauge", "Free bytes of the disk of the data folder.",
+    "Below 1 GiB: free some space; `tickerplant health` shows the consumers, and docs/store.md how long rows are kept.",
+)  # fmt: skip
 CATALOGUE: Final = (
     SERVICE_UP, SERVICE_RESTARTS, GROUP_LAG, GROUP_LOST, LOG_END, LOG_AGE, SERVICE_COUNT, SERVICE_ERROR, REFUSED,
+    FEED_UP, DISK_FREE,
 )  # fmt: skip
 TOPIC_NAMES: Final = tuple(spec.name for spec in TOPICS if not spec.keyed)
 
@@ -91,8 +104,9 @@ class PlantCollector(Collector):
         event_log: EventLog | None = None,
         statuses: Callable[[], Iterable[Status]] = list,
         counts: Callable[[], Iterable[tuple[str, str, float]]] = list,
+        folder: Path | None = None,
     ) -> None:
-        self._statuses, self._counts = statuses, counts
+        self._statuses, self._counts, self._folder = statuses, counts, folder
         self._log_reader = LogMetricsReader(event_log) if event_log is not None else None
 
     def describe(self) -> Iterable[Metric]:
@@ -119,6 +133,11 @@ class PlantCollector(Collector):
         for service, seconds in error_s.items():
             errors.add_metric([service], seconds)
         yield from (up, restarts, counts, errors, refused)
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                found, free = os.statvfs(self._folder), _family(DISK_FREE)
+                free.add_metric([], found.f_bavail * found.f_frsize)
+                yield free
         if self._log_reader is not None:
             yield from self._log_reader.newest()
 
@@ -167,7 +186,7 @@ class LogMetricsReader:
             self._ended.set()
 
     def _read_log(self) -> Iterator[Metric]:
-        lag, lost, end = _family(GROUP_LAG), _family(GROUP_LOST), _family(LOG_END)
+        lag, lost, end, up = _family(GROUP_LAG), _family(GROUP_LOST), _family(LOG_END), _family(FEED_UP)
         firsts: dict[TopicPartition, int] = {}
         for topic in TOPIC_NAMES:
             for tp, (first, last) in _or_nothing(partial(self._log.offsets, topic)).items():
@@ -178,7 +197,10 @@ class LogMetricsReader:
                 lag.add_metric([group, tp.topic, str(tp.partition)], records)
             for tp, position in _or_nothing(partial(self._log.committed, group)).items():
                 lost.add_metric([group, tp.topic, str(tp.partition)], max(0, firsts.get(tp, 0) - position))
-        yield from (lag, lost, end)
+        for feed, newest in _or_nothing(partial(health.feed_states, self._log)).items():
+            if newest.state != "ended":
+                up.add_metric([feed], float(newest.state == "up"))
+        yield from (lag, lost, end, up)
 
 
 def _family(spec: MetricSpec) -> CounterMetricFamily | GaugeMetricFamily:
@@ -187,7 +209,7 @@ def _family(spec: MetricSpec) -> CounterMetricFamily | GaugeMetricFamily:
     return make(spec.name, spec.help, labels=list(spec.labels))
 
 
-def _or_nothing(read: Callable[[], Mapping[TopicPartition, T]]) -> Mapping[TopicPartition, T]:
+def _or_nothing(read: Callable[[], Mapping[K, T]]) -> Mapping[K, T]:
     """Return the result; {} for a topic or group that does not exist. Raises LogUnavailable."""
     try:
         return read()

@@ -247,7 +247,9 @@ def test_a_scrape_contains_services_lags_and_counters(settings: Settings) -> Non
     with open_log(settings) as event_log:
         ensure_rules(event_log, settings)
         statuses = [Status("api", state="running", restarts=2), Status("analytics", state="waiting")]
-        registry = registry_of(PlantCollector(event_log=event_log, statuses=lambda: statuses, counts=counts))
+        registry = registry_of(
+            PlantCollector(event_log=event_log, statuses=lambda: statuses, counts=counts, folder=settings.data)
+        )
         text = generate_latest(registry).decode()
     assert 'tickerplant_service_up{service="api"} 1.0' in text
     assert 'tickerplant_service_up{service="analytics"} 0.0' in text

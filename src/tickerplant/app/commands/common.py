@@ -119,6 +119,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
         import_structlog()  # before any other module imports it
         from tickerplant.app.config import settings
+        from tickerplant.app.config.describe import secret_values
         from tickerplant.app.runtime import fault_injection, logging
 
         flags: dict[str, Any] = {}
@@ -136,7 +137,10 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         ends_quietly = command.__name__ not in LASTING and "log_level" not in loaded.origins
         if ends_quietly:
             level = "warning"  # the user reads the command's output, not the log of the components behind it
-        logging.configure(level, loaded.settings.log_format, client_lines=not ends_quietly)
+        logging.hide(secret_values(loaded.settings))
+        logging.configure(
+            level, loaded.settings.log_format, client_lines=not ends_quietly, lasting=command.__name__ in LASTING
+        )
         if not given.get("while_used"):  # the parent process has already warned
             _warn_of_former_names(loaded.former_names)
         fault_injection.install(loaded.settings.testing.crash_at)

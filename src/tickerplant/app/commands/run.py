@@ -6,6 +6,8 @@ import contextlib
 import os
 import socket
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +19,7 @@ from tickerplant.core.errors import BadInput, ConfigError
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded, Settings
     from tickerplant.app.runtime.supervisor import Supervisor
+    from tickerplant.app.service_manager import ServiceManager
 
 Host = Annotated[
     str | None, typer.Option("--host", help="Address that the API listens on.", rich_help_panel="Settings")
@@ -46,11 +49,13 @@ def up(
     """
     from tickerplant.app.runtime import plant
     from tickerplant.app.runtime.descriptors import raise_limit
+    from tickerplant.app.runtime.monitoring import monitoring
     from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.service_manager import ServiceManager
     from tickerplant.app.wiring.rules import always_open, ensure_rules
     from tickerplant.app.wiring.sandbox import sandbox_process
 
-    settings = loaded.settings
+    settings, manager = loaded.settings, ServiceManager.from_environment()
     wants_sandbox = settings.wants_sandbox if sandbox_ is None else sandbox_
     stop = threading.Event()
     raise_limit()
@@ -58,6 +63,7 @@ def up(
         stack.enter_context(plant.folder_alone(settings))
         check_port(settings)
         stack.enter_context(signals(stop))
+        answers = stack.enter_context(monitoring(settings.monitoring))
         round_the_clock = always_open(settings, wants_sandbox)
         opened = stack.enter_context(
             plant.opened(
@@ -70,7 +76,9 @@ def up(
         vendor = stack.enter_context(sandbox_process(settings)) if wants_sandbox else None
         names = [name for name in plant.SERVICES if name != "market_data" or vendor or settings.vendors.any_key()]
         supervisor = opened.supervise(names, vendor=vendor)
-        supervise(supervisor, stop, when_up=(settings, _summary(settings, names, made_up=vendor is not None)))
+        answers.supervisor, answers.registry = supervisor, opened.newest_registry
+        up = Announcement("tickerplant is up", _summary(settings, names, made_up=vendor is not None), settings)
+        supervise(supervisor, stop, up, manager)
 
 
 def run(
@@ -87,20 +95,18 @@ def run(
     """Run one service on the log and the store of the settings. `store` runs the embedded PostgreSQL alone."""
     from tickerplant.app.runtime import plant
     from tickerplant.app.runtime.descriptors import raise_limit
+    from tickerplant.app.runtime.monitoring import monitoring
     from tickerplant.app.runtime.supervisor import signals
-    from tickerplant.app.wiring.database import serve
+    from tickerplant.app.service_manager import ServiceManager
     from tickerplant.app.wiring.rules import always_open, ensure_rules
     from tickerplant.app.wiring.sandbox import sandbox_process
 
-    settings, name = loaded.settings, name.replace("-", "_")
+    settings, name, manager = loaded.settings, name.replace("-", "_"), ServiceManager.from_environment()
     stop = threading.Event()
     raise_limit()
     if name == "store":
-        if not settings.embedded_store:
-            raise ConfigError("`run store` runs the embedded database, but the setting store names another database; "
-                              "start that database yourself, or set store to embedded:")  # fmt: skip
         with signals(stop):
-            serve(settings, stop, while_used=while_used)
+            _serve_store(settings, stop, manager, while_used=while_used)
         return
     if name not in plant.SERVICES:
         raise BadInput(f"{name!r} is not a service; run one of {', '.join(plant.SERVICES)}, store")
@@ -110,6 +116,7 @@ def run(
         if name == "api":
             check_port(settings)
         stack.enter_context(signals(stop))
+        answers = stack.enter_context(monitoring(settings.monitoring))
         round_the_clock = always_open(settings, settings.wants_sandbox)
         opened = stack.enter_context(
             plant.opened(
@@ -129,8 +136,20 @@ def run(
         if name == "market_data" and settings.wants_sandbox:
             vendor = stack.enter_context(sandbox_process(settings))
         supervisor = opened.supervise([name], vendor=vendor)
-        notify(f"tickerplant {name} is up")
-        supervise(supervisor, stop)
+        answers.supervisor, answers.registry = supervisor, opened.newest_registry
+        up = Announcement(f"tickerplant {name} is up", {}, settings if name == "api" else None)
+        supervise(supervisor, stop, up, manager)
+
+
+def _serve_store(settings: Settings, stop: threading.Event, manager: ServiceManager, *, while_used: bool) -> None:
+    from tickerplant.app.wiring.database import serve
+
+    if not settings.embedded_store:
+        raise ConfigError(
+            "`run store` runs the embedded database, but the setting store names another database; "
+            "start that database yourself, or set store to embedded:"
+        )
+    serve(settings, stop, manager, while_used=while_used)
 
 
 def sandbox(
@@ -156,36 +175,63 @@ def sandbox(
 ) -> None:
     """Run the sandbox vendor alone: a local server with the protocols of real vendors."""
     from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.service_manager import ServiceManager
     from tickerplant.app.wiring.sandbox import run_sandbox
 
-    stop = threading.Event()
+    stop, manager = threading.Event(), ServiceManager.from_environment()
     with signals(stop), run_sandbox(loaded.settings, clock) as endpoint:
         if while_used:  # the parent process reads the addresses, and keeps standard input open while it runs
             echo(endpoint.greeting(), flush=True)
             while not stop.is_set() and os.read(0, 1):
                 pass
             return
-        notify(f"the sandbox vendor is up: {endpoint.url}")
-        stop.wait()
+        announce("the sandbox vendor is up", {"url": endpoint.url})
+        manager.ready("the sandbox vendor serves")
+        while not stop.wait(1.0):
+            manager.beat()
+        manager.stopping()
 
 
-def supervise(supervisor: Supervisor, stop: threading.Event, *, when_up: tuple[Settings, str] | None = None) -> None:
+@dataclass(frozen=True)
+class Announcement:
+    """The message of a process that serves: its first line, and values by name.
+
+    `api`: settings of the API that must accept connections before the message; None: the message is due at once.
+    """
+
+    event: str
+    values: Mapping[str, str]
+    api: Settings | None = None
+
+
+def announce(event: str, values: Mapping[str, str]) -> None:
+    """Write one log line with the values if log lines are JSON; otherwise print a line for each value."""
+    from tickerplant.app.runtime import logging
+
+    if logging.writes_json():
+        logging.announce(event, values)
+    else:
+        notify("\n".join([event, *(f"  {name:<10} {text}" for name, text in values.items())]))
+
+
+def supervise(supervisor: Supervisor, stop: threading.Event, up: Announcement, manager: ServiceManager) -> None:
     """Run until `stop`, or until a service fails; raise the service's error.
 
-    Prints the text of `when_up` when the API answers.
+    Writes `up` when the process serves. Reports readiness, watchdog signals and the stop to the service manager.
     """
     supervisor.start()
     try:
-        if when_up is not None:
-            settings, text = when_up
-            while not (answers := _answers(settings)) and supervisor.failure() is None and not stop.wait(0.05):
-                pass
-            if answers:
-                notify(text)
-        supervisor.wait(stop)
+        while not (answers := up.api is None or _answers(up.api)):
+            if supervisor.failure() is not None or stop.wait(0.05):
+                break
+        if answers:
+            announce(up.event, up.values)
+            manager.ready(up.event)
+        supervisor.wait(stop, lambda: manager.beat(supervisor.troubles))
     finally:
+        manager.stopping()
         if stop.is_set():
-            notify("stopping; press Ctrl-C again to exit at once")
+            announce("stopping; press Ctrl-C again to exit at once", {})
         supervisor.stop()
     failure = supervisor.failure()
     if failure is not None:
@@ -202,14 +248,14 @@ def _answers(settings: Settings) -> bool:
     return False
 
 
-def _summary(settings: Settings, names: list[str], *, made_up: bool) -> str:
+def _summary(settings: Settings, names: list[str], *, made_up: bool) -> dict[str, str]:
     """Return the summary that `up` prints: addresses, the origin of prices, the data folder, and how to stop."""
     host = settings.api.host
     shown = "localhost" if host in ("0.0.0.0", "127.0.0.1", "::", "::1") else f"[{host}]" if ":" in host else host  # noqa: S104
     base = f"http://{shown}:{settings.api.port or '…'}"
     opened = "#apikey=KEY" if settings.api.key is not None else ""
     feeds = "none: the sandbox is off and no vendor is configured" if "market_data" not in names else "from vendors"
-    lines = {
+    return {
         "dashboard": f"{base}/{opened}",
         "API": f"{base}/docs",
         "health": f"{base}/health",
@@ -217,7 +263,6 @@ def _summary(settings: Settings, names: list[str], *, made_up: bool) -> str:
         "data": str(settings.data),
         "stop": "Ctrl-C; the next start resumes",
     }
-    return "\n".join(["tickerplant is up", *(f"  {name:<10} {text}" for name, text in lines.items())])
 
 
 def check_port(settings: Settings) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from pydantic import BaseModel, SecretStr
 
 from tickerplant.app.config.renamed import RENAMED, variable
-from tickerplant.app.config.settings import Loaded, Settings
+from tickerplant.app.config.settings import EMBEDDED, Loaded, Settings
 from tickerplant.app.config.store_access import shown_name
 
 HIDDEN = "********"
@@ -57,6 +58,32 @@ def _rows(kind: type[BaseModel], value: BaseModel, default: BaseModel, loaded: L
         shown = shown_name(dotted)
         shown_value, default_value = (_plain(one, address=dotted == "store") for one in (present, usual))
         yield Row(shown, variable(shown), shown_value, default_value, origin, field.description or "")
+
+
+def secret_values(settings: BaseModel) -> Iterator[str]:
+    """Yield the secrets of the settings: keys, passwords of the database, and secret entries of free tables."""
+    for name in type(settings).model_fields:
+        yield from _secrets_in(getattr(settings, name), address=name == "store")
+
+
+def _secrets_in(value: Any, *, address: bool = False) -> Iterator[str]:
+    """Yield the secrets in a value. `address`: the value is an address, and only its password is secret."""
+    if isinstance(value, BaseModel):
+        yield from secret_values(value)
+    elif isinstance(value, SecretStr):
+        text = value.get_secret_value()
+        if not address:
+            yield text
+        elif text != EMBEDDED:
+            _, _, password = text.rpartition("@")[0].partition("://")[2].partition(":")
+            yield from (password, unquote(password))
+            for given in parse_qs(urlsplit(text).query).get("password", ()):
+                yield from (given, quote(given))
+    elif isinstance(value, dict):
+        for name, entry in value.items():
+            if isinstance(entry, str) and any(word in name for word in _SECRETS):
+                yield entry
+            yield from _secrets_in(entry)
 
 
 def _plain(value: Any, *, address: bool = False) -> Any:

@@ -94,6 +94,22 @@ class ApiSettings(SettingsGroup):
         return _checked(check_network, proxies)
 
 
+class MonitoringSettings(SettingsGroup):
+    """Settings of the server with the metrics and probes of one process."""
+
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address that the metrics and probes of each process listen on; they need no key.",
+    )
+    port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port of `/metrics`, `/health/live` and `/health/ready` of each process, also of a service without "
+        "an API; 0: a free port; unset: none ([description](operations.md#metrics-of-each-process)).",
+    )
+
+
 class AlertSettings(SettingsGroup):
     """Settings of alert rules and their webhooks."""
 

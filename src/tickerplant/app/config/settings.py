@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from tickerplant.app.config.groups import (
     AlertSettings,
     ApiSettings,
+    MonitoringSettings,
     Names,
     RulesSettings,
     SandboxSettings,
@@ -137,6 +138,9 @@ class Settings(BaseSettings):
         "`none`: the backfill executes only users' orders, and fills no gaps.",
     )
     api: ApiSettings = Field(default_factory=ApiSettings, description="REST and WebSocket.")
+    monitoring: MonitoringSettings = Field(
+        default_factory=MonitoringSettings, description="Metrics and probes of each process."
+    )
     alerts: AlertSettings = Field(default_factory=AlertSettings, description="Webhooks of alerts.")
     vendors: VendorSettings = Field(default_factory=VendorSettings, description="Market data vendors.")
     sandbox: SandboxSettings = Field(

@@ -1,15 +1,26 @@
-"""Logging: readable lines on a terminal, JSON elsewhere. Services write at most one line per batch."""
+"""Logging: readable lines on a terminal, JSON elsewhere. Services write at most one line per batch.
+
+A long-running command with `log_format = json` writes nothing else to stderr: one event is one line. Secrets of the
+settings are replaced in every line.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import logging
 import math
 import re
 import sys
+import threading
+from collections.abc import Iterable, Mapping
+from types import TracebackType
 from typing import Any, Final
+from urllib.parse import quote
 
 import structlog
 
+from tickerplant.app.terminal.output import escape_json, json_line, notify
 from tickerplant.core.shown import escape, escape_line
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -66,15 +77,47 @@ _POOL: Final = _PoolFilter()
 _CLIENTS: Final = _ClientFilter()
 
 
+HIDDEN: Final = "********"
+"""Text that replaces a secret."""
+MIN_SECRET: Final = 4
+"""Minimum characters of a secret that is replaced. A shorter text also occurs in other words."""
+
+_secrets: re.Pattern[str] | None = None
+_json_lines = False
+_json_only = False
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Replace these texts in all lines from now on, also in the form that a URL or a JSON text gives them."""
+    global _secrets
+    forms = {
+        form
+        for secret in secrets
+        if len(secret) >= MIN_SECRET
+        for form in (
+            secret, quote(secret), quote(secret, safe=""), json.dumps(secret)[1:-1],
+            json.dumps(secret, ensure_ascii=False)[1:-1], escape(secret), repr(secret)[1:-1],
+        )
+    }  # fmt: skip
+    _secrets = re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True)))) if forms else None
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which the texts of `hide` are replaced."""
+    return _secrets.sub(HIDDEN, text) if _secrets is not None else text
+
+
 _COLOUR: Final = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 class _EscapedFormatter(structlog.stdlib.ProcessorFormatter):
-    """Escapes control characters of foreign text in a line. Only colours remain."""
+    """Escapes control characters of foreign text in a line, and hides secrets. Only colours remain."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the formatted line."""
-        parts = _COLOUR.split(super().format(record))  # colours are at odd positions
+        """Return the formatted line. Control characters in JSON become escapes of JSON."""
+        if _json_lines:
+            return escape_json(without_secrets(super().format(record)))
+        parts = _COLOUR.split(without_secrets(super().format(record)))  # colours are at odd positions
         return "".join(part if number % 2 else escape(part) for number, part in enumerate(parts))
 
 
@@ -90,12 +133,45 @@ def _one_line_values(_: Any, __: str, event: structlog.typing.EventDict) -> stru
     }
 
 
-def configure(level: str = "info", style: str = "auto", *, client_lines: bool = True) -> None:
+def writes_json() -> bool:
+    """Return True if all lines on stderr must be JSON: a long-running command with `log_format = json`."""
+    return _json_only
+
+
+def announce(event: str, values: Mapping[str, str], level: str = "info") -> None:
+    """Write one JSON line to stderr. The level of the log does not suppress it."""
+    stamp = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    line = json_line({**values, "event": event, "level": level, "timestamp": stamp})
+    notify(without_secrets(line))
+
+
+def _report_uncaught(
+    kind: type[BaseException], error: BaseException | None, trace: TracebackType | None = None, where: str = "main"
+) -> None:
+    if error is not None and not issubclass(kind, KeyboardInterrupt):
+        structlog.get_logger(__name__).critical("uncaught error", thread=where, exc_info=(kind, error, trace))
+
+
+def _replace_hooks() -> None:
+    """Write uncaught errors and warnings as log lines. Python's own reports have several lines."""
+    sys.excepthook = _report_uncaught
+    threading.excepthook = lambda args: _report_uncaught(
+        args.exc_type, args.exc_value, args.exc_traceback, args.thread.name if args.thread is not None else "?"
+    )
+    logging.captureWarnings(True)
+
+
+def configure(level: str = "info", style: str = "auto", *, client_lines: bool = True, lasting: bool = False) -> None:
     """Write all lines, including the lines of libraries, to stderr; stdout is for a command's output.
 
     `client_lines`: write the lines of Kafka's client library. A command that ends by itself reports their reason.
+    `lasting`: for a long-running command, whose other messages are JSON too if `style` is `json`.
     """
-    json_lines = style == "json" or (style == "auto" and not sys.stderr.isatty())
+    global _json_lines, _json_only
+    _json_lines = json_lines = style == "json" or (style == "auto" and not sys.stderr.isatty())
+    _json_only = style == "json" and lasting
+    if _json_only:
+        _replace_hooks()
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

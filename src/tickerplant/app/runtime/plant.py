@@ -95,6 +95,7 @@ class Plant:
     counts: ServiceCounts = field(default_factory=ServiceCounts)
     made_up: bool = False
     """Whether a sandbox supplies the prices."""
+    _newest_registry: CollectorRegistry | None = None
 
     def supervise(
         self, names: Iterable[str], *, vendor: tuple[SandboxProcess | ExternalSandbox, SandboxEndpoint] | None = None
@@ -165,10 +166,18 @@ class Plant:
         return {service_key(status.name, self.settings.instance) for status in self.supervisor.statuses()}
 
     def registry(self) -> CollectorRegistry:
-        """Return a registry that reads this plant during a scrape."""
-        return registry_of(
-            PlantCollector(event_log=self.event_log, statuses=self.supervisor.statuses, counts=self.counts)
-        )
+        """Return a new registry that reads this plant during a scrape. The API adds its own metrics to it."""
+        self._newest_registry = registry_of(
+            PlantCollector(
+                event_log=self.event_log, statuses=lambda: self.supervisor.statuses(), counts=self.counts,
+                folder=self.settings.data,
+            )
+        )  # fmt: skip
+        return self._newest_registry
+
+    def newest_registry(self) -> CollectorRegistry:
+        """Return the registry of the running API, or one without the API's metrics if none runs in this process."""
+        return self._newest_registry or self.registry()
 
     def health(self) -> health.Health:
         """Return the newest known health of all components. Waits for new answers for at most a second."""

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tickerplant.app.config.settings import Settings
 from tickerplant.app.runtime.leader import Leader
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from tickerplant.log.port import EventLog
     from tickerplant.market_data.backfill import Order, Progress
     from tickerplant.sandbox import SandboxEndpoint
+
+
+REFRESH_S: Final = 15.0
+"""Seconds between two reads of the counts of excluded data for scrapes of `monitoring.port`."""
 
 
 def run_aggregation(settings: Settings, log: EventLog, stop: threading.Event, counts: ServiceCounts) -> None:
@@ -173,6 +177,7 @@ async def run_api(
 
     options = ApiOptions(
         host=settings.api.host, port=settings.api.port, api_key=key, health=health, registry=registry,
+        refresh_s=None if settings.monitoring.port is None else REFRESH_S,
         hosts=settings.api.hosts, origins=settings.api.origins, proxies=settings.api.proxies,
         indicators=on_demand(own_rules), check_rule=check_rule, bind_log=bind_log,
         max_connections=settings.api.max_connections,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import itertools
 import signal
@@ -50,6 +51,9 @@ CRASH_MEMORY_S: Final = 600.0
 STOP_S: Final = 10.0
 SETTLE_S: Final = 5.0
 """Seconds after the start until all modules that the services import are loaded."""
+
+STUCK_S: Final = 30.0
+"""Seconds without a turn after which an event loop counts as stuck. A blocked loop ends by itself in a second."""
 
 SWITCH_INTERVAL_S: Final = 0.0001
 """Maximum seconds that a thread keeps the GIL while another thread waits. With Python's default of 5 ms, a tick that
@@ -122,6 +126,8 @@ class _Runner:
     outage: Outage = field(default_factory=Outage)
     settled: bool = False
     """True after the reporter was notified that the service is healthy."""
+    asked_s: float | None = None
+    """Time of the question that the event loop has not answered yet, on the monotonic clock; None: no question."""
     _loop: asyncio.AbstractEventLoop | None = None
     _loop_stop: asyncio.Event | None = None
 
@@ -144,6 +150,33 @@ class _Runner:
         if not status.fails(now_s):
             self.settled = True
             self.reporter.healthy(self.service.name)
+
+    def find_trouble(self, now_s: float) -> str:
+        """Return the trouble that only a new process removes: a dead thread, a stuck event loop, used-up resources.
+
+        "" if there is none. Each call asks the event loop for a sign of life, which the next calls expect.
+        """
+        name, loop = self.service.name, self._loop
+        if self.thread is None or self.stopping.is_set():
+            return ""
+        if not self.thread.is_alive() and self.status.state != "failed":
+            return f"the thread of {name} has ended"
+        if self.asked_s is not None and now_s - self.asked_s >= STUCK_S:
+            return f"the event loop of {name} has been stuck for {now_s - self.asked_s:.0f} s"
+        if loop is None:
+            self.asked_s = None
+        elif self.asked_s is None:
+            self.asked_s = now_s
+            try:
+                loop.call_soon_threadsafe(self._answer)
+            except RuntimeError:  # the loop is closed
+                self.asked_s = None
+        if self.status.fails(now_s) and _is_exhausted(self.failure):
+            return f"{name} lacks memory, threads or file descriptors: {self.status.error}"
+        return ""
+
+    def _answer(self) -> None:
+        self.asked_s = None
 
     def _main(self) -> None:
         if self.service.placed:
@@ -208,13 +241,24 @@ class _Runner:
     async def _on_loop(self) -> None:
         assert self.service.asynchronous is not None
         stop = asyncio.Event()
-        self._loop, self._loop_stop = asyncio.get_running_loop(), stop
+        self._loop, self._loop_stop, self.asked_s = asyncio.get_running_loop(), stop, None
         try:
             if self.stopping.is_set():
                 return
             await self.service.asynchronous(stop)
         finally:
-            self._loop = self._loop_stop = None
+            self._loop = self._loop_stop = self.asked_s = None
+
+
+def _is_exhausted(error: BaseException | None) -> bool:
+    """Return True if an error, or an error that caused it, means that the process has used up its resources."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.EMFILE):
+            return True
+        if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _backoffs() -> Iterator[float]:
@@ -242,6 +286,14 @@ class Supervisor:
         """Return the error of a failed service, or None if no service has failed."""
         return next((r.failure for r in self._runners if r.status.state == "failed"), None)
 
+    def troubles(self) -> list[str]:
+        """Return the troubles of services that only a restart of the process removes. Neither blocks nor raises.
+
+        An unavailable log or database, a full disk and refused records are no such troubles.
+        """
+        now_s = time.monotonic()
+        return [trouble for runner in self._runners if (trouble := runner.find_trouble(now_s))]
+
     def start(self) -> None:
         """Start all services in the reverse order of `rank`, so that readers run before feeds."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -249,12 +301,13 @@ class Supervisor:
         for runner in sorted(self._runners, key=lambda r: -r.service.rank):
             runner.start()
 
-    def wait(self, stop: threading.Event) -> None:
-        """Block until `stop` is set or a service has failed."""
+    def wait(self, stop: threading.Event, each_turn: Callable[[], None] = lambda: None) -> None:
+        """Block until `stop` is set or a service has failed. Calls `each_turn` five times a second."""
         settled = time.monotonic() + SETTLE_S
         while not stop.wait(0.2):
             if self._failed.is_set():
                 return
+            each_turn()
             now_s = time.monotonic()
             for runner in self._runners:
                 runner.settle(now_s)

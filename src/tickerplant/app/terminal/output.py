@@ -33,8 +33,17 @@ def notify(text: str) -> None:
 
 def emit(row: Mapping[str, Any]) -> None:
     """Print one JSON object on one line."""
-    text = json.dumps(row, ensure_ascii=False, default=str, allow_nan=False)
-    print(_NOT_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text), flush=True)
+    print(json_line(row), flush=True)
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """Return a JSON object as one line without control characters."""
+    return escape_json(json.dumps(row, ensure_ascii=False, default=str, allow_nan=False))
+
+
+def escape_json(text: str) -> str:
+    """Return a JSON text without the control characters that JSON allows."""
+    return _NOT_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def write_csv(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:

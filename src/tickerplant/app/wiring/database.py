@@ -27,6 +27,7 @@ from typing import Final
 import structlog
 
 from tickerplant.app.config.settings import Settings, access_variables, child_environment
+from tickerplant.app.service_manager import ServiceManager
 from tickerplant.app.wiring.locks import FolderLock
 from tickerplant.app.wiring.store import embedded_postgres, has_store
 from tickerplant.core.errors import ConfigError, StoreUnavailable
@@ -119,7 +120,7 @@ def own(settings: Settings, lock: FolderLock) -> Iterator[str]:
         server.stop()
 
 
-def serve(settings: Settings, stop: threading.Event, *, while_used: bool) -> None:
+def serve(settings: Settings, stop: threading.Event, manager: ServiceManager, *, while_used: bool) -> None:
     """Own the server until `stop`, or, with `while_used`, until it has had no user for `IDLE_S`."""
     lock = FolderLock(settings.data, "store.lock")
     if while_used:
@@ -129,9 +130,11 @@ def serve(settings: Settings, stop: threading.Event, *, while_used: bool) -> Non
         lock.acquire_or_raise()
     with lock, own(settings, lock):
         log.info("store is up", folder=str(settings.data))
+        manager.ready("the embedded store serves")
         used_s = time.monotonic()
         users = FolderLock(settings.data, "store.users")
         while not stop.wait(POLL_S):
+            manager.beat()
             if users.is_held():
                 used_s = time.monotonic()
             elif while_used and time.monotonic() - used_s > IDLE_S and users.acquire():
