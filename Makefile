@@ -14,7 +14,7 @@ STATIC := src/tickerplant/api/static/index.html
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: dist help run venv web test test-all test-real test-parts lint lint-ruff lint-format lint-mypy lint-imports web-check bench chaos fuzz kafka lock
+.PHONY: check-deploy dist help run venv web test test-all test-real test-parts lint lint-ruff lint-format lint-mypy lint-imports web-check bench chaos fuzz kafka lock
 
 help:
 	@echo "make run     run the whole plant with embedded defaults; ARGS='...' are options of \`tickerplant up\`"
@@ -26,6 +26,7 @@ help:
 	@echo "make web     build the dashboard into the package"
 	@echo "make check-postgres  run the tests of the store on PostgreSQL 15 to 18, and move rows between versions"
 	@echo "make dist    build and check the wheel and the sdist: metadata, contents, installation, first candles"
+	@echo "make check-deploy  check the Dockerfile, compose files, chart, unit, alert rules and boards"
 	@echo "make bench   run the benchmarks; ARGS='...' are their options; ARGS=--list lists them"
 	@echo "make bench ARGS='compare REF [BENCH ...]'  run benchmarks on two commits in turn and print ratios"
 	@echo "make bench ARGS='table [ROW ...]'  measure the aims in docs/benchmarks.md"
@@ -74,7 +75,7 @@ lock: .venv/.installer
 	@$(COMPILE) $(ARGS) --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
 	@$(COMPILE) $(ARGS) $(RUN_EXTRAS) --extra bench -c requirements-dev.txt pyproject.toml -o requirements-bench.txt
 	@$(COMPILE) $(ARGS) -c requirements-dev.txt tools/requirements-install.in -o tools/requirements-install.txt
-	@for name in dist node java; do \
+	@for name in dist node java deploy; do \
 		$(COMPILE) $(ARGS) -c requirements-dev.txt tools/requirements-$$name.in -o tools/requirements-$$name.txt || exit 1; \
 	done
 
@@ -193,3 +194,12 @@ dist: .venv/.installer
 	@$(STEP) "install what the packages need" $(UV) pip install --python $(PY) -q --require-hashes \
 		-r tools/requirements-dist.txt
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) tools/dist.py $(ARGS)
+
+# --- deployment -------------------------------------------------------------------------------------------------------
+
+# Starts nothing. helm comes from the Go module proxy, unless it is installed.
+check-deploy: .venv/.dev
+	@$(STEP) "find promtool and systemd-analyze" tools/need promtool:prometheus systemd-analyze:systemd
+	@$(STEP) "install what the checks of deploy/ need" $(UV) pip install --python $(PY) -q --require-hashes \
+		-r tools/requirements-deploy.txt
+	@$(PY) tools/deploy.py
