@@ -174,8 +174,10 @@ FEEDS: Final = Board("feeds", "feeds and vendors", (
     Panel("Bars that differ between sources", queries=(
           ("sum by (feed) (increase(tickerplant_source_differences_total[1h]))", "{{feed}}"),)),
     Panel("Dead letters and unreadable records", queries=(
-          ('sum by (service) (increase(tickerplant_service_events_total{event=~"dead_letters|unreadable"}[15m]))',
-           "{{service}}"),)),
+          ('sum(max by (topic, partition) (increase(tickerplant_log_records_total{topic="market.deadletter"}[15m])))',
+           "dead letters"),
+          ('sum by (service) (increase(tickerplant_service_events_total{event="unreadable"}[15m]))',
+           "{{service}}: unreadable"))),
     Panel("State of each feed", "table", sql=((
           "SELECT feed, state, since, reason, late_ticks, sent_at FROM feeds\n"
           "WHERE sent_at > now() - INTERVAL '7 days' ORDER BY sent_at DESC LIMIT 50", "table"),), width=24),

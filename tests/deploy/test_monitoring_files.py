@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tickerplant.alerts import metrics as alert_metrics
+from tickerplant.analytics.service import AnalyticsCounters
 from tickerplant.api import metrics as api_metrics
 from tickerplant.app import metrics as plant_metrics
 from tickerplant.app.config.describe import rows
 from tickerplant.app.config.settings import Loaded, Settings
 from tickerplant.core.metrics import MetricSpec
+from tickerplant.market_data.service import FeedEvents
+from tickerplant.persistence.reporter import PersistenceCounters
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -76,6 +80,18 @@ def test_every_metric_and_label_of_rules_and_boards_exists(where: str, legend: s
     assert unknown_names(query) == set(), where
     for label in re.findall(r"\{\{(\w+)\}\}", legend):
         assert label in ("instance", "job", "severity") or re.search(rf"\b{label}\b", query), f"{where}: {legend}"
+
+
+def test_every_event_that_rules_and_boards_select_is_counted() -> None:
+    counted = {field.name for kind in (AnalyticsCounters, FeedEvents, PersistenceCounters) for field in fields(kind)}
+    selected = {
+        event
+        for _, _, query in QUERIES
+        for found in re.findall(r'event=~?"([^"]*)"', query)
+        for event in found.split("|")
+    }
+    assert {"rows", "dead", "store_missing"} <= selected
+    assert selected - counted == set()
 
 
 def test_a_name_that_does_not_exist_is_found() -> None:

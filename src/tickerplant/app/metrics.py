@@ -55,7 +55,7 @@ LOG_END: Final = MetricSpec(
 )  # fmt: skip
 SERVICE_COUNT: Final = MetricSpec(
     "tickerplant_service_events", "counter", "Events that a service has counted, by event.",
-    "`dead_letters` or `unreadable` growing: read `tickerplant tail deadletter`. Late ticks: see "
+    "`dead` or `unreadable` growing: read `tickerplant tail deadletter`. Late ticks: see "
     "tickerplant_late_ticks. `pending` of analytics not falling: the store is unavailable or behind, or a backfill has "
     "not ended.", ("service", "event"),
 )  # fmt: skip
