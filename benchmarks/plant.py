@@ -258,7 +258,7 @@ def environment(log: str) -> dict[str, str]:
 
 def throughput(log: str, ticks: Path, folder: Path) -> dict[str, Any]:
     """Return ticks per second from feed to committed rows, with CPU and memory during the run."""
-    env = environment(log)
+    env = {**environment(log), "TICKERPLANT_PARTITIONS": "4"}  # as `replay` creates without a plant
     with (
         plant(folder, env, "--no-sandbox") as (process, url),
         clients(url.replace("http", "ws") + "/v1/stream") as seen,

@@ -106,7 +106,7 @@ def parse(args: argparse.Namespace) -> None:
         batches = [texts[at : at + size] for at in range(0, len(texts), size)]
         began = time.process_time()
         for batch in batches:
-            stream.session.parser.ticks(read_messages(batch), len(batch), 0, 0.0)
+            stream.session.parser.ticks(read_messages(batch), np.zeros(len(batch), np.int64), 0.0)
         rate = len(texts) / (time.process_time() - began)
         print(f"parse alone, batches of {size:>6,}: {rate:>9,.0f} messages/s")
         record(f"parse alone, batches of {size}", rate, "messages/CPU s")

@@ -51,6 +51,18 @@ def test_a_window_closes_when_the_watermark_is_the_allowed_lateness_past_its_end
     assert {header.sent_at_us for header in headers} == {SENT}
 
 
+def test_only_the_commit_of_ticks_may_wait() -> None:
+    # A backfill waits until the positions of its records are committed, even if they have no outputs.
+    stage = AggregationStage(1)
+    minute = (OPEN, "A", "1m", 1.0, 2.0, 0.5, 1.5, 10.0)
+    raw = [start(symbols=["A"]), ticks([(OPEN + 1, "A", 10.0, 2)], OPEN), mark(OPEN), vendor([minute], OPEN), b"broken"]
+    waits = []
+    for offset, value in enumerate(raw):
+        stage.step(consumed(value, offset))
+        waits.append(stage.commit_may_wait())
+    assert waits == [False, True, False, False, False]
+
+
 def test_ticks_without_ohlc_add_only_volume_and_ticks_without_volume_set_only_prices() -> None:
     odd, silent = int(TickFlag.NO_OHLC), int(TickFlag.NO_VOLUME)
     rows = [

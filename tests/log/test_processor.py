@@ -38,6 +38,7 @@ from tickerplant.core.streams import (
     TopicPartition,
     dead_letter,
 )
+from tickerplant.log import processor as processor_module
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.port import MAX_RECORD_BYTES
 from tickerplant.log.processor import Bootstrap, Processor
@@ -68,6 +69,27 @@ class Summing(Stage):
 
     def keep_label(self) -> str | None:
         return None
+
+
+class Quiet(Summing):
+    """Outputs only multiples of 10, and commits multiples of 7 at once. The total is described as queued work."""
+
+    def step(self, consumed: ConsumedRecord, history: History) -> Sequence[Output]:
+        outputs = super().step(consumed, history)
+        return outputs if self.total % 10 == 0 else ()
+
+    def commit_may_wait(self) -> bool:
+        return self.total % 7 != 0
+
+    def queued_work(self) -> bytes | None:
+        return b"large" if self.total >= 1_000 else None
+
+
+class QuietFactory:
+    format = 1
+
+    def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
+        return Quiet(snapshot)
 
 
 class Factory:
@@ -164,6 +186,87 @@ def test_a_kill_at_any_failpoint_does_not_change_the_outputs(event_log: Embedded
     run_until_read(event_log, processor(event_log))
     assert outputs(event_log) == expected(120)
     assert killed
+
+
+def run_until_stepped(worker: Processor, records_: int) -> None:
+    """Run until the worker has processed this many records, then stop cleanly."""
+    stop = threading.Event()
+
+    def watch(_: object) -> None:
+        if worker.counts.records >= records_:
+            stop.set()
+
+    worker.on_batch = watch
+    with suppress(Killed):
+        worker.run(stop, poll_s=0.05)
+
+
+def test_steps_without_outputs_share_a_transaction(event_log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor_module, "COMMIT_EVERY_S", 3_600.0)
+    worker = Processor(event_log, "summing", [IN], STATE, QuietFactory(), poll_records=1)
+    feed(event_log, range(1, 81, 2))  # partition 1: the sums are squares, and 4 of 40 are multiples of 10
+    run_until_stepped(worker, 40)
+    assert [bytes(one) for one in outputs(event_log)[1]] == [b"9:100", b"19:400", b"29:900", b"39:1600"]
+    # The multiples of 7 do not wait (5 of 40). One commit each follows the first record, the change of the queue at
+    # 1,024, and the stop.
+    assert 4 + 5 <= worker.counts.commits <= 4 + 5 + 3
+
+
+def test_a_commit_is_not_delayed_for_ever_without_further_records(
+    event_log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor_module, "COMMIT_EVERY_S", 0.01)
+    feed(event_log, range(1, 8, 2))
+    worker = Processor(event_log, "summing", [IN], STATE, QuietFactory(), poll_records=1)
+    run_until_read(event_log, worker)  # ends only when the positions of all records are committed
+    assert worker.counts.records == 4
+
+
+def test_changed_queued_work_is_committed_at_once(event_log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor_module, "COMMIT_EVERY_S", 3_600.0)
+    feed(event_log, range(2, 3))
+    feed(event_log, range(1_004, 1_005))
+    worker = Processor(event_log, "summing", [IN], STATE, QuietFactory(), poll_records=1)
+    stop = threading.Event()
+
+    def watch(_: object) -> None:
+        if event_log.get_state(STATE, 0, QUEUED_KEY) == b"large":
+            assert event_log.lag("summing", [IN])[TopicPartition(IN, 0)] == 0
+            stop.set()
+
+    worker.on_batch = watch
+    worker.run(stop, poll_s=0.05)
+    assert outputs(event_log)[0] == []
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_kill_repeats_steps_without_outputs_and_changes_nothing(
+    event_log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    monkeypatch.setattr(processor_module, "COMMIT_EVERY_S", 0.01)
+
+    def run() -> None:
+        stages = QuietFactory()
+        run_until_read(
+            event_log, Processor(event_log, "summing", [IN], STATE, stages, snapshot_interval_records=7, poll_records=3)
+        )
+
+    for round_ in range(5):
+        feed(event_log, range(80 * round_ + 1, 80 * round_ + 81, 2))
+        left = round_ + 1
+
+        def hook(name: str) -> None:
+            nonlocal left
+            left -= name == point
+            if left == 0:
+                raise Killed
+
+        faults.install(hook)
+        run()
+    faults.install(None)
+    run()
+    sums = [f"{number - 1}:{number * number}".encode() for number in range(10, 201, 10)]
+    assert outputs(event_log) == {0: [], 1: sums}
 
 
 def test_the_history_of_a_step_contains_only_earlier_records(event_log: EmbeddedLog) -> None:

@@ -67,6 +67,13 @@ def test_ticks_that_arrive_in_the_gathering_time_are_one_event_in_their_order() 
     run(work())
 
 
+def test_ticks_that_have_waited_in_the_stream_do_not_wait_again() -> None:
+    async def work() -> None:
+        assert prices(await Gatherer(queue_of(ticks(0, waited_s=LONG_S), ticks(1)), LONG_S).get()) == [0.0, 1.0]
+
+    run(work())
+
+
 def test_a_full_batch_does_not_wait() -> None:
     async def work() -> None:
         assert prices(await Gatherer(queue_of(ticks(0, FULL_MESSAGES)), LONG_S).get())[-1] == FULL_MESSAGES - 1

@@ -97,6 +97,16 @@ def test_forming_bars_are_written_once_per_second_and_closed_bars_at_once() -> N
     assert one.due_us is None
 
 
+def test_forming_bars_that_are_due_soon_are_written_with_other_rows() -> None:
+    one = buffer()
+    one.add(bar(0, {"state": "forming"}))
+    one.flush(0)
+    one.add(bar(1, {"state": "forming"}))
+    assert got(one.flush(SECOND_US * 3 // 4 - 1)) == {}
+    one.add(bar(2, {"state": "forming"}, {"minute": 1}))
+    assert got(one.flush(SECOND_US * 3 // 4)) == {0: ("forming", 2), 1: ("final", 2)}
+
+
 def test_a_pending_forming_bar_is_written_without_further_records() -> None:
     one = buffer()
     for offset in (0, 1):

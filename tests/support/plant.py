@@ -73,7 +73,7 @@ class Plant:
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT_")}
-        return {**kept, "TICKERPLANT_LOG_FORMAT": "json", **self.env, **more}
+        return {**kept, "TICKERPLANT_LOG_FORMAT": "json", "TICKERPLANT_PARTITIONS": "4", **self.env, **more}
 
     def run(self, *arguments: str, timeout_s: float = 120, check: bool = True, **env: str) -> str:
         """Run one command to its end and return its output."""

@@ -36,10 +36,11 @@ class AggregationStage(Stage):
         self._generation = generation
         self._engine = BarAggregator(None if kept is None else snapshot.decode_snapshot(kept))
         self._dispatcher = Dispatcher(self._engine, generation)
+        self._only_ticks = False
 
     def step(self, consumed: ConsumedRecord, history: History = EMPTY_HISTORY) -> list[Output]:
         """Apply one raw record and return the records that it causes."""
-        version = self._dispatcher.version(consumed.offset)
+        version, self._only_ticks = self._dispatcher.version(consumed.offset), False
         try:
             record = self._dispatcher.apply(consumed, history)
             if isinstance(record.header, records.Rebuild):
@@ -49,7 +50,12 @@ class AggregationStage(Stage):
         except (UnreadableRecord, ConfigError) as error:
             return [dead_letter(consumed, str(error), self._engine.state.last_sent_us, cause=version)]
         self._engine.state.record_hour(consumed.offset)
+        self._only_ticks = isinstance(record.header, records.Ticks)
         return list(self._outputs(record, self._engine.finish(), version))
+
+    def commit_may_wait(self) -> bool:
+        """Return whether the last record contained ticks, which arrive all the time."""
+        return self._only_ticks
 
     def snapshot(self) -> bytes:
         """Return the whole state as bytes."""

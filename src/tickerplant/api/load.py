@@ -14,7 +14,9 @@ from typing import Final
 WINDOW_S: Final = 60.0
 """Seconds of the recent past that `/health` describes."""
 PROBE_S: Final = 0.05
-"""Seconds between two measurements of the event loop's delay."""
+"""Seconds between two measurements of the event loop's delay while a connection is open."""
+IDLE_PROBE_S: Final = 0.5
+"""Seconds between two measurements of the event loop's delay without a connection."""
 
 
 class Recent:
@@ -87,6 +89,7 @@ class LoadCounters:
         """Measure the delay of the event loop, until cancelled: the time by which it runs a timer too late."""
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + PROBE_S
-            await asyncio.sleep(PROBE_S)
+            pause_s = PROBE_S if self.connections() else IDLE_PROBE_S
+            due = loop.time() + pause_s
+            await asyncio.sleep(pause_s)
             self.observe_delay(max(0.0, loop.time() - due))

@@ -51,11 +51,27 @@ logger = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """A server that installs no signal handlers; the caller of `Api.run` handles signals."""
+    """A server that installs no signal handlers; the caller of `Api.run` handles signals and calls `end`."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    def end(self) -> None:
+        """Stop serving."""
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        """Update the header `Date` every second, until `end`. uvicorn's own loop wakes up ten times a second."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._ending.wait()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +173,7 @@ class Api:
             finally:
                 # Step 4
                 stopping.cancel()
-                server.should_exit = True
+                server.end()
                 await serving
         finally:
             for task in (following, *tasks):
@@ -225,6 +241,7 @@ class Api:
             hub.positions,
             asyncio.get_running_loop(),
             state.stream.apply,
+            has_clients=lambda: bool(hub.clients),
         )
         state.tail.start()
 

@@ -41,6 +41,8 @@ METADATA_KEY: Final = b"tickerplant"
 
 FILE_FEED: Final = "file:"
 """Prefix of the names of file feeds. A user has just requested the data of such a feed, and the data may be old."""
+BACKFILL_FEED: Final = "backfill"
+"""Name of the feed of the backfill."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):

@@ -108,6 +108,13 @@ class Stage(Protocol):
         """
         return None
 
+    def commit_may_wait(self) -> bool:
+        """Return whether the last step, which had no outputs, may be committed later with other steps.
+
+        False (the default): a writer may wait until the position of the step's record is committed.
+        """
+        return False
+
     def has_background_work(self) -> bool:
         """Return whether `run_background_work` may soon have work; the loop then polls for shorter times."""
         return False

@@ -64,6 +64,9 @@ HANDOVER_RECORDS: Final = 100
 """Minimum records since the newest snapshot for a snapshot before a rebalance. A next owner replays fewer records."""
 HANDOVER_BYTES: Final = 16 * 1024 * 1024
 """Maximum size of the newest snapshot for another one before a rebalance, during which all members wait."""
+COMMIT_EVERY_S: Final = 1.0
+"""Maximum time for which steps without outputs wait for a commit, if they may (`Stage.commit_may_wait`). Most ticks
+cause no outputs, and a restart may repeat their steps. These steps share a transaction with the next outputs."""
 WAITING_POLL_S: Final = 0.05
 """Maximum duration of a poll while a stage has background work."""
 _MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024  # maximum outputs in memory; above it a batch commits before its end
@@ -141,6 +144,9 @@ class Processor:
     counts: ProcessorCounters = field(default_factory=ProcessorCounters)
     _stages: dict[int, _Partition] = field(default_factory=dict)
     _discarded_before: int = 0
+    _committed_s: float = 0.0
+    _stepping: bool = False
+    """Whether outputs may be in no transaction: during steps and, after an error, until the stages are dropped."""
     _outage: Outage = field(default_factory=Outage)
 
     def run(self, stop: threading.Event, *, poll_s: float = 0.5) -> None:
@@ -171,34 +177,36 @@ class Processor:
             ) as reader,
         ):
             lifecycle.hand_over = partial(self._hand_over, writer, reader)
+            self._stepping = False
             while not stop.is_set():
-                polls_often = any(owned.stage.has_background_work() for owned in self._stages.values())
-                consumed = reader.poll(
-                    timeout_s=min(poll_s, WAITING_POLL_S) if polls_often else poll_s, max_records=self.poll_records
-                )
-                began = time.monotonic()
+                consumed = reader.poll(timeout_s=self._poll_s(poll_s), max_records=self.poll_records)
+                began, self._stepping = time.monotonic(), True
                 try:
                     if reader.assignment():  # not during a rebalance
                         self._run_background_work(writer, reader)
+                        if not consumed:
+                            self._commit_waiting(writer, reader)
                     if consumed:
                         self._step_all(consumed, writer, reader)
                 except Fenced:
                     if reader.assignment():
                         raise
                     return  # the partitions were lost during the commit; `run` opens them again
+                self._stepping = False
                 if consumed and len(consumed) < FEW_RECORDS:
                     stop.wait(min(MAX_PAUSE_S, PAUSE_FACTOR * (time.monotonic() - began)))
             if self._stages and reader.assignment():
                 self._commit(writer, reader, [], snapshot_all=True)
 
     def _hand_over(self, writer: Writer, reader: Reader) -> None:
-        """Commit snapshots for the next owners of the partitions."""
+        """Commit snapshots for the next owners of the partitions, unless an error has lost outputs."""
+        if self._stepping:
+            return
         due = [
             partition
             for partition, owned in self._stages.items()
             if owned.records_since_snapshot >= HANDOVER_RECORDS
             and owned.snapshot_bytes <= HANDOVER_BYTES
-            and not owned.touched
             and not owned.bootstrapped
             and not _behind(owned)
         ]
@@ -207,9 +215,30 @@ class Processor:
         except Fenced as error:
             log.info("no snapshot before the rebalance", service=self.name, error=str(error))
 
+    def _poll_s(self, poll_s: float) -> float:
+        """Return the maximum duration of the next poll."""
+        if any(owned.stage.has_background_work() for owned in self._stages.values()):
+            return min(poll_s, WAITING_POLL_S)
+        return poll_s
+
+    def _commit_is_due(self) -> bool:
+        """Return True if steps have waited long enough for a commit, or if another effect of a commit is due."""
+        return (
+            time.monotonic() - self._committed_s >= COMMIT_EVERY_S
+            or any(map(self._snapshot_is_due, self._stages.values()))
+            or bool(self._changed_queues(()))
+        )
+
+    def _commit_waiting(self, writer: Writer, reader: Reader) -> None:
+        """Commit the steps that have waited long enough, if there are any."""
+        if any(owned.touched for owned in self._stages.values()) and self._commit_is_due():
+            self._commit(writer, reader, [])
+            if self.on_batch is not None:
+                self.on_batch(self.counts)
+
     def _step_all(self, consumed: Sequence[ConsumedRecord], writer: Writer, reader: Reader) -> None:
         outputs: list[tuple[int, Output]] = []
-        size = 0
+        size, may_wait = 0, True
         for record in consumed:
             owned = self._stages.get(record.partition)
             if owned is None:
@@ -224,13 +253,15 @@ class Processor:
                 self.counts.discarded_outputs += len(produced)
                 continue
             owned.touched = True
+            may_wait = may_wait and not produced and owned.stage.commit_may_wait()
             for output in produced:
                 outputs.append((record.partition, output))
                 size += len(output.value)
             if size > _MAX_OUTPUT_BYTES:
                 self._commit(writer, reader, outputs)
                 outputs, size = [], 0
-        self._commit(writer, reader, outputs)
+        if not may_wait or self._commit_is_due():
+            self._commit(writer, reader, outputs)
         self._log_resumed()
         if self.on_batch is not None:
             self.on_batch(self.counts)
@@ -274,10 +305,7 @@ class Processor:
         due = {
             partition: owned
             for partition, owned in self._stages.items()
-            if owned.records_since_snapshot >= self.snapshot_interval_records
-            or (snapshot_all and owned.records_since_snapshot)
-            or partition in snapshots
-            or self._has_new_label(owned)
+            if self._snapshot_is_due(owned) or (snapshot_all and owned.records_since_snapshot) or partition in snapshots
         }
         moved = {
             source: position
@@ -287,6 +315,7 @@ class Processor:
         }
         # A stage that still replays must not be snapshotted: its positions are before the committed ones.
         due = {p: owned for p, owned in due.items() if not _behind(owned)}
+        self._committed_s = time.monotonic()
         if not moved and not due:
             return
         faults.reach(f"{self.name}.commit.before")
@@ -333,6 +362,9 @@ class Processor:
         if replayed and not any(map(_behind, self._stages.values())):
             log.info("resumed", service=self.name, records=replayed, discarded_outputs=self.counts.discarded_outputs)
             self._discarded_before = self.counts.discarded_records
+
+    def _snapshot_is_due(self, owned: _Partition) -> bool:
+        return owned.records_since_snapshot >= self.snapshot_interval_records or self._has_new_label(owned)
 
     def _has_new_label(self, owned: _Partition) -> bool:
         label = owned.stage.keep_label()

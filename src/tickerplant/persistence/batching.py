@@ -35,7 +35,10 @@ from tickerplant.store.repositories.prices import with_arrival
 from tickerplant.store.row_selection import filter_rows, is_closed, newest_by_key, not_newer
 
 FORMING_EVERY_US: Final = SECOND_US
-"""Minimum time between two writes of forming rows."""
+"""Time after which pending forming rows are due."""
+FORMING_WITH_OTHERS_US: Final = FORMING_EVERY_US * 3 // 4
+"""Minimum time between two writes of forming rows. They are written before they are due if a transaction is needed for
+other rows, so that they need none of their own."""
 OFFSET: Final = "_offset"
 """Column of a pending row: the offset of its record."""
 
@@ -160,7 +163,8 @@ class PartitionBuffer:
 
         `now_us` is a monotonic clock. The next WriteBatch expects that this one was applied.
         """
-        due = last or now_us - self._formed_us >= FORMING_EVERY_US
+        since_us = now_us - self._formed_us
+        due = last or since_us >= (FORMING_WITH_OTHERS_US if self.moved else FORMING_EVERY_US)
         if not self.moved and not (due and self.due_us is not None):
             return None
         output, self._batch = self._batch, self._empty()
@@ -297,6 +301,19 @@ def _split_bars(
 def _with_offset(batch: pa.RecordBatch, offset: int) -> pa.Table:
     table = pa.Table.from_batches([batch])
     return table.append_column(OFFSET, pa.array(np.full(batch.num_rows, offset, dtype=np.int64)))
+
+
+def lane_number(source: TopicPartition, partitions: int, lanes: int) -> int:
+    """Return the number of the lane that writes a partition.
+
+    Topics with one partition are written by two lanes: values of indicators, and everything else.
+
+    >>> [lane_number(TopicPartition(schemas.RAW, number), 4, 2) for number in range(4)]
+    [0, 1, 0, 1]
+    >>> [lane_number(TopicPartition(topic, 0), 1, 2) for topic in (schemas.RAW, schemas.OHLCV, schemas.ANALYTICS)]
+    [0, 0, 1]
+    """
+    return (source.partition if partitions > 1 else int(source.topic == schemas.ANALYTICS)) % lanes
 
 
 @dataclass(slots=True)

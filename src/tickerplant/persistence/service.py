@@ -1,9 +1,9 @@
 """Persistence: topics to tables, each position exactly once.
 
-One thread reads the log, one poll ahead of the writers. `batching` buffers the records per partition. Two lanes share
-the partitions by number. Each lane has a database connection, so that the database stores the rows of one lane while
-the other encodes. A lane writes as soon as its last transaction and the pause after it have ended. A quiet plant
-therefore commits each record within milliseconds. A busy plant commits tens of thousands of ticks at once.
+One thread reads the log, one poll ahead of the writers. `gathering` defines how long it waits for more records, and
+`batching` buffers the records per partition. Two lanes share the partitions. Each lane has a database connection, so
+that the database stores the rows of one lane while the other encodes. A lane writes as soon as its last transaction and
+the pause after it have ended. A busy plant commits tens of thousands of ticks at once.
 
 Effects, in this order. Each is safe to repeat, because a repetition stops at Step 3:
 
@@ -41,7 +41,8 @@ from tickerplant.core.errors import ConfigError, Fenced, LogUnavailable, Positio
 from tickerplant.core.sources import SourceOrder
 from tickerplant.core.times import SECOND_US
 from tickerplant.log.port import ConsumedRecord, EventLog, Reader, RebalanceListener, TopicPartition
-from tickerplant.persistence.batching import Lane, PartitionBuffer, WriteBatch
+from tickerplant.persistence.batching import Lane, PartitionBuffer, WriteBatch, lane_number
+from tickerplant.persistence.gathering import Gathering
 from tickerplant.persistence.one_by_one import REFUSALS, apply_one_by_one, is_refusal
 from tickerplant.persistence.reporter import Metrics, PersistenceCounters, StatusReporter
 from tickerplant.persistence.write_batch import apply
@@ -56,20 +57,16 @@ LANES: Final = 2
 MAX_TICKS: Final = 50_000
 """Maximum ticks per transaction: a larger COPY is not faster and needs more memory. One partition may exceed it."""
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
-"""Maximum bytes of buffered records: about 700,000 ticks. Above this size the reader pauses; the log keeps the
-records."""
+"""Maximum bytes of buffered records: about 700,000 ticks. Above it the reader pauses; the log keeps the records."""
 REST_FACTOR: Final = 3.0
 MAX_REST_S: Final = 0.1
 """Pause of a lane after a small transaction: `REST_FACTOR` times its duration, at most `MAX_REST_S`. Records that
 arrive meanwhile share the next transaction. A transaction of one tick costs 1 ms of CPU here and 1 ms in the database.
 """
 SMALL_TICKS: Final = 5_000
-FEW_RECORDS: Final = 32
-"""A poll of fewer records is followed by a pause of `gather_s`. Later records share one sync and one transaction."""
 POLL_S: Final = 0.25
 FOLLOW_INTERVAL_S: Final = 1.0
-"""Interval at which the group's positions are committed. The database flushes commits within 0.6 s (three times
-`wal_writer_delay`)."""
+"""Interval of the commits of the group's positions. The database flushes within 0.6 s (3 times `wal_writer_delay`)."""
 MAX_CONFLICTS: Final = 3
 HEALTHY_S: Final = 10.0
 _BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -80,10 +77,7 @@ log = structlog.get_logger(__name__)
 
 
 class Persistence:
-    """The service. It may run in its own thread and event loop.
-
-    `gather_s`: time for which it gathers records that arrive slowly; rows are committed that much later.
-    """
+    """The service. It may run in its own thread and event loop. `gathering` defines the two times."""
 
     def __init__(
         self,
@@ -94,9 +88,10 @@ class Persistence:
         metrics: Metrics | None = None,
         direct_compress: bool = True,
         gather_s: float = 0.0,
+        longest_gather_s: float = 0.0,
     ) -> None:
         self.counts = PersistenceCounters()
-        self._gather_s = gather_s
+        self._gather = partial(Gathering, gather_s, longest_gather_s)
         self._log = log
         self._open = partial(Store.open, dsn, min_size=1, max_size=LANES + 2, direct_compress=direct_compress)
         self._member = f"{GROUP}-{instance}"
@@ -113,7 +108,7 @@ class Persistence:
         status = StatusReporter(self._log, self._member, self.counts, self._report)
         while not stop.is_set():
             began = time.monotonic()
-            made = (self._log, self._open, self._member, self.counts, self._metrics, status, self._gather_s)
+            made = (self._log, self._open, self._member, self.counts, self._metrics, status, self._gather())
             try:
                 await _StoreSession(*made).run(stop)
                 return
@@ -142,17 +137,18 @@ class _StoreSession:
         counts: PersistenceCounters,
         metrics: Metrics | None,
         status: StatusReporter,
-        gather_s: float,
+        gathering: Gathering,
     ) -> None:
         identity = event_log.identity()
         self._identity = Log(identity.log_id, identity.generation)
+        self._partitions = event_log.partitions(schemas.RAW)
         self._log = event_log
         self._open_store = open_store
         self._member = member
         self._counts = counts
         self._metrics = metrics
         self._status = status
-        self._gather_s = gather_s
+        self.gathering = gathering
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="persistence-log")
         self._lanes = [Lane(number) for number in range(LANES)]
         self._has_room = asyncio.Event()
@@ -183,6 +179,7 @@ class _StoreSession:
                 try:
                     await self._run_tasks(stop, reader, store)
                 finally:
+                    self.gathering.hurry()
                     reader.wake()
                     await loop.run_in_executor(self._thread, reader.close)
             finally:
@@ -214,6 +211,7 @@ class _StoreSession:
             # Reading ends here. The lanes end when all buffered records are written.
             self._stopping = True
             self._has_room.set()
+            self.gathering.hurry()
             reader.wake()
             for done in (task for task in tasks if task.done()):
                 done.result()
@@ -237,7 +235,7 @@ class _StoreSession:
             commits, self._durable = self._durable, {}
             consumed_records = await loop.run_in_executor(self._thread, self._poll, reader, seeks, commits)
             for consumed in consumed_records:
-                lane = self._lanes[consumed.partition % LANES]
+                lane = self._lane_of(consumed.source)
                 buffer = lane.buffers.get(consumed.source)
                 # While a seek is pending, these records are from the old position.
                 if buffer is not None and consumed.source not in self._seeks:
@@ -246,8 +244,6 @@ class _StoreSession:
             while self._buffered_bytes() > MAX_BUFFERED_BYTES and not self._stopping:
                 self._has_room.clear()
                 await self._has_room.wait()
-            if 0 < len(consumed_records) < FEW_RECORDS and not self._stopping:
-                await asyncio.sleep(self._gather_s)
 
     def _poll(
         self, reader: Reader, seeks: Mapping[TopicPartition, int], commits: Mapping[TopicPartition, int]
@@ -261,7 +257,7 @@ class _StoreSession:
             with contextlib.suppress(Fenced):  # a rebalance begins: the next owner, or a later poll, commits
                 reader.commit(self._unsent)  # Step 6
                 self._unsent = {}
-        consumed_records = reader.poll(timeout_s=POLL_S)
+        consumed_records = self.gathering.poll(reader, POLL_S)
         if consumed_records:
             self._log.make_durable()  # Step 1
         return consumed_records
@@ -291,14 +287,14 @@ class _StoreSession:
     def closed(self, partitions: Sequence[TopicPartition]) -> None:
         """Drop the buffers of revoked partitions; their new owner reads the records again."""
         for tp in partitions:
-            self._lanes[tp.partition % LANES].buffers.pop(tp, None)
+            self._lane_of(tp).buffers.pop(tp, None)
             self._applied.pop(tp, None)
             self._durable.pop(tp, None)
             self._seeks.pop(tp, None)
 
     def _start_partition(self, tp: TopicPartition, applied: Applied) -> None:
         buffer = PartitionBuffer(tp, self._identity.generation, applied.position)
-        self._lanes[tp.partition % LANES].buffers[tp] = buffer
+        self._lane_of(tp).buffers[tp] = buffer
 
     def _restart_partition(self, tp: TopicPartition, applied: Applied) -> None:
         """Drop the buffered records of a partition, and read it again from the store's position."""
@@ -406,7 +402,7 @@ class _StoreSession:
     async def _count_applied(self, batches: Sequence[WriteBatch], seconds: float) -> None:
         counts = self._counts
         for batch in batches:
-            if batch.source in self._lanes[batch.source.partition % LANES].buffers:
+            if self._owns(batch.source):
                 self._applied[batch.source] = batch.change.resume
             if batch.sources is not None:
                 self._sources[batch.source.partition] = batch.sources
@@ -467,7 +463,10 @@ class _StoreSession:
                 self._applied = {tp: at for tp, at in self._applied.items() if applied.get(tp) != at}
 
     def _owns(self, tp: TopicPartition) -> bool:
-        return tp in self._lanes[tp.partition % LANES].buffers
+        return tp in self._lane_of(tp).buffers
+
+    def _lane_of(self, tp: TopicPartition) -> Lane:
+        return self._lanes[lane_number(tp, self._partitions, LANES)]
 
     async def _commit_on_stop(self, reader: Reader, store: Store) -> None:
         """Flush the database, then commit all applied positions of the group, before a clean stop."""
@@ -489,6 +488,7 @@ class _RebalanceListener(RebalanceListener):
         self._session, self._store, self._loop = session, store, loop
 
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        self._session.gathering.restart(partitions)
         opening = self._session.opened(self._store, list(partitions))
         return asyncio.run_coroutine_threadsafe(opening, self._loop).result()
 

@@ -48,7 +48,12 @@ from tickerplant.sandbox.request_router import (
     key_is_valid,
 )
 
-TICK_S: Final = 0.01  # trades of 10 ms are sent together: 100 wake-ups a second
+TICK_S: Final = 0.01
+"""Minimum seconds between two sends: at most 100 wake-ups a second."""
+LONGEST_TICK_S: Final = 0.05
+"""Maximum seconds between two sends. It bounds the delay of trades at low rates, where a send costs 0.6 ms of CPU
+however few its trades."""
+_TRADES_PER_TICK: Final = 10
 _SLOW_BYTES: Final = 8 * 1024 * 1024  # a client with a larger backlog is disconnected, as at the vendor
 _MAX_BEHIND_S: Final = 10.0  # after a longer pause (by the machine's clock) the stream skips trades; see `skipped_us`
 _CATCH_UP_S: Final = 0.25  # seconds of trades per batch after a pause, so that clients can keep up
@@ -305,12 +310,12 @@ class Sandbox:
             _flush(protocol, connection.writer)
 
     async def _run(self) -> None:
-        """Send the trades of every 10 ms to their subscribers."""
-        done_us = self.clock.now_us()
+        """Send the trades of every `tick_s` to their subscribers."""
+        done_us, tick_s = self.clock.now_us(), tick_s_of(self.settings.market.rate * self.clock.speed)
         longest_us, piece_us = (int(s * self.clock.speed * SECOND_US) for s in (_MAX_BEHIND_S, _CATCH_UP_S))
         behind = False
         while True:
-            await asyncio.sleep(TICK_S / 10 if behind else TICK_S)
+            await asyncio.sleep(TICK_S / 10 if behind else tick_s)
             now_us = self.clock.now_us()
             self._apply_due(now_us)
             start_us = max(done_us, now_us - longest_us)
@@ -356,6 +361,15 @@ class Sandbox:
         if connection.writer.transport.get_write_buffer_size() > _SLOW_BYTES:
             stream.counts["too_slow"] += 1
             connection.abort()
+
+
+def tick_s_of(rate: float) -> float:
+    """Return the seconds between two sends for `rate` trades per second of the machine's clock.
+
+    >>> [tick_s_of(rate) for rate in (1, 50, 500, 10_000)]
+    [0.05, 0.05, 0.02, 0.01]
+    """
+    return min(LONGEST_TICK_S, max(TICK_S, _TRADES_PER_TICK / rate))
 
 
 def _flush(protocol: ServerProtocol, writer: asyncio.StreamWriter) -> None:

@@ -242,6 +242,9 @@ def test_set_up_commands_keep_existing_parts(plant: Plant) -> None:
     (topics,) = objects(invoke(plant, "create-topics", "--json"))
     assert (topics["made"], topics["partitions"], topics["generation"]) == ([], 4, 1)
     assert_refused(invoke(plant, "create-topics", "--partitions", "9"), 1, "has 4 partitions, not 9")
+    unset = Plant(plant.data, {**plant.env, "TICKERPLANT_PARTITIONS": ""})
+    (topics,) = objects(invoke(unset, "create-topics", "--json"))
+    assert (topics["made"], topics["partitions"]) == ([], 4), "an existing log keeps its count"
 
 
 def test_a_store_of_a_lost_log_continues_with_a_new_one_after_adopt(tmp_path: Path) -> None:

@@ -47,6 +47,17 @@ def test_every_rule_has_a_setting_and_the_defaults_are_the_same() -> None:
     assert from_settings.indicators == DEFAULT_RULES.indicators
 
 
+def test_a_file_of_few_symbols_has_one_partition_and_other_logs_have_four() -> None:
+    many = tuple(f"S{number}" for number in range(1_001))
+    assert load().settings.new_partitions == 1
+    assert load({"symbols": many[:1_000]}).settings.new_partitions == 1
+    assert load({"symbols": many}).settings.new_partitions == 4
+    assert load({"log": "kafka://127.0.0.1:9092"}).settings.new_partitions == 4
+    assert load({"partitions": 2, "symbols": many}).settings.new_partitions == 2
+    assert load().for_files().settings.new_partitions == 4
+    assert load({"partitions": 2}).for_files().settings.new_partitions == 2
+
+
 def test_the_precedence_is_flag_environment_file_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "my.toml"
     file.write_text('partitions = 2\nsymbols = ["IBM"]\n[api]\nport = 1\nhost = "0.0.0.0"\n')

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from tickerplant.core.flags import TickFlag
+from tickerplant.core.times import times_of
 from tickerplant.market_data.clients.twelvedata.quotes import Price, QuoteDecoder, read_messages
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "twelvedata"
@@ -86,6 +87,19 @@ def test_sent_ns_is_the_time_of_a_tick_only_if_the_decoder_is_stamped() -> None:
     for decoder, expected in ((QuoteDecoder(), 1592249566_000000), (QuoteDecoder(stamped=True), 1592249566_123456)):
         columns, _ = decoder.columns([message])
         assert decoder.ticks(columns, 0)["time"][0].value == expected
+
+
+def test_each_tick_has_its_own_arrival_also_if_prints_are_reordered() -> None:
+    volumes = (1_000.0, 1_020.0, 1_010.0, 1_030.0)
+    messages = [
+        Price(event="price", symbol="A", timestamp=1592249566, price=float(at), day_volume=volume)
+        for at, volume in enumerate(volumes)
+    ]
+    decoder = QuoteDecoder()
+    columns, _ = decoder.columns(messages)
+    batch = decoder.ticks(columns, np.array([10, 20, 30, 40]))
+    arrivals = dict(zip(batch["price"].to_pylist(), times_of(batch["received_at"]).tolist(), strict=True))
+    assert arrivals == {0.0: 10, 1.0: 20, 2.0: 30, 3.0: 40}
 
 
 def test_a_print_that_arrives_after_a_later_print_of_its_second_has_an_unknown_size() -> None:

@@ -98,6 +98,21 @@ async def test_the_stream_subscribes_and_delivers_prices() -> None:
         await td.until(lambda: {"action": "heartbeat"} in vendor.received)
 
 
+async def test_few_messages_are_parsed_together_and_many_at_once() -> None:
+    async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"], longest_gather_s=0.05) as td:
+        await td.until(lambda: bool(td.ticks))
+        await vendor.send(price("AAPL", 1.0, 1))
+        await td.until(lambda: len(td.rows()) == 1)
+        assert td.ticks[-1].waited_s >= 0.05
+    async with StreamVendor().serving() as vendor, client(vendor, ["AAPL"], longest_gather_s=3_600.0) as td:
+        await eventually(lambda: vendor.subscribed() == ["AAPL"], "a subscription")
+        await vendor.send(*(price("AAPL", float(number), number) for number in range(1, 101)))
+        await td.until(lambda: len(td.rows()) == 100)
+        arrivals = [row["received_at"] for row in td.rows()]
+        assert arrivals == sorted(arrivals)
+        assert micros_of(arrivals[-1]) == td.ticks[-1].received_us
+
+
 async def test_a_warning_needs_no_reconnect_and_is_reported_once() -> None:
     async with StreamVendor().serving() as vendor:
         vendor.unknown = {"NIKK"}

@@ -19,6 +19,8 @@ MAX_BATCH_BYTES: Final = 1024 * 1024
 MAX_BATCH_RECORDS: Final = 256
 PACE_S: Final = 0.003
 """Minimum seconds between polls, so that records of several partitions share one frame."""
+IDLE_PACE_S: Final = 0.25
+"""Minimum seconds between polls without a client. A new client waits at most as long for its first records."""
 LAGGING_S: Final = 2.0
 """Age of a batch's last record, in seconds, above which all clients are conflated."""
 RETRY_S: Final = 1.0
@@ -32,7 +34,8 @@ class Tail:
 
     The next batch is read only after the previous one has been applied; unread records stay in the log. `lag_s` is the
     age of a batch's last record when the batch was read, and 0 if no record is unread. `error` is the text of the last
-    failure, None while reading works.
+    failure, None while reading works. `has_clients` is called in the thread, and returns whether a client receives the
+    records.
     """
 
     def __init__(
@@ -41,6 +44,8 @@ class Tail:
         positions: Mapping[TopicPartition, int],
         loop: asyncio.AbstractEventLoop,
         apply: Callable[[Sequence[StreamRecord], bool], Coroutine[Any, Any, None]],
+        *,
+        has_clients: Callable[[], bool] = lambda: True,
     ) -> None:
         self.lag_s = 0.0
         self.error: str | None = None
@@ -48,6 +53,7 @@ class Tail:
         self._positions = dict(positions)
         self._loop = loop
         self._apply = apply
+        self._has_clients = has_clients
         self._stopping = threading.Event()
         self._reader: Reader | None = None
         self._thread = threading.Thread(target=self._run, name="api-tail", daemon=True)
@@ -101,9 +107,11 @@ class Tail:
                 return
             for each in consumed:
                 self._positions[each.source] = each.offset + 1
-            remaining_s = PACE_S - (time.monotonic() - began)
+            is_full = len(consumed) >= MAX_BATCH_RECORDS
+            pace_s = PACE_S if is_full or self._has_clients() else IDLE_PACE_S
+            remaining_s = pace_s - (time.monotonic() - began)
             if remaining_s > 0:
-                time.sleep(remaining_s)
+                self._stopping.wait(remaining_s)
 
     def _hand_over(self, records: Sequence[StreamRecord], lagging: bool) -> bool:
         applying = self._apply(records, lagging)

@@ -117,7 +117,9 @@ def replay(
         decimal=decimal,
         strict=strict,
     )
-    _replay(loaded, file, replace(options, whole=whole, force_interval=force_interval), wait=wait, json=json)
+    _replay(
+        loaded.for_files(), file, replace(options, whole=whole, force_interval=force_interval), wait=wait, json=json
+    )
 
 
 def _replay(loaded: Loaded, file: Path, options: ReplayOptions, *, wait: bool, json: bool) -> None:

@@ -78,12 +78,16 @@ def create_topics(
     json: Json = False,
 ) -> None:
     """Create the missing topics of the log. The number of partitions of an existing topic cannot change."""
+    from tickerplant.app.wiring.log import create_topics as create_missing
     from tickerplant.app.wiring.log import open_log
     from tickerplant.core.schemas import RAW, TOPICS
 
     settings = loaded.settings
     with open_log(settings, make_topics=False) as event_log:
-        made = event_log.create_topics(TOPICS, settings.partitions)
+        if settings.partitions is None:
+            made = create_missing(event_log, settings.new_partitions)
+        else:  # raises an error if existing topics have another count
+            made = event_log.create_topics(TOPICS, settings.partitions)
         partitions, identity = event_log.partitions(RAW), event_log.identity()
     if json:
         emit({"made": made, "partitions": partitions, "log_id": identity.log_id, "generation": identity.generation})
@@ -114,7 +118,7 @@ def adopt(
             if changed and not yes:
                 _require_yes()
             if changed:
-                result = log_binding.adopt(dsn, event_log, settings.partitions)
+                result = log_binding.adopt(dsn, event_log, settings.new_partitions)
     if json:
         emit({"adopted": result, "changed": changed})
     elif changed:

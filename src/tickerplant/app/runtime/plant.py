@@ -234,7 +234,7 @@ def opened(
             if store:
                 _bind(settings, dsn, event_log)
             else:
-                create_followed_topics(dsn or running_dsn(settings), event_log, settings.partitions)
+                create_followed_topics(dsn or running_dsn(settings), event_log, settings.new_partitions)
             if then is not None:
                 then(event_log)
 
@@ -245,7 +245,7 @@ def opened(
 
 
 def _bind(settings: Settings, dsn: str, event_log: EventLog) -> None:
-    create_first_topics(dsn, event_log, settings.partitions)
+    create_first_topics(dsn, event_log, settings.new_partitions)
     store_wiring.check_log(dsn, event_log)
 
 

@@ -143,6 +143,7 @@ async def run_persistence(
         metrics=Metrics(),
         direct_compress=settings.direct_compress,
         gather_s=settings.gather_ms / 1_000,
+        longest_gather_s=settings.store_gather_ms / 1_000,
     )
     await persistence.run(stop)
 

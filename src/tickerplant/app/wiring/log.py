@@ -35,7 +35,7 @@ def open_log(settings: Settings, *, make_topics: bool = True, patience_s: float 
     opened = log_open.open_log(settings.log, data=settings.data, config=settings.kafka, patience_s=patience_s)
     try:
         if make_topics:
-            create_topics(opened, settings.partitions)
+            create_topics(opened, settings.new_partitions)
         yield opened
     finally:
         opened.close()

@@ -102,7 +102,8 @@ def providers(
             if not url:
                 raise ConfigError("the vendor sandbox is not running; start it with --sandbox, or set its address in "
                                   "vendors.options.sandbox.url")  # fmt: skip
-        result[name] = registry.provider(ProviderContext(name, key, options, url, stream_url, clock, rules))
+        gather_s = settings.gather_ms / 1_000
+        result[name] = registry.provider(ProviderContext(name, key, options, url, stream_url, clock, rules, gather_s))
     return result
 
 

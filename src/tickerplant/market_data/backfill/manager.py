@@ -38,6 +38,7 @@ import structlog
 from tickerplant.core import faults
 from tickerplant.core.clock import Clock
 from tickerplant.core.errors import LogUnavailable, StoreError
+from tickerplant.core.records import BACKFILL_FEED
 from tickerplant.core.rules import Rules
 from tickerplant.core.schemas import OHLCV, PROGRESS_KEY, RAW, STATE_FEEDS
 from tickerplant.core.times import SECOND_US, iso
@@ -62,7 +63,7 @@ from tickerplant.system_clock import SystemClock
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-FEED: Final = "backfill"
+FEED: Final = BACKFILL_FEED
 GRACE_US: Final = 90 * SECOND_US
 """Time from the end of an interval until its bar counts as missing: allowed lateness plus the delays of store and
 vendor."""

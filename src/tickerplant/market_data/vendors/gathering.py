@@ -2,7 +2,7 @@
 
 A record and its transaction cost as much for one tick as for a hundred. A feed with few ticks therefore waits for a
 short time after a tick, and appends the ticks of that time together. A feed with many ticks does not wait, because
-`FULL_MESSAGES` arrive in less than that time.
+`FULL_MESSAGES` arrive in less than that time. A stream may gather messages before it parses them (`Ticks.waited_s`).
 """
 
 from __future__ import annotations
@@ -39,14 +39,17 @@ class Gatherer:
         """Return the next event, or the ticks of several events as one."""
         time_s = asyncio.get_running_loop().time
         if not self._held:
-            self._held.append(await self._queue.get())
-            self._due_s = time_s() + self._gather_s
+            first = await self._queue.get()
+            self._held.append(first)
+            self._due_s = time_s() + self._gather_s - (first.waited_s if isinstance(first, Ticks) else 0.0)
         while self._gather_s and self._is_short():
             if not self._queue.empty():
                 self._held.append(self._queue.get_nowait())
                 continue
+            if self._due_s <= time_s():
+                break
             try:
-                async with asyncio.timeout(max(0.0, self._due_s - time_s())):
+                async with asyncio.timeout(self._due_s - time_s()):
                     self._held.append(await self._queue.get())
             except TimeoutError:
                 break

@@ -170,6 +170,7 @@ class Ticks:
     messages. `gap`: range `[start, end)` whose ticks were missed on a live connection, before `batch`. `unwanted`:
     count of messages of symbols that were not requested; they are not in `batch`. `control`: count of messages without
     a tick, such as heartbeats, for streams with only few of them.
+    `waited_s`: time for which the first message has waited for the others, in seconds of the machine's clock.
     """
 
     received_us: int
@@ -181,6 +182,7 @@ class Ticks:
     gap: tuple[int, int] | None = None
     unwanted: int = 0
     control: int = 0
+    waited_s: float = 0.0
 
 
 StreamEvent: TypeAlias = Connected | Ticks | Disconnected | KeyRejected
@@ -206,7 +208,8 @@ class ProviderContext:
     """The arguments of a factory. `key`: "" if none is set. `options`: the vendor's options of the settings, as text.
 
     `url`, `stream_url`: addresses to use instead of the vendor's own (a sandbox, a proxy); "" for the vendor's own.
-    `rules`: the rules, whose calendars define when a stream expects prices.
+    `rules`: the rules, whose calendars define when a stream expects prices. `gather_s`: time for which a stream may
+    gather messages before it parses them, in seconds of the machine's clock, while few arrive.
     """
 
     name: str
@@ -216,6 +219,7 @@ class ProviderContext:
     stream_url: str = ""
     clock: Clock = field(default_factory=SystemClock)
     rules: Rules = DEFAULT_RULES
+    gather_s: float = 0.0
 
 
 class Provider(Protocol):

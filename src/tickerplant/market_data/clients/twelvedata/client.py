@@ -143,6 +143,7 @@ class TwelveDataProvider:
             source=context.name,
             clock=context.clock,
             calendars=Calendars(context.rules),
+            longest_gather_s=context.gather_s,
             stamped=context.options.get("stamped", "").lower() == "true",
         )
         return TwelveDataStream(config)

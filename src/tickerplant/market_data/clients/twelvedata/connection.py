@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 from websockets.exceptions import ConnectionClosed
 
 from tickerplant.market_data.clients.frames import FrameConnection
@@ -15,6 +16,9 @@ from tickerplant.market_data.clients.twelvedata.session import Session
 from tickerplant.market_data.vendors.port import Connected, StreamEvent, Ticks
 
 GATHER_MESSAGES: Final = 16_384
+FEW_MESSAGES: Final = 64
+"""Count of messages that are not worth waiting for more. If fewer arrive in `StreamConfig.longest_gather_s`, messages
+are gathered for that time, and otherwise for `StreamSettings.gather_s`."""
 GATHER_BYTES: Final = 4 << 20
 """Maximum bytes of messages that wait for the parser, besides those of one read: about 28,000 prints."""
 HEARTBEAT: Final = '{"action":"heartbeat"}'
@@ -45,7 +49,10 @@ class Connection:
         self._flooded = False
         self._paused = False
         self._gathered: list[bytes] = []
+        self._arrivals: list[tuple[int, int]] = []
         self._gathered_us = 0
+        self._gathered_s = self._parsed_s = 0.0
+        self._few = True
         self._gathered_bytes = 0
         self._delivering: Ticks | None = None
         self._due = asyncio.Event()
@@ -117,11 +124,18 @@ class Connection:
 
     def _on_messages(self, texts: list[bytes]) -> None:
         self._message_s = self._read_s
+        self._gathered_us = self.since_us = self._clock.now_us()
         if not self._gathered:
-            self._gathered_us = self.since_us = self._clock.now_us()
+            self._gathered_s = self._loop.time()
             if self._delivering is None:
-                self._loop.call_later(self._session.settings.gather_s, self._due.set)
+                session = self._session
+                self._loop.call_later(
+                    session.longest_gather_s if self._few else session.settings.gather_s, self._due.set
+                )
         self._gathered += texts
+        self._arrivals.append((self._gathered_us, len(texts)))
+        if self._few and len(self._gathered) >= FEW_MESSAGES:
+            self._due.set()
         self._gathered_bytes += sum(map(len, texts))
         if (len(self._gathered) >= GATHER_MESSAGES or self._gathered_bytes >= GATHER_BYTES) and not self._paused:
             self._paused = True
@@ -144,9 +158,16 @@ class Connection:
     def _parse(self) -> Ticks:
         """Return the gathered messages as one event."""
         texts, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        now_s, session = self._loop.time(), self._session
+        since_s, self._parsed_s = now_s - self._parsed_s, now_s
+        self._few = len(texts) * session.longest_gather_s < FEW_MESSAGES * since_s
+        times_us, counts = zip(*self._arrivals, strict=True)
+        arrivals_us, self._arrivals = np.repeat(np.array(times_us, np.int64), counts), []
         messages = read_messages(texts)
         self._note(messages, self._gathered_us)
-        return self._session.parser.ticks(messages, len(texts), self._gathered_us, self._clock.monotonic())
+        event = session.parser.ticks(messages, arrivals_us, self._clock.monotonic())
+        event.waited_s = now_s - self._gathered_s
+        return event
 
     def _remaining(self) -> list[Ticks]:
         remaining = [] if self._delivering is None else [self._delivering]

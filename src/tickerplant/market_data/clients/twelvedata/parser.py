@@ -34,10 +34,10 @@ class MessageParser:
         """Add symbols that are subscribed."""
         self._quotes.add_symbols(symbols)
 
-    def ticks(self, messages: ParsedMessages, count: int, received_us: int, now_s: float) -> Ticks:
-        """Return the messages as one event. `count`: count of all messages; `now_s`: monotonic seconds."""
-        control = len(messages.statuses) + messages.heartbeats + messages.others
-        event = Ticks(received_us, dead=messages.dead, messages=count, control=control)
+    def ticks(self, messages: ParsedMessages, arrivals_us: Int64Array, now_s: float) -> Ticks:
+        """Return the messages as one event. `arrivals_us`: arrival of each message; `now_s`: monotonic seconds."""
+        control, received_us = len(messages.statuses) + messages.heartbeats + messages.others, int(arrivals_us[-1])
+        event = Ticks(received_us, dead=messages.dead, messages=len(arrivals_us), control=control)
         for status in messages.statuses:
             rejected, notes = self._subscriptions.apply(status, now_s)
             event.rejected.update(rejected)
@@ -48,7 +48,8 @@ class MessageParser:
             event.gap = self._gap(columns.times, received_us)
             if event.gap is not None:
                 self._quotes.forget_volumes()
-            event.batch = self._quotes.ticks(columns, received_us)
+            is_each = len(columns.codes) == len(arrivals_us)  # otherwise some messages were no prices
+            event.batch = self._quotes.ticks(columns, arrivals_us if is_each else received_us)
             event.dead = [*event.dead, *dead]
         return event
 

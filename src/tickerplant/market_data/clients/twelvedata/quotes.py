@@ -181,13 +181,17 @@ class QuoteDecoder:
             times = _micros(np.array([message.timestamp for message in prices], np.float64))
         return PriceColumns(np.array(codes, np.int32), times, np.array(found, np.float64), volumes), dead
 
-    def ticks(self, columns: PriceColumns, received_us: int) -> pa.RecordBatch:
-        """Return the columns as ticks with their sizes; update the volumes of the day."""
+    def ticks(self, columns: PriceColumns, received_us: int | Int64Array) -> pa.RecordBatch:
+        """Return the columns as ticks with their sizes; update the volumes of the day.
+
+        `received_us`: the arrival of all ticks, or of each.
+        """
         codes, times, prices = columns.codes, columns.times, columns.prices
         rows = len(codes)
+        received = np.full(rows, received_us, np.int64)
         sizes, order = self._volumes.sizes(codes, columns.volumes, times)
         if len(order):
-            codes, times, prices = codes[order], times[order], prices[order]
+            codes, times, prices, received = codes[order], times[order], prices[order], received[order]
         unknown = np.isnan(sizes)
         arrays = [
             timestamps(times),
@@ -197,7 +201,7 @@ class QuoteDecoder:
             pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), self._source),
             pa.nulls(rows, pa.utf8()),
             pa.array(unknown * np.uint16(TickFlag.SIZE_UNKNOWN)),
-            timestamps(np.full(rows, received_us, np.int64)),
+            timestamps(received),
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=TICKS)
 

@@ -47,7 +47,8 @@ class StreamSettings:
 class StreamConfig:
     """The address, the key and the symbols of a stream.
 
-    `stamped`: prices contain `sent_ns`, which a sandbox may send.
+    `stamped`: prices contain `sent_ns`, which a sandbox may send. `longest_gather_s`: time for which messages are
+    gathered while few arrive, in seconds of the machine's clock; at least `StreamSettings.gather_s`.
     """
 
     url: str
@@ -58,6 +59,7 @@ class StreamConfig:
     clock: Clock = field(default_factory=SystemClock)
     calendars: Calendars = field(default_factory=lambda: Calendars(DEFAULT_RULES))
     stamped: bool = False
+    longest_gather_s: float = 0.0
 
 
 class Session:
@@ -66,6 +68,7 @@ class Session:
     def __init__(self, config: StreamConfig) -> None:
         self.clock = config.clock
         self.settings = config.settings
+        self.longest_gather_s = max(config.settings.gather_s, config.longest_gather_s)
         self.liveness = PriceLiveness(self.stretched(config.settings.silent_s))
         self.subscriptions = Subscriptions((), config.calendars, config.settings.rejected_s)
         quotes = QuoteDecoder(source=config.source, stamped=config.stamped, wanted_only=True)
