@@ -114,7 +114,7 @@ class End(Header, frozen=True, kw_only=True, tag="end"):
 
 
 class Settings(Header, frozen=True, kw_only=True, tag="settings"):
-    """The rules from this record on: names and values that differ from the defaults of `core.rules`."""
+    """The rules from this record on: names and values that differ from their defaults (docs/settings.md)."""
 
     values: Mapping[str, Any] = {}
 
