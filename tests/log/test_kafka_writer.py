@@ -11,6 +11,7 @@ import pytest
 from tickerplant.core.errors import LogUnavailable
 from tickerplant.log.kafka import writer as writers
 from tickerplant.log.kafka.writer import KafkaWriter
+from tickerplant.log.port import TopicPartition
 
 STEPS: list[tuple[str, type[BaseException], type[BaseException]]] = [
     ("flush", RuntimeError, LogUnavailable),
@@ -59,3 +60,15 @@ def test_a_commit_that_fails_in_any_way_leaves_no_open_transaction(
     with writer.transaction():
         pass
     assert producers == []
+
+
+def test_outputs_do_not_commit_if_their_positions_were_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    producers = [Producer("send_offsets_to_transaction"), Producer()]
+    monkeypatch.setattr(writers, "checked", lambda *_: producers.pop(0))
+    cluster = SimpleNamespace(producer=lambda **options: options, patience_s=1.0)
+    context: Any = SimpleNamespace(cluster=cluster, named=str, claim=lambda _: 1, is_claimed_by=lambda *_: True)
+    writer = KafkaWriter(context, "w")
+    reader: Any = SimpleNamespace(check_owned=lambda _: None, group_metadata=lambda: b"")
+    with pytest.raises(LogUnavailable, match="RuntimeError: a callback failed"), writer.transaction() as transaction:
+        transaction.positions.append((reader, {TopicPartition("in", 0): 5}))
+    assert writer._producer is None  # the next transaction starts a producer, which aborts this one

@@ -307,14 +307,14 @@ class Processor:
             for partition, owned in self._stages.items()
             if self._snapshot_is_due(owned) or (snapshot_all and owned.records_since_snapshot) or partition in snapshots
         }
+        # A stage that still replays must not be snapshotted: its positions are before the committed ones.
+        due = {p: owned for p, owned in due.items() if not _behind(owned)}
         moved = {
             source: position
             for partition, owned in self._stages.items()
-            if owned.touched or partition in snapshots  # sending positions fences a member that has lost the partition
+            if owned.touched or partition in due  # sending positions fences a member that has lost the partition
             for source, position in owned.positions.items()
         }
-        # A stage that still replays must not be snapshotted: its positions are before the committed ones.
-        due = {p: owned for p, owned in due.items() if not _behind(owned)}
         self._committed_s = time.monotonic()
         if not moved and not due:
             return

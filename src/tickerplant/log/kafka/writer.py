@@ -271,13 +271,13 @@ class KafkaWriter:
         A thread therefore makes the call. After a timeout the thread and its producer are abandoned. The next
         transaction starts with a new producer, which ends the old transaction. Raises LogUnavailable, KafkaException.
         """
-        producer, failed = self._producer, []
+        producer, failed = self._producer, list[BaseException]()
 
         def send() -> None:
             try:
                 producer.send_offsets_to_transaction(positions, metadata, TRANSACTION_TIMEOUT_MS / 1000)
-            except KafkaException as exception:
-                failed.append(exception)
+            except BaseException as error:  # without it, the outputs would commit without their positions
+                failed.append(error)
 
         thread = threading.Thread(target=send, name="kafka-positions", daemon=True)
         thread.start()
@@ -287,6 +287,9 @@ class KafkaWriter:
             raise LogUnavailable(
                 "the brokers did not accept the group's positions in time; the transaction has timed out"
             )
+        if failed and not isinstance(failed[0], KafkaException):  # of a callback: see `_flush`
+            error = failed[0]
+            raise LogUnavailable(f"sending positions as {self._name}: {type(error).__name__}: {error}") from error
         if failed:
             raise failed[0]
 
