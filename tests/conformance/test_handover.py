@@ -13,6 +13,7 @@ from tickerplant.core.errors import LogUnavailable
 from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION
 from tickerplant.core.streams import ConsumedRecord, History, Output, Stage
 from tickerplant.log import processor
+from tickerplant.log.kafka.reader import KafkaReader
 from tickerplant.log.port import Reader, RebalanceListener, TopicPartition, Writer
 from tickerplant.log.processor import HANDOVER_RECORDS, Processor
 from tickerplant.log.snapshots import SNAPSHOT_KEY
@@ -75,6 +76,31 @@ def test_a_failure_before_a_rebalance_reaches_the_caller_of_poll(kafka: Bench) -
 
     with pytest.raises(LogUnavailable, match="no brokers"):
         until(poll_both, "the failure")
+
+
+class Recorder(RebalanceListener):
+    """A listener that records the partitions that its reader has lost."""
+
+    def __init__(self) -> None:
+        self.lost: list[TopicPartition] = []
+
+    def on_assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        return {}
+
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        self.lost += partitions
+
+
+def test_a_member_that_is_expelled_during_a_rebalance_drops_its_partitions(kafka: Bench) -> None:
+    listener = Recorder()
+    reader = kafka.log.reader([RAW], group="g", member="first", listener=listener)
+    assert isinstance(reader, KafkaReader)
+    with reader:
+        until(lambda: not reader.poll(timeout_s=0.05) and bool(reader.assignment()), "the member has partitions")
+        reader._on_revoke(reader._consumer, [])
+        assert listener.lost == []  # it may keep them
+        reader._on_lost(reader._consumer, [])
+        assert listener.lost == [at(partition) for partition in range(PARTITIONS)]
 
 
 class Summing(Stage):

@@ -32,7 +32,7 @@ def abort_abandoned(
     """Abort the transactions that former owners of these inputs left open; return the names of their writers.
 
     Their outputs are in the same partitions of `outputs`. `own` is the caller's writer. Blocks for about `ABANDONED_S`
-    if there is an open transaction.
+    if there is an open transaction. Raises LogUnavailable if the group's coordinator does not answer.
     """
     deadline_s = time.monotonic() + ABANDONED_S
     blocked = _open_partitions(context, group, sources, outputs)
@@ -54,6 +54,7 @@ def _open_partitions(
     """Return the numbers of partitions with an open transaction, in the group's positions or in the outputs."""
     mine = {tp.partition for tp in sources}
     parts = [KafkaPartition(context.named(tp.topic), tp.partition) for tp in sources]
+    _committers(context, group, sources)  # the coordinator answers, so it is not the cause of a timeout
     stable = checked(Consumer, context.cluster.consumer(context.named(group)))
     try:
         stable.committed(parts, timeout=ABANDONED_S)

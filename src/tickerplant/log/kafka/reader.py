@@ -264,8 +264,9 @@ class KafkaReader:
         for record in reversed(self._taken):
             self._at[record.source] = record.offset  # not delivered
         self._taken, self._held, self._lost = [], None, {}
-        self._former, self._owned = self._owned, set()
-        self._former_generation = generation_of(self.group_metadata())
+        if self._owned:  # else the former assignment still waits for the next one
+            self._former, self._owned = self._owned, set()
+            self._former_generation = generation_of(self.group_metadata())
         consumer.unassign()
 
     def _on_lost(self, consumer: Any, partitions: list[KafkaPartition]) -> None:

@@ -1,0 +1,59 @@
+"""Transactions that the next owner of a partition ends, against clients that the test controls."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from tickerplant.core.errors import LogUnavailable
+from tickerplant.core.schemas import OHLCV, RAW
+from tickerplant.log.kafka import abandoned
+from tickerplant.log.port import TopicPartition
+
+
+class Brokers:
+    """Brokers with the positions of the writer `former`. `slow`: isolation levels of requests that time out."""
+
+    def __init__(self, slow: set[str]) -> None:
+        self._slow = slow
+        self.aborted: list[str] = []
+
+    def client(self, make: Any, settings: dict[str, Any]) -> Any:
+        if make is Consumer:
+            return SimpleNamespace(
+                committed=lambda parts, timeout: self._committed(settings["isolation.level"], parts), close=lambda: None
+            )
+        return SimpleNamespace(init_transactions=lambda _: self.aborted.append(settings["transactional.id"]))
+
+    def _committed(self, level: str, parts: list[KafkaPartition]) -> list[KafkaPartition]:
+        if level in self._slow:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return [KafkaPartition(part.topic, part.partition, 5, "former") for part in parts]
+
+
+def abort(brokers: Brokers, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(abandoned, "checked", brokers.client)
+    monkeypatch.setattr(abandoned, "ABANDONED_S", 0.01)
+    monkeypatch.setattr(abandoned, "_PAUSE_S", 0.001)
+    cluster = SimpleNamespace(
+        patience_s=0.01, producer=lambda **more: more,
+        consumer=lambda group, **more: {"isolation.level": "read_committed", **more},
+    )  # fmt: skip
+    context: Any = SimpleNamespace(cluster=cluster, named=str, offsets=lambda *_, **__: {})
+    return abandoned.abort_abandoned(context, "g", [TopicPartition(RAW, 0)], [OHLCV], "own")
+
+
+def test_only_the_stable_positions_time_out_while_a_transaction_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    brokers = Brokers({"read_committed"})
+    assert abort(brokers, monkeypatch) == brokers.aborted == ["former"]
+
+
+def test_a_coordinator_that_answers_nothing_aborts_no_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    brokers = Brokers({"read_committed", "read_uncommitted"})
+    with pytest.raises(LogUnavailable, match="positions of g"):
+        abort(brokers, monkeypatch)
+    assert brokers.aborted == []
