@@ -11,7 +11,7 @@ from tests.support.waiting import PATIENCE
 from tickerplant.app.runtime import leader as module
 from tickerplant.app.runtime.leader import Leader
 from tickerplant.core.errors import Fenced, LogError
-from tickerplant.core.schemas import TOPICS
+from tickerplant.core.schemas import STATE_FEEDS, TOPICS
 from tickerplant.log.embedded import EmbeddedLog
 
 
@@ -95,6 +95,41 @@ async def test_a_fenced_member_waits_for_the_leadership(log: EmbeddedLog) -> Non
             other.close()
             await member.is_working()
             assert member.begun == 2
+
+
+async def test_a_member_that_is_fenced_while_it_stores_its_instance_waits(log: EmbeddedLog) -> None:
+    member, stored = Member(log, "0"), list[str]()
+    put = member.leader._put_instance
+
+    def put_fenced_first() -> None:
+        stored.append("0")
+        if len(stored) == 1:
+            raise Fenced("a newer writer has the name leader:feeds")
+        put()
+
+    member.leader._put_instance = put_fenced_first  # type: ignore[method-assign]
+    async with running(member) as (task,):
+        await member.is_working()
+        assert (len(stored), member.begun, task.done()) == (2, 1, False)
+
+
+async def test_the_wait_continues_after_an_error_of_the_system(
+    log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lead, errors = log.lead, [OSError(24, "too many open files")]
+
+    def fail_first(name: str, member: str) -> object:
+        if errors:
+            raise errors.pop()
+        return lead(name, member)
+
+    monkeypatch.setattr(log, "lead", fail_first)
+    with log.writer("leader:feeds") as writer, writer.transaction() as transaction:
+        transaction.put_state(STATE_FEEDS, 0, "leader:feeds", b"1")  # another instance worked last
+    member = Member(log, "0")
+    async with running(member):
+        await member.is_working()
+    assert not errors
 
 
 async def test_another_error_ends_the_run(log: EmbeddedLog) -> None:

@@ -56,8 +56,8 @@ class Leader:
                 if not may_begin and not await self._wait(stop):
                     return
                 may_begin = False
-                await self._retried(self._put_instance, stop)
                 try:
+                    await self._retried(self._put_instance, stop)
                     await work()
                     return
                 except Fenced as error:
@@ -103,7 +103,7 @@ class Leader:
                 with self._log.lead(self._service, f"{self._service}-{self._instance}") as leadership:
                     while not self._ending.is_set():
                         self._is_leading = leadership.poll(timeout_s=POLL_S)
-            except LogError as error:
+            except (LogError, OSError) as error:
                 log.warning("the leadership is unknown", service=self._service, error=str(error))
                 self._ending.wait(RETRY_S)
             finally:

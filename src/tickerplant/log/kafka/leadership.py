@@ -32,7 +32,8 @@ class KafkaLeadership:
 
     def poll(self, *, timeout_s: float) -> bool:
         """Return whether this member leads; wait at most `timeout_s` for a change."""
-        self._consumer.poll(timeout_s)
+        with translate_errors("waiting for the leadership"):  # of a callback too
+            self._consumer.poll(timeout_s)
         return self._is_held
 
     def _on_assign(self, consumer: Any, partitions: list[KafkaPartition]) -> None:
