@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
+import uvloop
 from fastapi import Request
 
 from tests.api.support import MINUTE, T0, MemoryStore, bar_batch, serving, ticks
@@ -71,6 +72,27 @@ class Gate:
             return name
 
         return run
+
+
+async def test_a_lane_whose_thread_cannot_start_gives_its_places_back(
+    lane: RequestLane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, errors = uvloop.new_event_loop, [OSError(24, "too many open files"), OSError(24, "too many open files")]
+
+    def make_later() -> asyncio.AbstractEventLoop:
+        if errors:
+            raise errors.pop()
+        return make()
+
+    async def work() -> str:
+        return "answer"
+
+    monkeypatch.setattr(uvloop, "new_event_loop", make_later)
+    for _ in range(2):  # twice as often as the lane has places
+        with pytest.raises(OSError, match="too many open files"):
+            await lane.run(work, "a client")
+    assert lane.running == 0
+    assert await lane.run(work, "a client") == "answer"
 
 
 async def test_a_client_with_many_requests_does_not_displace_another(lane: RequestLane) -> None:

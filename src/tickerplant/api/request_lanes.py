@@ -138,7 +138,11 @@ class RequestLane:
             server_loop.call_soon_threadsafe(finish, task)
 
         work = _Work(make, finished)
-        lane_loop = self._started_loop()
+        try:
+            lane_loop = self._started_loop()
+        except BaseException:  # no thread, or no file descriptor
+            self._places.release(client, 0.0)
+            raise
         lane_loop.call_soon_threadsafe(work.start)
         try:
             return await answer
@@ -149,7 +153,7 @@ class RequestLane:
     def _started_loop(self) -> asyncio.AbstractEventLoop:
         """Return the lane's loop. The first call starts its thread."""
         if self._loop is None:
-            loop = self._loop = uvloop.new_event_loop()
+            loop = uvloop.new_event_loop()
 
             def serve() -> None:
                 if self.limits.has_low_priority:
@@ -158,8 +162,14 @@ class RequestLane:
                 loop.run_forever()
                 loop.close()
 
-            self._thread = threading.Thread(target=serve, name=f"api-{self.name}", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=serve, name=f"api-{self.name}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                loop.close()
+                raise
+            self._loop = loop
+            self._thread = thread
         return self._loop
 
     async def stop(self, finish: Callable[[], Coroutine[Any, Any, None]]) -> None:
