@@ -41,7 +41,7 @@ from tickerplant.core.streams import (
 from tickerplant.log import processor as processor_module
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.port import MAX_RECORD_BYTES
-from tickerplant.log.processor import Bootstrap, Processor
+from tickerplant.log.processor import Bootstrap, Processor, ProcessorCounters
 from tickerplant.log.snapshots import SNAPSHOT_KEY
 
 IN, OUT, STATE = "in", "out", "state"
@@ -307,6 +307,17 @@ def test_a_restart_replays_from_the_snapshot_and_discards_committed_outputs(even
     assert outputs(event_log) == expected(80)
 
 
+def take_over(log: EmbeddedLog, stack: ExitStack) -> set[int]:
+    """Join as another member, put newer snapshots, and return the partitions that the member has taken."""
+    other = stack.enter_context(log.reader([IN], group="summing", member="other"))
+    other.poll(timeout_s=0)
+    taken = {source.partition for source in other.assignment()}
+    with log.writer("other") as writer, writer.transaction() as transaction:
+        for partition in taken:
+            transaction.put_state(STATE, partition, SNAPSHOT_KEY, b"newer")
+    return taken
+
+
 def test_a_member_that_lost_a_partition_during_its_replay_puts_no_snapshot(event_log: EmbeddedLog) -> None:
     feed(event_log, range(12))
 
@@ -324,18 +335,30 @@ def test_a_member_that_lost_a_partition_during_its_replay_puts_no_snapshot(event
     with ExitStack() as stack:
         taken: set[int] = set()
 
-        def take_over(name: str) -> None:
+        def take_once(name: str) -> None:
             if name == "summing.commit.before" and not taken:  # the first commit of the replay
-                other = stack.enter_context(event_log.reader([IN], group="summing", member="other"))
-                other.poll(timeout_s=0)
-                taken.update(source.partition for source in other.assignment())
-                with event_log.writer("other") as writer, writer.transaction() as transaction:
-                    for partition in taken:
-                        transaction.put_state(STATE, partition, SNAPSHOT_KEY, b"newer")
+                taken.update(take_over(event_log, stack))
 
-        faults.install(take_over)
+        faults.install(take_once)
         with suppress(Fenced):
             worker.run(stop, poll_s=0.05)
+        assert taken
+        assert {event_log.get_state(STATE, partition, SNAPSHOT_KEY) for partition in taken} == {b"newer"}
+
+
+def test_a_member_that_stops_after_it_lost_a_partition_puts_no_snapshot(event_log: EmbeddedLog) -> None:
+    feed(event_log, range(8))
+    stop, worker, taken = threading.Event(), processor(event_log), set[int]()
+    worker.snapshot_interval_records = 100
+    with ExitStack() as stack:
+
+        def take_at_the_end(counts: ProcessorCounters) -> None:
+            if counts.records == 8:
+                taken.update(take_over(event_log, stack))
+                stop.set()
+
+        worker.on_batch = take_at_the_end
+        worker.run(stop, poll_s=0.05)
         assert taken
         assert {event_log.get_state(STATE, partition, SNAPSHOT_KEY) for partition in taken} == {b"newer"}
 
