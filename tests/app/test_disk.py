@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from tickerplant.app import disk, health
 from tickerplant.app.component import DEGRADED, FAILED, OK
@@ -125,6 +126,44 @@ def test_the_check_of_a_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: 
     assert list(disk.disk_health(tmp_path / "missing")) == []
     monkeypatch.setattr(disk, "LOW_BYTES", 1 << 60)
     assert [part.state for part in disk.disk_health(tmp_path)] == [DEGRADED]
+
+
+def test_a_disk_below_the_minimum_is_failed_and_states_when_the_plant_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "LOW_BYTES", 0)
+    [part] = disk.disk_health(tmp_path, least_bytes=1 << 60)
+    assert part.state == FAILED
+    assert part.sentence.startswith("the plant takes in no data: only ")
+    assert part.sentence.endswith("the plant continues at 1,374,389,534,720 MiB")
+    free = part.details["free_bytes"]
+    [part] = disk.disk_health(tmp_path, least_bytes=free * 9 // 10)
+    assert (part.state, "Feeds that have stopped continue at" in part.sentence) == (DEGRADED, True)
+    [part] = disk.disk_health(tmp_path, least_bytes=free // 3)
+    assert part.state == OK
+
+
+@pytest.mark.parametrize(
+    ("log", "store", "folders"),
+    [
+        ("embedded:", "embedded:", ["data"]),
+        ("kafka://b:9092", "embedded:", ["data"]),
+        ("sqlite:///var/l/market.log", "postgresql://h/d", ["/var/l"]),
+        ("sqlite:///var/l/market.log", "embedded:", ["data", "/var/l"]),
+        ("kafka://b:9092", "postgresql://h/d", []),
+    ],
+)
+def test_the_disks_of_the_embedded_parts_stop_the_intake(
+    tmp_path: Path, log: str, store: str, folders: list[str]
+) -> None:
+    settings = Settings(data=tmp_path, log=log, store=SecretStr(store), min_free_mb=1_000_000)
+    wanted = [tmp_path if one == "data" else Path(one) for one in folders]
+    assert disk.intake_folders(settings) == wanted
+    if not folders:
+        assert not disk.free_space(settings).is_low()
+    if wanted == [tmp_path]:
+        assert disk.free_space(settings).is_low() == (disk._free_bytes(wanted) < 1_000_000 << 20)
+        assert not disk.free_space(settings.model_copy(update={"min_free_mb": 0})).is_low()
 
 
 def test_a_quota_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,9 +34,9 @@ DISK = "256m"
 """Size of the disk: a new cluster has 60 MB, and tables and log need as much."""
 
 
-@pytest.mark.parametrize("store", ["embedded", "elsewhere"])
+@pytest.mark.parametrize(("store", "scenario"), [("embedded", "full"), ("elsewhere", "full"), ("embedded", "low")])
 def test_a_full_disk_is_failed_at_once_and_loses_nothing(
-    tmp_path: Path, postgres: Postgres, empty_dsn: str, store: str
+    tmp_path: Path, postgres: Postgres, empty_dsn: str, store: str, scenario: str
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -45,7 +45,7 @@ def test_a_full_disk_is_failed_at_once_and_loses_nothing(
     # Other users return to their own id after the mount, because PostgreSQL does not run as root.
     own = f"unshare -U --map-user={os.getuid()} --map-group={os.getgid()}" if os.getuid() else ""
     script = f'mount -t tmpfs -o size={DISK} none "$0" && exec {own} "$@"'
-    inside = [sys.executable, "-m", "tests.chaos.full_disk", str(tmp_path), address]
+    inside = [sys.executable, "-m", "tests.chaos.full_disk", str(tmp_path), address, scenario]
     done = subprocess.run(
         ["unshare", "-rm" if own else "-m", "sh", "-c", script, str(disk), *inside],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE.seconds(280),

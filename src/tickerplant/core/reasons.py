@@ -13,6 +13,8 @@ CUT: Final = "cut"
 """Reason of an incomplete bar: two files cut a minute of it, or the log lost an earlier feed's records."""
 NO_PRINT: Final = "cancel or correction of a print that has not come"
 """Reason on `market.status` for cancels and corrections whose print the feed has not delivered before them."""
+DISK: Final = "disk"
+"""First word of the reason of a stop because of a full disk: in `down` records, and in coverage."""
 OF_TICKS: Final = ("ticks", "parts", "late", "down", "auction", "cancel", "correction", "rebuild", CUT)
 """Reasons of bars that aggregation builds itself, from prints or finer bars, including their revisions.
 

@@ -28,10 +28,13 @@ import structlog
 
 from tickerplant.core.clock import Clock
 from tickerplant.core.errors import LogError, LogUnavailable
+from tickerplant.core.free_space import UNLIMITED, FreeSpace
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.times import SECOND_US, times_of
 from tickerplant.log import trouble_reports
 from tickerplant.log.port import EventLog
+from tickerplant.market_data.backfill.publish import answers_batch
+from tickerplant.market_data.disk_pause import DiskPause, pause_rows
 from tickerplant.market_data.feed import cursor as feed_cursor
 from tickerplant.market_data.feed.validation import FUTURE_US
 from tickerplant.market_data.feed.writer import MARK_EVERY_US, FeedWriter
@@ -154,6 +157,7 @@ class MarketData:
         clock: Clock | None = None,
         on_gap: OnGap | None = None,
         metrics: Callable[[FeedCounters], None] | None = None,
+        space: FreeSpace = UNLIMITED,
     ) -> None:
         self.config = config
         self.counts = FeedCounters()
@@ -163,6 +167,7 @@ class MarketData:
         self._metrics = metrics
         self._symbols = [check_symbol(symbol) for symbol in config.symbols]
         self._stream = FloodControl(adapt(stream), self._symbols, self._clock)
+        self._pause = DiskPause(self._stream, space, self._clock)
         self._rejected: set[str] = set()
         self._key_rejected = False
         self._down_since_us: int | None = None
@@ -187,7 +192,7 @@ class MarketData:
         if writer.cursor.state != feed_cursor.NEW:
             self._down_since_us = max(writer.cursor.watermark_us, 0)
         tasks = [
-            asyncio.create_task(self._stream.run(queue), name="stream"),
+            asyncio.create_task(self._pause.run(queue), name="stream"),
             asyncio.create_task(self._write(writer, events), name="writer"),
         ]
         stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -269,6 +274,8 @@ class MarketData:
                     event = await events.get()
             if event is not None:
                 await self._handle(writer, event)
+            if (paused := self._pause.due()) is not None:
+                await self._append_pause(writer, *paused)
             if clock.monotonic() - marked_s >= every_s:
                 marked_s, turn = clock.monotonic(), (turn + 1) % turns
                 if self.counts.connected:
@@ -303,9 +310,21 @@ class MarketData:
         self._start_us = event.at_us + self._quiet_us
         gap = writer.cursor.state != feed_cursor.NEW
         await self._append(writer, lambda: self._start(writer, gap=gap))
+        if (paused := self._pause.end(self._start_us)) is not None:
+            await self._append_pause(writer, *paused)
         since_us, self._down_since_us = self._down_since_us, None
         if self._on_gap is not None and since_us is not None and since_us < self._start_us:
             self._on_gap(since_us, self._start_us, self._expected())
+
+    async def _append_pause(self, writer: FeedWriter, start_us: int, end_us: int) -> None:
+        """Append the reason of a range that the feed does not take in, because the disk is almost full."""
+        rows = answers_batch(pause_rows(self._expected(), start_us, end_us, self._pause.reason))
+
+        def append() -> None:
+            writer.append_answers(rows)
+            writer.commit()
+
+        await self._append(writer, append)
 
     async def _on_disconnected(self, writer: FeedWriter, event: Disconnected) -> None:
         self.counts.losses += 1

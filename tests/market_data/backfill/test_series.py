@@ -48,6 +48,23 @@ def test_expected_bars_are_missing_unless_complete_or_not_traded_or_answered() -
     assert one.counts(NOW, BEGIN + 52 * MINUTE_US) == (26, 2)
 
 
+def test_ranges_in_which_a_full_disk_stopped_the_feed_are_known_until_another_answer_replaces_them() -> None:
+    one, nothing = Series("A", "1m", GRID), (NOTHING, NOTHING.astype(np.bool_))
+    paused = answers((10, 20, OUTAGE, 0), (30, 40, OUTAGE, 0))
+    paused.note[:] = ["disk: less than 256 MiB were free", "the vendor was unavailable"]
+    one.update(BEGIN, BEGIN + HOUR_US, nothing, paused, NOTHING)
+
+    def parts(start: int, end: int) -> list[tuple[int, int, bool]]:
+        found = one.by_pause(BEGIN + start * MINUTE_US, BEGIN + end * MINUTE_US)
+        return [((a - BEGIN) // MINUTE_US, (b - BEGIN) // MINUTE_US, is_paused) for a, b, is_paused in found]
+
+    assert parts(0, 60) == [(0, 10, False), (10, 20, True), (20, 60, False)]
+    assert parts(12, 15) == [(12, 15, True)]
+    assert parts(40, 60) == [(40, 60, False)]
+    one.update(BEGIN, BEGIN + 15 * MINUTE_US, nothing, answers(), NOTHING)
+    assert parts(0, 60) == [(0, 15, False), (15, 20, True), (20, 60, False)]
+
+
 def test_an_update_replaces_its_range_only() -> None:
     one = series()
     one.update(BEGIN, BEGIN + 10 * MINUTE_US, (GRID.starts(BEGIN, BEGIN + 10 * MINUTE_US), np.ones(10, np.bool_)),

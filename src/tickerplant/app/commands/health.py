@@ -55,13 +55,13 @@ def _check_log(settings: Settings) -> Iterator[ComponentHealth]:
     """Yield the health of all components, the log first. The store is not compared with a log that does not answer."""
     from tickerplant.app import health
     from tickerplant.app.component import FAILED, ComponentHealth, check
-    from tickerplant.app.disk import disk_health
+    from tickerplant.app.disk import plant_disk_health
     from tickerplant.app.runtime import plant
     from tickerplant.app.wiring import open_readonly
     from tickerplant.app.wiring.vendors import skipped_health
 
     held = plant.folder_is_held(settings)
-    yield from check("disk", lambda: disk_health(settings.data))
+    yield from check("disk", lambda: plant_disk_health(settings))
     yield from check("vendors", lambda: skipped_health(settings))
     try:
         with open_readonly.log_of(settings, patience_s=LOG_S) as event_log:

@@ -17,12 +17,15 @@ from tickerplant.app.commands.feeding import (
     wait_until_computed,
     wait_until_stored,
 )
+from tickerplant.app.disk import free_space
 from tickerplant.app.terminal.output import echo
 from tickerplant.core.errors import BadInput, LogUnavailable, TickerplantError
+from tickerplant.core.free_space import MIB
 
 if TYPE_CHECKING:
     from tickerplant.app.config.settings import Loaded
     from tickerplant.app.terminal.progress import ProgressBars
+    from tickerplant.core.free_space import FreeSpace
     from tickerplant.log.port import EventLog, TopicPartition
     from tickerplant.market_data.files.replay import ReplayOptions, ReplayProgress, ReplaySummary
 
@@ -55,6 +58,8 @@ WholeOption = Annotated[
 READ: Final = "read"
 STORED: Final = "stored"
 
+SPACE_POLL_S: Final = 0.5
+"""Seconds between two looks at the free space, while the disk is almost full."""
 OUTAGE_S: Final = 120.0
 """Maximum seconds to wait for a log that becomes unavailable during a replay. A restarted broker is available
 again within seconds."""
@@ -142,7 +147,7 @@ def _feed_and_wait(
 
     with plant_to_feed(loaded) as (plant, own_services):
         before = plant.event_log.offsets(OHLCV) | plant.event_log.offsets(STATUS)
-        result = _feed(plant.event_log, file, options, progress, stop)
+        result = _feed(plant.event_log, file, options, progress, stop, free_space(loaded.settings))
         wait_until_stored(
             plant,
             result.ends,
@@ -166,17 +171,19 @@ def _feed_only(
 
     with open_log(loaded.settings) as event_log:
         ensure_rules(event_log, loaded.settings, only_first=True)
-        return _feed(event_log, file, options, progress, stop), Published()
+        return _feed(event_log, file, options, progress, stop, free_space(loaded.settings)), Published()
 
 
 def _feed(
-    event_log: EventLog, file: Path, options: ReplayOptions, progress: ProgressBars, stop: threading.Event
-) -> ReplaySummary:
-    """Feed the file. While the log is unavailable, retry from the last committed position."""
+    event_log: EventLog, file: Path, options: ReplayOptions, progress: ProgressBars, stop: threading.Event,
+    space: FreeSpace,
+) -> ReplaySummary:  # fmt: skip
+    """Feed the file, and pause while `space` is low. While the log is unavailable, retry from the last position."""
     from tickerplant.app.wiring import files
 
     def report(done: ReplayProgress) -> None:
         progress.update(READ, done.rows, done.rows_total, f"{done.rows:,} rows of {file.name}")
+        _wait_for_space(space, stop)
 
     retry_until = time.monotonic() + OUTAGE_S
     while True:
@@ -195,6 +202,15 @@ def _feed(
     if result.stopped:
         raise TickerplantError("stopped before the end of the file; run the same command again to continue")
     return result
+
+
+def _wait_for_space(space: FreeSpace, stop: threading.Event) -> None:
+    """Wait while the disk is almost full, until `stop`."""
+    if space.is_low():
+        least, resume = space.least_bytes // MIB, space.resume_bytes // MIB
+        notify(f"waiting: less than {least:,} MiB are free (min_free_mb); free some space, to {resume:,} MiB or more")
+        while space.is_low() and not stop.wait(SPACE_POLL_S):
+            pass
 
 
 def _published_since(event_log: EventLog, positions: dict[TopicPartition, int], feed: str) -> Published:

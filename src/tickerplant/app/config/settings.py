@@ -125,6 +125,13 @@ class Settings(BaseSettings):
         "feed, into one transaction. It waits only while they arrive slowly. The end of an interval, files and the "
         "backfill end the wait. 0, or `gather_ms` of 0: no longer wait.",
     )
+    min_free_mb: int = Field(
+        default=256,
+        ge=0,
+        le=1_000_000,
+        description="Minimum free space of the disk with the embedded log or database, in MiB. Below it, feeds, the "
+        "backfill and `replay` take in no data; they continue at 1.25 times this space. 0: they never stop.",
+    )
     snapshot_interval_records: int = Field(
         default=2_000,
         ge=1,

@@ -29,7 +29,7 @@ from tickerplant.app import health
 from tickerplant.app.bounded_checks import BoundedChecks
 from tickerplant.app.component import ComponentHealth
 from tickerplant.app.config.settings import Settings
-from tickerplant.app.disk import disk_health
+from tickerplant.app.disk import plant_disk_health
 from tickerplant.app.metrics import PlantCollector, ServiceCounts, registry_of
 from tickerplant.app.runtime import services
 from tickerplant.app.runtime.log_binding import LogBinding, after_binding
@@ -188,7 +188,7 @@ class Plant:
         checks: Sequence[tuple[str, Callable[[], Iterable[ComponentHealth]]]] = (
             ("services", lambda: health.service_health(self.supervisor.statuses())),
             ("indicators", lambda: health.indicator_health(self.counts.of("analytics"))),
-            ("disk", lambda: disk_health(self.settings.data)),
+            ("disk", lambda: plant_disk_health(self.settings)),
             ("vendors", lambda: skipped_health(self.settings, sandbox=self.made_up)),
             ("log", lambda: health.log_health(self.event_log)),
             ("plant", lambda: health.plant_health(self.event_log, held=True)),

@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from tickerplant.app.config.settings import Settings
+from tickerplant.app.disk import free_space
 from tickerplant.app.runtime.leader import Leader
 from tickerplant.app.wiring.rules import always_open, rules_of
 from tickerplant.log.rules_in_force import rules_in_force
@@ -72,7 +73,7 @@ async def run_market_data(
     async def feed() -> None:
         rules = rules_in_force(log, rules_of(settings, always_open=always_open(settings, vendor is not None)))
         async with vendors.open_scheduler(settings, log, endpoint=vendor, rules=rules) as scheduler:
-            clock = vendors.clock_of(vendor)
+            clock, space = vendors.clock_of(vendor), free_space(settings)
             backfill = vendors.backfill(settings, log, dsn, scheduler, clock, rules) if dsn else None
             feeds = [
                 MarketData(
@@ -82,6 +83,7 @@ async def run_market_data(
                     clock=clock,
                     on_gap=backfill.wake if backfill is not None else None,
                     metrics=recorder(provider.name),
+                    space=space,
                 )
                 for provider, symbols in vendors.streams(scheduler, settings.symbols)
                 if (stream := provider.stream(symbols)) is not None

@@ -13,6 +13,7 @@ import structlog
 
 from tickerplant.app.component import ComponentHealth
 from tickerplant.app.config.groups import by_action_cost
+from tickerplant.app.disk import free_space
 from tickerplant.app.wiring.extras import vendors_health, without_extra
 from tickerplant.core.errors import ConfigError, NoPlant, UnknownTopic
 from tickerplant.core.times import SECOND_US
@@ -167,7 +168,7 @@ def backfill(
 
     made_up = any(provider.name == SANDBOX for provider in scheduler.providers("intraday"))
     plan = BackfillPlan(settings.symbols, depths(settings, made_up=made_up), order=order, once=order is not None)
-    return BackfillManager(log, scheduler, dsn, plan, rules=rules, clock=clock)
+    return BackfillManager(log, scheduler, dsn, plan, rules=rules, clock=clock, space=free_space(settings))
 
 
 def streams(scheduler: RequestScheduler, symbols: Sequence[str]) -> list[tuple[Provider, tuple[str, ...]]]:

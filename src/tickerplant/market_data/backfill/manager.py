@@ -38,6 +38,7 @@ import structlog
 from tickerplant.core import faults
 from tickerplant.core.clock import Clock
 from tickerplant.core.errors import LogUnavailable, StoreError
+from tickerplant.core.free_space import UNLIMITED, FreeSpace
 from tickerplant.core.records import BACKFILL_FEED
 from tickerplant.core.rules import Rules
 from tickerplant.core.schemas import OHLCV, PROGRESS_KEY, RAW, STATE_FEEDS
@@ -81,7 +82,8 @@ _PROGRESS_S: Final = 2.0
 class BackfillManager:
     """Fetches the missing bars of a plan in the background, until cancelled.
 
-    `dsn`: the store, which is only read. `rules`: the rules in force, for calendars and the revision window.
+    `dsn`: the store, which is only read. `rules`: the rules in force, for calendars and the revision window. While
+    `space` is low, no request is sent.
     """
 
     def __init__(
@@ -93,7 +95,9 @@ class BackfillManager:
         *,
         rules: Rules,
         clock: Clock | None = None,
+        space: FreeSpace = UNLIMITED,
     ) -> None:
+        self._space = space
         self.progress = Progress()
         self._log = event_log
         self._scheduler = scheduler
@@ -168,6 +172,7 @@ class BackfillManager:
 
     async def _step(self, writer: FeedWriter, store: Store) -> bool:
         """Run one round, and wait if it had nothing to do; return True if the work of `once` is done."""
+        await self._wait_for_space()
         await self._orders.accept_new()
         plan = self._plan
         nothing_wanted = not (plan.depths or plan.ranges or self._orders or self._until_due_s() == 0)
@@ -186,6 +191,13 @@ class BackfillManager:
         elif not done:
             await self._clock.sleep(max(1.0, wait_s or 0.0))
         return plan.once and done
+
+    async def _wait_for_space(self) -> None:
+        """Wait while the disk is almost full."""
+        if self._space.is_low():
+            log.warning("the backfill waits until the disk has room", reason=self._space.reason)
+            while self._space.is_low():  # noqa: ASYNC110 - a disk has no event
+                await asyncio.sleep(_RETRY_S)
 
     async def _idle(self) -> None:
         """Wait for IDLE_S, a new order, or a postponed bar that is due, whichever is first."""
@@ -226,7 +238,7 @@ class BackfillManager:
         # If a user waits for an order or a command, gaps are requested without saving credits.
         round_ = await self._rounds.start(urgent=self._plan.once or bool(self._orders))
         while (task := self._rounds.next_task(round_)) is not None:
-            if round_.requests and self._gap_reported.is_set():
+            if self._space.is_low() or (round_.requests and self._gap_reported.is_set()):
                 break
             if (request := self._rounds.next_request(round_, task)) is not None:
                 await self._request(writer, store, round_, request)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tickerplant.core.clock import Clock
+from tickerplant.core.reasons import DISK
 from tickerplant.core.schemas import NOT_OFFERED
 from tickerplant.core.times import MINUTE_US, SECOND_US
 from tickerplant.market_data.backfill.gap_index import GapIndex
@@ -199,13 +200,14 @@ class RoundPlanner:
         self._progress.blocked, self._progress.again_us = blocked.note, again_us or 0
         if again_us is not None and again_us - now_us <= _MINUTE_QUOTA_US:
             return
-        for run in runs:
-            key = (series.symbol, series.interval, *run)
+        for start, end, paused in (part for run in runs for part in series.by_pause(*run)):
+            key = (series.symbol, series.interval, start, end)
+            note = f"{DISK}, not taken in; {blocked.note}" if paused else blocked.note
             before = self._reported.get(key)
             moved_us = abs(before[1] - (again_us or 0)) if before is not None else 0
             if before is None or before[0] != blocked.verdict or moved_us > _REPORT_AGAIN_US:
                 self._reported[key] = (blocked.verdict, again_us or 0)
-                self._unreported.append(AnswerRow(*key, "", blocked.verdict, blocked.note, again_us))
+                self._unreported.append(AnswerRow(*key, "", blocked.verdict, note, again_us))
 
     # The pace of gap requests ----------------------------------------------------------------------------------------
 

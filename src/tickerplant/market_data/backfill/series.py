@@ -11,6 +11,7 @@ import numpy as np
 from tickerplant.core import coverage
 from tickerplant.core import interval as intervals
 from tickerplant.core.coverage import Answers, newest_answer
+from tickerplant.core.reasons import DISK
 from tickerplant.core.schemas import NOT_OFFERED, OUTAGE, QUOTA
 from tickerplant.core.sessions import Calendar
 from tickerplant.core.times import FOREVER_US, BoolArray, Int64Array
@@ -57,13 +58,14 @@ class Series:
     A run is a range `[start, end)` of the grid whose starts are all missing and may be requested from `again` on.
     """
 
-    __slots__ = ("_again", "_end", "_start", "_wanted", "grid", "interval", "symbol")
+    __slots__ = ("_again", "_end", "_paused", "_start", "_wanted", "grid", "interval", "symbol")
 
     def __init__(self, symbol: str, interval: str, grid: Grid) -> None:
         self.symbol = symbol
         self.interval = interval
         self.grid = grid
         self._wanted: list[tuple[int, int]] = []
+        self._paused: list[tuple[int, int]] = []
         self._start = self._end = self._again = np.empty(0, np.int64)
 
     def extend(self, start_us: int, end_us: int) -> list[tuple[int, int]]:
@@ -93,6 +95,7 @@ class Series:
         starts = self.grid.starts(start_us, end_us)
         if not len(starts):
             return
+        self._note_pauses(start_us, end_us, answers)
         times, complete = stored
         missing = ~np.isin(starts, times[complete]) & ~np.isin(starts, silent)
         again = np.zeros(len(starts), np.int64)
@@ -112,6 +115,26 @@ class Series:
         keep = again[first] >= 0
         first, last = first[keep], last[keep]
         self._add(starts[first], starts[last] + self.grid.length_us, again[first])
+
+    def by_pause(self, start_us: int, end_us: int) -> list[tuple[int, int, bool]]:
+        """Return the parts of `[start_us, end_us)` in order, each with whether a full disk stopped the feed in it."""
+        parts, at_us = [], start_us
+        for begin, end in self._paused:
+            begin, end = max(begin, at_us), min(end, end_us)
+            if begin < end:
+                parts += [(at_us, begin, False)] * (at_us < begin) + [(begin, end, True)]
+                at_us = end
+        return parts + [(at_us, end_us, False)] * (at_us < end_us)
+
+    def _note_pauses(self, start_us: int, end_us: int, answers: Answers) -> None:
+        """Replace the ranges within `[start_us, end_us)` in which a full disk stopped the feed."""
+        noted = [note.startswith(DISK) for note in answers.note]
+        if not any(noted) and not self._paused:
+            return
+        kept = [(a, min(b, start_us)) for a, b in self._paused] + [(max(a, end_us), b) for a, b in self._paused]
+        ranges = zip(answers.from_us.tolist(), answers.to_us.tolist(), noted, strict=True)
+        kept += [(max(a, start_us), min(b, end_us)) for a, b, paused in ranges if paused]
+        self._paused = sorted((a, b) for a, b in kept if a < b)
 
     def mark_answered(self, start_us: int, end_us: int, invalid: Int64Array | None = None) -> None:
         """Remove `[start_us, end_us)` from the missing bars; the starts `invalid` stay missing."""
