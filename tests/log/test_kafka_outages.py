@@ -20,6 +20,8 @@ from tests.support.kafka import KafkaBroker
 from tests.support.waiting import PATIENCE, until
 from tickerplant.app import health, retention_loss
 from tickerplant.app.component import FAILED, OK
+from tickerplant.app.doctor import log as doctor
+from tickerplant.app.doctor.finding import FAIL
 from tickerplant.core.errors import ConfigError, LogError, LogUnavailable
 from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION, TOPICS
 from tickerplant.log.kafka import KafkaLog, connection
@@ -146,6 +148,9 @@ def test_an_existing_topic_with_wrong_settings_is_refused_with_the_command_that_
     (name,) = (key.replace("_", ".") for key in config)
     with pytest.raises(ConfigError, match=f"topic {cluster.prefix}{topic} has {name}=.*--add-config {name}="):
         cluster.open().create_topics(TOPICS, PARTITIONS)
+    [found] = doctor.topics(cluster.log)
+    assert found.state == FAIL
+    assert f"topic {cluster.prefix}{topic} has {name}=" in found.sentence
 
 
 def test_new_topics_have_as_many_replicas_as_the_cluster_can_give(cluster: Cluster) -> None:

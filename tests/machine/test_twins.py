@@ -25,7 +25,7 @@ TWINS = pytest.mark.parametrize("twin", [linux, portable], ids=["linux", "portab
 LINUX_ONLY = (
     "prctl", "mallopt", "/proc/", "fdatasync", "sched_setaffinity", "sched_getaffinity", "O_TMPFILE", "posix_fallocate",
     "SOCK_NONBLOCK", "memfd_create", "eventfd", "epoll", "signalfd", "inotify", "pidfd_open", "setpriority",
-    "copy_file_range",
+    "copy_file_range", "adjtimex",
 )  # fmt: skip
 
 

@@ -24,6 +24,10 @@ ARENAS: Final = 2
 LARGE_BYTES: Final = 256 * 1024
 """Minimum size of blocks that come from the kernel and return to it when freed: records of the log, whole columns."""
 
+TIME_ERROR: Final = 5
+TIMEX_BYTES: Final = 512
+"""Bytes for the structure of `adjtimex`, which has 208."""
+
 
 def sync_data(fd: int) -> None:
     """Block until the content of an open file would survive a power failure."""
@@ -61,6 +65,15 @@ def capabilities() -> int:
             if line.startswith("CapPrm:"):
                 return int(line.split()[1], 16)
     return 0
+
+
+def clock_is_corrected() -> bool | None:
+    """Return whether a time service corrects the clock, as the kernel reports; None if the kernel does not tell."""
+    try:
+        state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))  # mode 0: read only
+    except (OSError, AttributeError):
+        return None
+    return None if state < 0 else state != TIME_ERROR
 
 
 def is_process_in(pid: int, program: bytes, folder: Path) -> bool:

@@ -55,6 +55,11 @@ def capabilities() -> int:
     return 0
 
 
+def clock_is_corrected() -> bool | None:
+    """Return None: other kernels do not tell."""
+    return None
+
+
 def is_process_in(pid: int, program: bytes, folder: Path) -> bool:
     """Return whether this process is alive, runs `program` (the end of its path), and has this current folder."""
     try:

@@ -67,7 +67,7 @@ _OPTIONS: Mapping[str, tuple[Any, str]] = {
 LASTING: Final = ("up", "run", "sandbox")
 """Commands that run until they are stopped. By default they log at info, and other commands log at warning."""
 
-WITHOUT_DATA: Final = ("config_",)
+WITHOUT_DATA: Final = ("config_", "init")
 """Commands that need no Arrow."""
 
 READABLE_INTERVALS = (

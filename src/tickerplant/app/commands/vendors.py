@@ -41,30 +41,13 @@ def vendors(
 
 def _cells(row: VendorStatus) -> Iterator[tuple[object, ...]]:
     """Yield a row for each quota of a vendor. Only the first row contains the vendor's own columns."""
+    from tickerplant.app.wiring.vendors import state_of, time_text
+
     kinds = ", ".join(f"{kind} {rank}" for kind, rank in row.kinds.items())
     windows = [
-        (str(w.quota), f"{w.used:,}", f"{w.left:,}", f"{w.history_left:,}", _time(w.resets_us)) for w in row.windows
+        (str(w.quota), f"{w.used:,}", f"{w.left:,}", f"{w.history_left:,}", time_text(w.resets_us)) for w in row.windows
     ]
     first = windows[0] if windows else ("none", "", "", "", "")
     yield row.vendor, kinds, *first, f"{row.requests:,}", state_of(row)
     for window in windows[1:]:
         yield "", "", *window, "", ""
-
-
-def state_of(row: VendorStatus) -> str:
-    """Return a vendor's state as text: paused, blocked, retrying, ok, or no request yet."""
-    if row.until_us is not None:
-        return f"paused until {_time(row.until_us)}: {row.last_error}"
-    if row.blocked_us is not None:
-        return f"blocked until {_time(row.blocked_us)}: {row.blocked_by}"
-    if row.breaker != "closed":
-        return f"retrying: {row.last_error}"
-    if row.last_error_us is not None:
-        return f"ok; last error {_time(row.last_error_us)}: {row.last_error}"
-    return "ok" if row.requests else "no request yet"
-
-
-def _time(us: int) -> str:
-    from tickerplant.core.times import SECOND_US, iso
-
-    return iso(us - us % SECOND_US)

@@ -243,3 +243,23 @@ def _stored(settings: Settings, now_us: int) -> tuple[Mapping[str, bytes], Mappi
             return stored_state(log), trouble_reports.read(log, now_us)
     except (NoPlant, UnknownTopic):  # no request has been made yet
         return {}, {}
+
+
+def state_of(row: VendorStatus) -> str:
+    """Return a vendor's state as text: paused, blocked, retrying, ok, or no request yet."""
+    if row.until_us is not None:
+        return f"paused until {time_text(row.until_us)}: {row.last_error}"
+    if row.blocked_us is not None:
+        return f"blocked until {time_text(row.blocked_us)}: {row.blocked_by}"
+    if row.breaker != "closed":
+        return f"retrying: {row.last_error}"
+    if row.last_error_us is not None:
+        return f"ok; last error {time_text(row.last_error_us)}: {row.last_error}"
+    return "ok" if row.requests else "no request yet"
+
+
+def time_text(us: int) -> str:
+    """Return a time as text, in whole seconds."""
+    from tickerplant.core.times import iso
+
+    return iso(us - us % SECOND_US)

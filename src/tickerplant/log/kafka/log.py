@@ -114,16 +114,21 @@ class KafkaLog:
             self._context.put_own("identity", msgspec.json.encode(record))
         return created
 
+    def check_topics(self, specs: Iterable[TopicSpec]) -> tuple[list[str], list[str]]:
+        """Return the texts about settings that are refused, and those about settings that shorten what users can read.
+
+        Both texts contain the command that corrects the topic. All topics must exist.
+        """
+        by_topic = {self._context.named(spec.name): spec for spec in specs}
+        found, bootstrap = self._context.admin.settings(by_topic), self.cluster.bootstrap
+        checked = [topic_settings.check(topic, spec, *found[topic]) for topic, spec in by_topic.items()]
+        refused = [one.text(one.refused, bootstrap) for one in checked if one.refused]
+        return refused, [one.text(one.warned, bootstrap) for one in checked if one.warned]
+
     def _check_topics(self, specs: Sequence[TopicSpec]) -> None:
-        found = self._context.admin.settings([self._context.named(spec.name) for spec in specs])
-        bootstrap, refused = self.cluster.bootstrap, list[str]()
-        for spec in specs:
-            topic = self._context.named(spec.name)
-            findings = topic_settings.check(topic, spec, *found[topic])
-            if findings.refused:
-                refused.append(findings.text(findings.refused, bootstrap))
-            if findings.warned:
-                _log.warning(findings.text(findings.warned, bootstrap))
+        refused, warned = self.check_topics(specs)
+        for text in warned:
+            _log.warning(text)
         if refused:
             raise ConfigError("settings of topics would lose records or stop the plant: " + "; ".join(refused))
 

@@ -1,0 +1,5 @@
+"""The checks of `tickerplant doctor`: the machine, the log, the store, and on request the vendors' keys.
+
+In: the settings. Out: `Finding` values, each with the advice for its problem. The checks change nothing, except for the
+debit of a vendor's quota. Begin with `examine.examine`.
+"""
