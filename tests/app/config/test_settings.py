@@ -141,7 +141,8 @@ def test_access_to_the_store_has_settings_below_store(tmp_path: Path, monkeypatc
     monkeypatch.setenv("TICKERPLANT_STORE__LISTEN", "127.0.0.1:6000")
     monkeypatch.setenv("TICKERPLANT_STORE__READER", "people")
     loaded = load({"data": tmp_path})
-    shown = {row.name: (row.value, row.origin) for row in describe.rows(loaded) if row.name.startswith("store")}
+    rows = [row for row in describe.rows(loaded) if row.name == "store" or row.name.startswith("store.")]
+    shown = {row.name: (row.value, row.origin) for row in rows}
     file = str(tmp_path / "tickerplant.toml")
     assert shown == {
         "store": ("postgresql://u@h/d", file),
