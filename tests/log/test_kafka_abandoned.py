@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,21 +17,27 @@ from tickerplant.log.port import TopicPartition
 
 
 class Brokers:
-    """Brokers with the positions of the writer `former`. `slow`: isolation levels of requests that time out."""
+    """Brokers with the positions of the writer `former`.
 
-    def __init__(self, slow: set[str]) -> None:
-        self._slow = slow
+    `slow`: isolation levels of requests that time out; `slow_requests`: number of first requests that time out.
+    """
+
+    def __init__(self, slow: set[str], slow_requests: int = 0) -> None:
+        self._slow, self._slow_requests = slow, slow_requests
         self.aborted: list[str] = []
 
     def client(self, make: Any, settings: dict[str, Any]) -> Any:
         if make is Consumer:
             return SimpleNamespace(
-                committed=lambda parts, timeout: self._committed(settings["isolation.level"], parts), close=lambda: None
+                committed=lambda parts, timeout: self._committed(settings["isolation.level"], parts, timeout),
+                close=lambda: None,
             )
         return SimpleNamespace(init_transactions=lambda _: self.aborted.append(settings["transactional.id"]))
 
-    def _committed(self, level: str, parts: list[KafkaPartition]) -> list[KafkaPartition]:
-        if level in self._slow:
+    def _committed(self, level: str, parts: list[KafkaPartition], timeout_s: float) -> list[KafkaPartition]:
+        self._slow_requests -= 1
+        if level in self._slow or self._slow_requests >= 0:
+            time.sleep(timeout_s)
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         return [KafkaPartition(part.topic, part.partition, 5, "former") for part in parts]
 
@@ -52,8 +59,9 @@ def test_only_the_stable_positions_time_out_while_a_transaction_is_open(monkeypa
     assert abort(brokers, monkeypatch) == brokers.aborted == ["former"]
 
 
-def test_a_coordinator_that_answers_nothing_aborts_no_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    brokers = Brokers({"read_committed", "read_uncommitted"})
+@pytest.mark.parametrize("slow_requests", [1, 100])
+def test_a_coordinator_that_is_slow_aborts_no_writer(monkeypatch: pytest.MonkeyPatch, slow_requests: int) -> None:
+    brokers = Brokers(set(), slow_requests)
     with pytest.raises(LogUnavailable, match="positions of g"):
         abort(brokers, monkeypatch)
     assert brokers.aborted == []
