@@ -65,8 +65,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Plant]
         kill_tree(process)
     log = (folder / "output").read_text()
     assert "Traceback" not in log, log
-    for line in (f"dashboard  http://localhost:{port}/#apikey=KEY", f"data       {plant.data}", "Ctrl-C"):
-        assert line in log
+    for text in (f'"dashboard": "http://localhost:{port}/#apikey=KEY"', f'"data": "{plant.data}"', "Ctrl-C"):
+        assert text in log
     assert KEY not in log
 
 

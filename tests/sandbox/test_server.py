@@ -148,8 +148,8 @@ def is_heartbeat(message: dict[str, Any]) -> bool:
 
 async def swallow_more(endpoint: SandboxEndpoint) -> None:
     """Wait until the muted stream has suppressed further prices."""
-    before = streamed(endpoint)["swallowed"]
-    await eventually(lambda: streamed(endpoint)["swallowed"] > before + 3, "suppressed prices")
+    before = streamed(endpoint).get("swallowed", 0)
+    await eventually(lambda: streamed(endpoint).get("swallowed", 0) > before + 3, "suppressed prices")
 
 
 async def test_a_mute_stream_can_answer_heartbeats(endpoint: SandboxEndpoint, client: httpx.Client) -> None:

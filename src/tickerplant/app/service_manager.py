@@ -14,6 +14,8 @@ from typing import Final
 
 import structlog
 
+from tickerplant.core.digits import is_digits
+
 VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 log = structlog.get_logger(__name__)
@@ -42,7 +44,7 @@ class ServiceManager:
         """
         address, usec, pid = (environment.pop(name, "") for name in VARIABLES)
         mine = not pid or pid == str(os.getpid())
-        return cls(address, int(usec) / 1e6 if usec.isdigit() and mine else 0.0)
+        return cls(address, int(usec) / 1e6 if is_digits(usec) and mine else 0.0)
 
     def ready(self, status: str) -> None:
         """Report that the process serves. `status` is the line that `systemctl status` shows."""

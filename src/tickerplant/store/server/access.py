@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tickerplant import machine
+from tickerplant.core.digits import is_digits
 from tickerplant.core.errors import StoreError
 
 USER: Final = "tickerplant"
@@ -101,7 +102,7 @@ class Access:
             return
         except (OSError, ValueError):
             pid, owner = "", "another user"
-        if owner != str(cluster) and (not pid.isdecimal() or _is_alive(int(pid))):
+        if owner != str(cluster) and (not is_digits(pid) or _is_alive(int(pid))):
             raise StoreError(
                 f"store.socket: another database ({owner}) uses {name}; use another folder, or another port in "
                 "store.listen"

@@ -97,7 +97,7 @@ def binaries_in(folder: Path) -> Binaries | None:
         )
     except OSError:
         return None
-    version = re.search(r"\(PostgreSQL\) (\d+)", done.stdout)
+    version = re.search(r"\(PostgreSQL\) ([0-9]+)", done.stdout)
     return None if version is None else Binaries(folder, int(version[1]))
 
 
