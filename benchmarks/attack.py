@@ -64,7 +64,7 @@ NAMED: Final = {
     "idle": r"idle connections closed|because a request did not end|connections refused",
     "endless": r"because a request did not end|idle connections closed",
     "unread": r"did not read the answer",
-    "slow": r"clients of the stream dropped|did not read the answer",
+    "slow": r"clients of the stream dropped",
     "vendor": r"feed hostile|vendor of hostile",
 }  # fmt: skip
 """What `/health` must say about each attack. An attack without a text has no effect that health reports."""
