@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tickerplant.core.streams import ConsumedRecord, History, Output, Stage
 from tickerplant.log import processor
 from tickerplant.log.kafka.reader import KafkaReader
 from tickerplant.log.port import Reader, RebalanceListener, TopicPartition, Writer
-from tickerplant.log.processor import HANDOVER_RECORDS, Processor
+from tickerplant.log.processor import HANDOVER_RECORDS, Processor, _Partition
 from tickerplant.log.snapshots import SNAPSHOT_KEY
 
 
@@ -181,3 +182,19 @@ def test_a_joining_member_replays_only_partitions_with_large_snapshots(
         blob = kafka.log.get_state(STATE_AGGREGATION, partition, SNAPSHOT_KEY)
         assert blob is not None
         assert last in blob
+
+
+@pytest.mark.parametrize(("room", "snapshots"), [(9, []), (10, [0]), (19, [0]), (20, [0, 1])])
+def test_snapshots_before_a_rebalance_have_a_maximum_size_in_all(
+    monkeypatch: pytest.MonkeyPatch, room: int, snapshots: list[int]
+) -> None:
+    monkeypatch.setattr(processor, "HANDOVER_BYTES", room)
+    worker: Any = Processor(None, "summing", [RAW], STATE_AGGREGATION, Factory())  # type: ignore[arg-type]
+    asked: list[int] = []
+    monkeypatch.setattr(Processor, "_commit", lambda *_, snapshots: asked.extend(snapshots))
+    for number in range(2):
+        worker._stages[number] = _Partition(
+            Summing(None), {}, {}, "", records_since_snapshot=HANDOVER_RECORDS, snapshot_bytes=10
+        )
+    worker._hand_over(None, None)
+    assert asked == snapshots

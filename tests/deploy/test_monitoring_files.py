@@ -95,8 +95,8 @@ def test_every_event_that_rules_and_boards_select_is_counted() -> None:
 
 
 def test_a_name_that_does_not_exist_is_found() -> None:
-    assert unknown_names('sum by (nobody) (rate(tickerplant_service_up{serv="a"}[5m])) > no_metric') == {
-        "tickerplant_service_up{serv}", "by nobody", "no_metric",
+    assert unknown_names('sum by (no_label) (rate(tickerplant_service_up{serv="a"}[5m])) > no_metric') == {
+        "tickerplant_service_up{serv}", "by no_label", "no_metric",
     }  # fmt: skip
     assert unknown_names("rate(tickerplant_service_restarts[5m])") == {"tickerplant_service_restarts"}
 

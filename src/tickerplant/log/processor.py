@@ -63,7 +63,7 @@ MAX_PAUSE_S: Final = 0.05
 HANDOVER_RECORDS: Final = 100
 """Minimum records since the newest snapshot for a snapshot before a rebalance. A next owner replays fewer records."""
 HANDOVER_BYTES: Final = 16 * 1024 * 1024
-"""Maximum size of the newest snapshot for another one before a rebalance, during which all members wait."""
+"""Maximum size of all snapshots before a rebalance, by the sizes of the former ones. All members wait meanwhile."""
 COMMIT_EVERY_S: Final = 1.0
 """Maximum time for which steps without outputs wait for a commit, if they may (`Stage.commit_may_wait`). Most ticks
 cause no outputs, and a restart may repeat their steps. These steps share a transaction with the next outputs."""
@@ -205,14 +205,13 @@ class Processor:
         """Commit snapshots for the next owners of the partitions, unless an error has lost outputs."""
         if self._stepping:
             return
-        due = [
-            partition
-            for partition, owned in self._stages.items()
-            if owned.records_since_snapshot >= HANDOVER_RECORDS
-            and owned.snapshot_bytes <= HANDOVER_BYTES
-            and not owned.bootstrapped
-            and not _behind(owned)
-        ]
+        due, room = list[int](), HANDOVER_BYTES
+        for partition, owned in self._stages.items():
+            if owned.records_since_snapshot < HANDOVER_RECORDS or owned.bootstrapped or _behind(owned):
+                continue
+            if owned.snapshot_bytes <= room:
+                due.append(partition)
+                room -= owned.snapshot_bytes
         try:
             self._commit(writer, reader, [], snapshots=due)
         except Fenced as error:
