@@ -312,7 +312,7 @@ def test_a_client_of_the_stream_that_leaves_without_reading_is_disconnected(
         until(is_full, "the socket of the client is full", 60)
         deaf.sendall(client_frame(0x8, b"\x03\xe8"))
         until(lambda: metric("tickerplant_api_connections") == 1, "only the connection of this test remains", 20)
-        assert "did not read the answer" in client.get("/health").text
+        assert "1 clients of the stream dropped, because they did not read" in client.get("/health").text
 
 
 def test_idle_connections_make_room_for_new_ones(

@@ -120,7 +120,7 @@ class ConnectionGuard:
                 self.close(connection, "slow_request")
             for connection in list(self.connections):
                 if isinstance(connection, PacedProtocol) and connection.is_unread(now):
-                    self.close(connection, "unread_answer")
+                    self.close(connection, connection.unread_reason)
 
 
 class GuardedHttp(PacedProtocol, H11Protocol):

@@ -121,6 +121,8 @@ class PacedProtocol(asyncio.Protocol):
     piece_bytes = PIECE_BYTES
     transport: asyncio.Transport
     client_name = ""
+    unread_reason = "unread_answer"
+    """Reason for closing a connection whose client does not read, as `/health` and the metrics count it."""
     _in_turn = False
     _unread_bytes = 0
     _unread_since = 0.0

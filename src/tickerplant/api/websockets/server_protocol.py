@@ -38,6 +38,7 @@ class StreamProtocol(PacedProtocol, WebSocketsSansIOProtocol):
 
     guard: ConnectionGuard
     piece_bytes = 1024
+    unread_reason = "slow_client"
 
     def connection_made(self, transport: Any) -> None:
         """Count the connection."""
