@@ -127,17 +127,44 @@ class Probe:
         self.plain_ms.append(1000 * (time.perf_counter() - began))
         self.plain_at_s.append(began)
         if answer.status != 200:
-            self.failed[f"{answer.status} {json.loads(body)['error']['code']}"] += 1
+            self.failed[f"{answer.status} {_code(body)}"] += 1
 
     def _health(self, connection: http.client.HTTPConnection) -> None:
         began = time.perf_counter()
         connection.request("GET", "/health")
-        body = json.load(connection.getresponse())
+        answer = connection.getresponse()
+        text = answer.read()
+        try:
+            body = json.loads(text)
+        except ValueError:
+            self.failed[f"/health: {answer.status} {_code(text)}"] += 1
+            return
         self.health_ms.append(1000 * (time.perf_counter() - began))
         self.states[body["status"]] += 1
         self.delays_s += [part["details"]["loop_delay_s"] for part in body["parts"] if part["name"] == "api"]
         for sentence in body["wrong"]:
             self.wrong[re.sub(r"\d[\d:.,TZ-]*", "N", sentence)[:400]] += 1
+
+
+def _code(body: bytes) -> str:
+    """Return the error code of an answer, or the beginning of an answer that is no error of the API."""
+    try:
+        return str(json.loads(body)["error"]["code"])
+    except (ValueError, LookupError, TypeError):
+        return repr(body[:60])
+
+
+def watch(probe: Probe, memory: Memory, seconds: float) -> None:
+    """Print the percentiles and the memory of each minute, until the seconds are over or the user interrupts."""
+    deadline, seen, minute = time.monotonic() + seconds, 0, 0
+    with contextlib.suppress(KeyboardInterrupt):
+        while (left_s := deadline - time.monotonic()) > 0:
+            time.sleep(min(60.0, left_s))
+            minute, measured, seen = minute + 1, probe.plain_ms[seen:], len(probe.plain_ms)
+            if measured:
+                p50, p99 = np.percentile(measured, [50, 99])
+                newest = {kind: round(mb) for kind, mb in (memory.samples or [{}])[-1].items()}
+                print(f"minute {minute}: plain request p50 {p50:.0f} ms, p99 {p99:.0f} ms, MB {newest}", flush=True)
 
 
 @dataclass
@@ -320,7 +347,9 @@ def attack(seconds: float, seed: int, only: list[str] | None, folder: Path) -> b
             shared["begin"].set()
             probing = probe.start()
             memory.start()
-            time.sleep(seconds)
+            began_s = time.monotonic()
+            watch(probe, memory, seconds)
+            seconds = time.monotonic() - began_s
             used = {name: (spent - cpu[name]) / seconds for name, spent in _cpu(process.pid, attackers.pid).items()}
             probe.stop.set()
             memory.stop.set()

@@ -55,7 +55,7 @@ SETTINGS: Final = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "max_connections": "64",
-    "shared_buffers": "128MB",
+    "shared_buffers": "64MB",
     "wal_buffers": "16MB",
     "synchronous_commit": "off",
     "wal_level": "minimal",
