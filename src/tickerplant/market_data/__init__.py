@@ -6,6 +6,6 @@
 - `files`: readers for CSV, Parquet and DBN, and the replay of a file.
 - `backfill`: finds gaps in the store and fills them.
 
-Begin with `service.py`, which runs a live feed beside the backfill. `providers` and `sandbox.py` are earlier import
-paths. They work for one more version.
+Begin with `service.py`, which runs a live feed beside the backfill. `providers` is an earlier import path, and
+`sandbox.py` is an earlier command. Both work for one more version.
 """

@@ -1,4 +1,4 @@
-"""Stops a feed while the disk is almost full, and reports what the feed does not take in.
+"""Stops a feed while the disk is almost full, and reports the range that the feed misses.
 
 It treats every vendor alike. A stream is cancelled, which closes its connection, and runs again when the disk has room.
 """
@@ -18,14 +18,14 @@ from tickerplant.market_data.backfill.publish import AnswerRow
 from tickerplant.market_data.vendors.port import Disconnected, StreamEvent, TickStream
 
 POLL_S: Final = 0.5
-"""Seconds between two looks at the free space. At 100,000 ticks/s, a log grows by about 2 MiB in this time."""
+"""Seconds between two checks of the free space. At 100,000 ticks/s, a log grows by about 2 MiB in this time."""
 REPORT_EVERY_US: Final = MINUTE_US
 _REPORT_REAL_S: Final = 10.0
-"""Minimum seconds of the machine's clock between two reports, for clocks that are faster."""
+"""Minimum seconds between two reports, by the machine's clock. It applies if `clock` is faster than that clock."""
 
 
 class DiskPause:
-    """Runs the stream of one feed; see `vendors.port.TickStream`. Belongs to one event loop."""
+    """Runs the stream of one feed while the disk has room; see `vendors.port.TickStream`. Belongs to one event loop."""
 
     def __init__(self, stream: TickStream, space: FreeSpace, clock: Clock) -> None:
         self._stream = stream
@@ -37,7 +37,7 @@ class DiskPause:
 
     @property
     def reason(self) -> str:
-        """Return the reason of a pause."""
+        """Return the reason of a pause, as text for logs and coverage."""
         return self._space.reason
 
     async def run(self, out: asyncio.Queue[StreamEvent]) -> None:
@@ -68,7 +68,10 @@ class DiskPause:
         return self._since_us, now_us
 
     def end(self, start_us: int) -> tuple[int, int] | None:
-        """Return the range of the pause that the connection from `start_us` on ends; None if there was no pause."""
+        """End the pause at the connection from `start_us` on, and return its range `[start, end)` in µs.
+
+        Return None if there was no pause, or if the disk is almost full again.
+        """
         since_us = self._since_us
         if self._low or since_us is None:
             return None
@@ -88,7 +91,7 @@ class DiskPause:
 
 
 def pause_rows(symbols: Sequence[str], start_us: int, end_us: int, note: str) -> list[AnswerRow]:
-    """Return the rows for coverage: the bars that overlap `[start_us, end_us)` are missing, for the reason `note`."""
+    """Return answer rows for 1m and 5m: bars that overlap `[start_us, end_us)` are missing, for the reason `note`."""
     return [
         AnswerRow(symbol, step.name, start_us - start_us % step.us, end_us + -end_us % step.us, "", OUTAGE, note)
         for step in (M1, M5)

@@ -1,4 +1,5 @@
 """Protects the plant from a stream that floods: drops its connection, and the ticks of symbols that were not requested.
+
 It treats every vendor alike. A stream is cancelled, which closes its connection, and runs again after a pause.
 """
 
@@ -17,7 +18,7 @@ from tickerplant.market_data.feed.flood import FloodGuard
 from tickerplant.market_data.vendors.port import Disconnected, StreamEvent, Ticks, TickStream
 
 MAX_NOTES: Final = 20
-"""Maximum warnings of one event that are logged."""
+"""Maximum logged warnings per event."""
 
 
 class FloodControl:
@@ -51,7 +52,8 @@ class FloodControl:
             self._flooded.clear()
 
     def observe(self, unusable: int, usable: int, why: str) -> str | None:
-        """Count the messages of one event. Drop the connection in a flood, and return the reason; otherwise None.
+        """Count the messages of one event. In a flood, drop the connection and return the reason; otherwise return
+        None.
 
         `why`: the reason of an unusable message.
         """
@@ -67,7 +69,7 @@ class FloodControl:
     def wanted(self, event: Ticks) -> pa.RecordBatch | None:
         """Return the ticks of requested symbols; None if the event has no ticks.
 
-        Ticks of other symbols count in `event.unwanted`.
+        The count of ticks of other symbols is added to `event.unwanted`.
         """
         batch = event.batch
         if batch is None:

@@ -60,9 +60,9 @@ block."""
 
 QUEUE_EVENTS: Final = 2  # the stream gathers further ticks into its next event
 MARK_EVERY_S: Final = 1.0
-"""Minimum time between two marks of a partition by its feed."""
+"""Minimum seconds, by `Clock`, between two marks that a feed appends to a partition."""
 MARK_TURNS: Final = 20
-"""Maximum number of turns in which the partitions of a feed are marked."""
+"""Maximum number of turns in which a feed marks all its partitions."""
 _MARK_REAL_S: Final = 0.5  # real seconds between two marks of a partition, for clocks of speed 2 to 90
 _MARK_LONGEST_S: Final = 45.0  # a feed that is silent for 90 s of log time is considered down
 _TURN_REAL_S: Final = 0.05
@@ -73,13 +73,13 @@ _SKEW_TURN_US: Final = 60 * SECOND_US
 
 @dataclass(frozen=True, slots=True)
 class MarketDataConfig:
-    """The name and the symbols of a feed.
+    """The name and the symbols of a feed, and the distances of its watermark.
 
-    `order_slack_us`: allowed disorder. Vendors' times are whole seconds, and messages of one second may arrive in any
-    order. The watermark therefore follows the newest tick at this distance. `quiet_slack_us`: if no ticks arrive, the
-    watermark follows our clock at this distance plus the measured delay of the feed. The distance is at least 0.2 s of
-    the machine's clock. `gather_s`: maximum time, by the machine's clock, for which slowly arriving ticks are gathered
-    into one record; 0: not at all.
+    `order_slack_us`: distance of the watermark from the newest tick. Vendors' times have a resolution of one second,
+    and messages of one second may arrive in any order. `quiet_slack_us`: if no ticks arrive, the watermark follows our
+    clock at this distance plus the measured delay of the feed. The distance is at least 0.2 s of the machine's clock.
+    `gather_s`: maximum seconds, by the machine's clock, in which slowly arriving ticks are gathered into one record; 0
+    disables gathering.
     """
 
     symbols: Sequence[str]
@@ -95,7 +95,7 @@ class FeedCounters:
 
     `lag_us`: maximum recent delay from the time in a message to its arrival; 0 if the times are ahead of our clock.
     `skew_us`: lower bound of the lead of the vendor's clock over ours, from messages that arrived before their own
-    time; 0 if there were none.
+    time; 0 if no message did.
     """
 
     messages: int = 0
@@ -136,12 +136,12 @@ class FeedEvents:
 
     @classmethod
     def of(cls, counts: FeedCounters) -> FeedEvents:
-        """Return the current counts."""
+        """Return a copy of the current counts."""
         return cls(**{name: getattr(counts, name) for name in cls.__slots__})
 
 
 class MarketData:
-    """Runs one feed of a stream. `metrics` is called with the counters after each batch, in the event loop.
+    """Runs one live feed. `metrics` is called with the counters after each batch, in the event loop.
 
     `on_gap` is called in the event loop with each range that the feed missed. Ticks can be missed between two
     connections, between two runs of the service, or on a live connection. The first connection of a new feed reports no
@@ -180,7 +180,7 @@ class MarketData:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="market-data-log")
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop` is set, then append `down` and return. Call it once.
+        """Run until `stop` is set, then append a `down` record and return. Call it once.
 
         Raises Fenced when another process has taken over the feed. While the log is unavailable, the service waits: the
         queue fills and the socket is not read.
@@ -210,7 +210,7 @@ class MarketData:
             await self._finish(writer, events)
 
     async def _finish(self, writer: FeedWriter, events: Gatherer) -> None:
-        """Write the events that already arrived, append `down`, and close the writer."""
+        """Write the events that already arrived, append a `down` record, and close the writer."""
         try:
             while not events.empty():
                 await self._handle(writer, events.get_nowait())
@@ -317,7 +317,7 @@ class MarketData:
             self._on_gap(since_us, self._start_us, self._expected())
 
     async def _append_pause(self, writer: FeedWriter, start_us: int, end_us: int) -> None:
-        """Append the reason of a range that the feed does not take in, because the disk is almost full."""
+        """Append the reason why the feed misses a range: the disk is almost full."""
         rows = answers_batch(pause_rows(self._expected(), start_us, end_us, self._pause.reason))
 
         def append() -> None:
@@ -401,7 +401,7 @@ class MarketData:
             self._on_gap(start_us, end_us, self._expected())
 
     async def _update_rejected(self, writer: FeedWriter, event: Ticks) -> None:
-        """Update the symbols that the vendor does not deliver, without a reconnect."""
+        """Update the set of symbols that the vendor rejects; the connection stays open."""
         before = len(self._rejected)
         if event.rejected:
             log.warning(
@@ -464,7 +464,7 @@ class MarketData:
 
 
 async def run_feeds(stop: asyncio.Event, feeds: Sequence[MarketData], backfill: Awaitable[None] | None) -> None:
-    """Run feeds and the backfill until `stop`, then append `down` to each feed.
+    """Run feeds and the backfill until `stop`, then append a `down` record to each feed.
 
     Raises the first error of these tasks.
     """

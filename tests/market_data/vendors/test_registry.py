@@ -111,14 +111,15 @@ def test_the_error_for_a_broken_plug_in_names_its_package_and_the_cause(packages
     entries = {name: f"many_faults:{name}" for name in ("forgetful", "misnamed", "failing", "number", "gone")}
     install(packages, "many-faults", entries)
     assert refusal("broken") == (
-        "the vendor broken of the package one-that-breaks cannot be loaded: RuntimeError: no licence"
+        "the vendor broken of the package one-that-breaks cannot be loaded: RuntimeError: no licence; "
+        "update or uninstall it"
     )
     assert "package many-faults is not a provider: it lacks name, offer, cost" in refusal("forgetful")
     assert "package many-faults has the name 'someone'" in refusal("misnamed")
     assert "package many-faults is not a factory" in refusal("number")
     assert "package many-faults cannot be loaded: AttributeError" in refusal("gone")
     reason = refusal("failing", "hush")
-    assert reason.endswith("package many-faults cannot be created: ValueError")
+    assert reason.endswith("package many-faults cannot be created: ValueError; update or uninstall it")
 
 
 def test_the_error_for_a_vendor_in_two_packages_names_both(packages: Path) -> None:

@@ -7,7 +7,8 @@ Begin with `manager.BackfillManager`, the loop:
 
 - `targets` defines the bars that should be stored; `orders` adds those that users ordered.
 - `gap_index` finds the missing bars, with one `series` for each symbol and interval.
-- `rounds` and `planner` choose the next request; `vendor_penalties` lists the vendors that are not asked for a series.
+- `rounds` and `planner` choose the next request; `vendor_penalties` lists the vendors that get no requests for a
+series.
 - `ingest` checks an answer, and `publish` appends it. `actions` requests splits and dividends.
 - `progress` is stored in the log for other processes.
 """

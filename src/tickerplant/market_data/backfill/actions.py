@@ -81,7 +81,7 @@ class ActionsRequester:
 async def new_actions(
     store: Store, splits: pa.RecordBatch | None, dividends: pa.RecordBatch | None
 ) -> tuple[pa.RecordBatch | None, pa.RecordBatch | None]:
-    """Return the splits and the dividends that are not in the store; None if there are none."""
+    """Return the splits and the dividends that are not in the store, each as a batch; None if there are none."""
     result: list[pa.RecordBatch | None] = []
     for batch, relation, values in (
         (splits, "splits", ("numerator", "denominator")),

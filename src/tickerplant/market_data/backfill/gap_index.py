@@ -1,7 +1,7 @@
 """The gap index: every wanted series, its missing bars, and the ranges that are not scanned yet.
 
 A scan reads stored bars and vendors' answers. Every round scans the last minutes and the gaps that a stream reported. A
-history is scanned once, the newest part first, for a few seconds a round. The most valuable requests thus do not wait
+history is scanned once, the newest part first, for a few seconds per round. The most valuable requests thus do not wait
 for a scan of ten years of all series.
 """
 

@@ -73,7 +73,7 @@ class _AnsweredRange:
 class _Result:
     """The content of an answer: missing bars, answer rows, dead letters, and the answered ranges.
 
-    `conflicts`: count of rows with other values than an earlier row of their bar.
+    `conflicts`: count of rows that differ from an earlier row of the same bar.
     """
 
     batches: list[pa.RecordBatch] = field(default_factory=list)
@@ -231,7 +231,7 @@ class AnswerIngestor:
     async def _compare(
         self, store: Store, vendor: str, series: Series, found: pa.RecordBatch
     ) -> comparison.Comparison | None:
-        """Compare bars with stored bars of other sources; return the result if the bars must not be used, else None."""
+        """Compare bars with stored bars of other sources; return the result, or None if the bars may be used."""
         if not self._scheduler.needs_comparison(vendor, series.symbol, series.interval) or not found.num_rows:
             return None
         times, length_us = times_of(found["time"]), series.grid.length_us

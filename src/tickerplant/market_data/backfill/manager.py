@@ -6,7 +6,7 @@ manager appends an empty round to every partition as a barrier, and waits until 
 the barrier also covers the records of the killed process. The request that was in flight is sent again; its credits are
 spent twice.
 
-A round does, in this order:
+A round performs these steps in order:
 
 1. append a barrier, and wait for the store,
 2. scan the last minutes, the gaps of streams, the users' orders, and some of the history,
@@ -14,13 +14,13 @@ A round does, in this order:
 4. send requests, the most valuable first, until none is possible or the round reaches its limit of time or requests. A
    gap of a stream, a new order, and the end of the requests for orders also end this step. The scheduler debits and
    stores each request before it is sent. The last bars of an answer, its splits, dividends, dead letters and verdicts
-   are one transaction,
+   form one transaction,
 5. append the reasons why gaps cannot be requested,
 6. request the splits and dividends of some symbols that are due,
 7. end the feed's round, so that the indicators of older bars are recomputed once.
 
-After a round without requests, the manager waits: up to a minute of its clock, but at least a second of the machine's.
-Requests for recent gaps are less frequent if few credits are left: a page of one bar costs as much as a page of
+After a round without requests, the manager waits: up to a minute of its clock, but at least a second of the machine's
+clock. Requests for recent gaps are less frequent if few credits are left: a page of one bar costs as much as a page of
 thousands.
 """
 
@@ -76,14 +76,14 @@ _RETRY_MAX_S: Final = 30.0
 _SETTLE_POLL_S: Final = 0.05
 _ORDERS_POLL_S: Final = 1.0
 _PROGRESS_S: Final = 2.0
-"""Shortest time between two writes of the progress during a round."""
+"""Minimum seconds between two writes of the progress during a round."""
 
 
 class BackfillManager:
     """Fetches the missing bars of a plan in the background, until cancelled.
 
-    `dsn`: the store, which is only read. `rules`: the rules in force, for calendars and the revision window. While
-    `space` is low, no request is sent.
+    `dsn`: address of the store, which is only read. `rules`: the rules in force, for calendars and the revision window.
+    While `space` is low, no request is sent.
     """
 
     def __init__(

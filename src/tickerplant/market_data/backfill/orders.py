@@ -19,7 +19,7 @@ from tickerplant.market_data.backfill.targets import BackfillPlan, Lookback, Ord
 
 ORDERS_KEY: Final = "backfill:orders"
 POLL_S: Final = 1.0
-"""Shortest time between two reads of the orders during a round."""
+"""Minimum seconds between two reads of the orders during a round."""
 _WRITER: Final = "backfill-orders"
 _TRIES: Final = 20
 

@@ -20,8 +20,8 @@ class Progress(msgspec.Struct, kw_only=True):
     `working`: a request is possible now, or a range is not scanned yet. `missing`: count of missing bars. `later`:
     count of missing bars that no vendor can be asked for now. `blocked`, `again_us`: reason and end (0: unknown) of the
     newest such block. `requests`, `bars`: counts of sent requests and of appended bars. `failed`: count of errors.
-    `request`: the last request. `orders`: ids of the finished orders of users (no request for them is possible now),
-    newest last. `at_us`: time of this progress.
+    `request`: the last request, as text. `orders`: ids of the finished orders of users (no request for them is possible
+    now), newest last. `at_us`: time of this progress.
     """
 
     working: bool = True
@@ -37,7 +37,7 @@ class Progress(msgspec.Struct, kw_only=True):
     at_us: int = 0
 
     def finish_orders(self, orders: Iterable[str]) -> None:
-        """Add orders to the finished ones."""
+        """Add orders to the finished orders; the newest MAX_ORDERS remain."""
         self.orders = [*self.orders, *orders][-MAX_ORDERS:]
 
 

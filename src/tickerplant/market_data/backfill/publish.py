@@ -51,7 +51,7 @@ Call = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class AnswerRow:
-    """One row of `schemas.ANSWERS`. `again_us` None: the vendor is not asked again."""
+    """One row of `schemas.ANSWERS`. `again_us` None: no further request is planned."""
 
     symbol: str
     interval: str

@@ -1,4 +1,4 @@
-"""The requests of a round: their order, the choice of the vendor, and the reasons why no vendor can be asked."""
+"""The requests of a round: their order, their vendors, and the reasons why no vendor can get a request."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tickerplant.market_data.vendors.rate_limits import Purpose
 from tickerplant.market_data.vendors.scheduler import Blocked, Choice, RequestScheduler
 
 IDLE_S: Final = 60.0
-"""Pause after a round without requests, and the shortest time between two requests for recent gaps."""
+"""Seconds of pause after a round without requests, and minimum seconds between two requests for recent gaps."""
 IDLE_MAX_S: Final = 1_800.0
-"""Longest time between two requests for recent gaps, if few credits are left."""
+"""Maximum seconds between two requests for recent gaps, if few credits are left."""
 _ROUND_S: Final = 60.0
 _ROUND_REQUESTS: Final = 50
 _MAX_REPORTED: Final = 100_000
 """Maximum number of remembered reasons. When it is exceeded, all are removed, and some are reported again."""
 _REPORT_AGAIN_US: Final = 10 * MINUTE_US
-"""Change of the time of the next request beyond which the same reason is reported again."""
+"""Minimum change of the next request's time with which the same reason is reported again."""
 _MAX_UNREPORTED: Final = 1_000
 """Minimum number of reasons that are appended together during a round."""
 _MINUTE_QUOTA_US: Final = 2 * MINUTE_US
-"""Longest wait that is not reported: it is a wait for a minute's credits."""
+"""Maximum wait that is not reported, because it is a wait for a minute's credits."""
 _YIELD_EVERY: Final = 50
 """Number of series handled between two yields to the event loop."""
 
@@ -172,7 +172,7 @@ class RoundPlanner:
     # Gaps that cannot be requested -----------------------------------------------------------------------------------
 
     def _postpone(self, task: Task, blocked: Blocked) -> bool:
-        """Postpone a task that no vendor can be asked for; return True if the block lasts for the whole round.
+        """Postpone a task that no vendor can serve now; return True if the block lasts for the whole round.
 
         Otherwise the remaining ranges of the series may be requested.
         """
@@ -217,7 +217,7 @@ class RoundPlanner:
         return self._clock.monotonic() - self._gaps_requested_s >= self._gap_interval_s(series)
 
     def _gap_interval_s(self, series: int) -> float:
-        """Return the seconds between two requests for recent gaps of `series` series, by the remaining credits."""
+        """Return the seconds between two requests for recent gaps of so many series, by the remaining credits."""
         now_us = self._clock.now_us()
         rate = 0.0
         names = {provider.name for provider in self._scheduler.providers(kind_of("1m"))}

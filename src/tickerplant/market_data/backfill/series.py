@@ -89,8 +89,8 @@ class Series:
     ) -> None:
         """Replace the state of `[start_us, end_us)` by the content of the store.
 
-        `stored`: starts of the stored bars, and whether each is complete. `silent`: starts of intervals in which a live
-        feed that was up delivered no ticks of the symbol.
+        `stored`: starts of the stored bars, and a mask of the complete bars. `silent`: starts of intervals in which a
+        live feed that was up delivered no ticks of the symbol.
         """
         starts = self.grid.starts(start_us, end_us)
         if not len(starts):
@@ -117,7 +117,7 @@ class Series:
         self._add(starts[first], starts[last] + self.grid.length_us, again[first])
 
     def by_pause(self, start_us: int, end_us: int) -> list[tuple[int, int, bool]]:
-        """Return the parts of `[start_us, end_us)` in order, each with whether a full disk stopped the feed in it."""
+        """Return the parts of `[start_us, end_us)` in order, each with True if a full disk stopped the feed."""
         parts, at_us = [], start_us
         for begin, end in self._paused:
             begin, end = max(begin, at_us), min(end, end_us)

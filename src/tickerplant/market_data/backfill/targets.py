@@ -15,7 +15,7 @@ MAX_DAYS: Final = {"1d": 3_653, "5m": 731, "1m": 731}
 otherwise the store's retention."""
 
 ONCE_WAIT_S: Final = 90.0
-"""Longest wait of a manager that runs once: enough for a minute's credits, but not for a day's credits."""
+"""Maximum wait, in seconds, of a manager that runs once: enough for a minute's credits, but not for a day's credits."""
 
 Lookback = Callable[[str], int | None]
 """Function that returns the longest lookback of all vendors for an interval, in microseconds; None: no limit."""
@@ -96,6 +96,6 @@ class BackfillPlan:
 
     @property
     def all_symbols(self) -> list[str]:
-        """Return the symbols of the `order` if it names some, else those of the plan without repeats."""
+        """Return the symbols of `order` if it has any; otherwise the symbols of the plan, without repeats."""
         ordered = self.order.symbols if self.order is not None else ()
         return list(ordered or dict.fromkeys(self.symbols))

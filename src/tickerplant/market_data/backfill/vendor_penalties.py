@@ -1,7 +1,8 @@
 """Vendors that are not asked for a series for a limited time, and the reasons. Pure.
 
-The request scheduler stores what a vendor itself reports (an unknown symbol, an interval that its plan lacks). A
-penalty follows from the use of its answers: bars that differ from other vendors' bars, invalid bars, empty ranges.
+The request scheduler stores the rejections that a vendor itself reports (an unknown symbol, an interval that its plan
+lacks). A penalty follows from the use of its answers: bars that differ from other vendors' bars, invalid bars, empty
+ranges.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class VendorPenalties:
         self._empty.setdefault(key, []).append(_EmptyRange(start_us, end_us, until_us))
 
     def excluded(self, key: SeriesKey, now_us: int) -> list[str]:
-        """Return the vendors that must not be asked for a series now."""
+        """Return the vendors that must not get a request for a series now."""
         return [vendor for vendor, one in self._penalties.get(key, {}).items() if one.until_us > now_us]
 
     def reason(

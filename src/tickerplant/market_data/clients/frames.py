@@ -23,7 +23,7 @@ MAX_UNSENT_BYTES: Final = 1 << 20
 """Maximum bytes that wait to be sent: answers to pings of a vendor that does not read. Above it, the connection is
 aborted."""
 MAX_OVERHEAD_FRAMES: Final = 30_000
-"""Maximum control frames and fragments per `WINDOW_S`. Each takes the library 10 µs. Above it, the connection is
+"""Maximum control frames and fragments per `WINDOW_S`. The library takes 10 µs for each. Above it, the connection is
 aborted."""
 WINDOW_S: Final = 60.0
 _TEXT: Final = 0x81  # FIN and the opcode of a text
@@ -56,7 +56,7 @@ class FrameConnection(ClientConnection):
 
     @property
     def on_messages(self) -> OnMessages | None:
-        """Return the receiver of messages; None before it is set. Setting it delivers the earlier messages."""
+        """Return the receiver of messages; None before it is set. Setting it also delivers the earlier messages."""
         return self._on_messages
 
     @on_messages.setter

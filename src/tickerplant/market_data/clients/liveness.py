@@ -26,10 +26,10 @@ INTERVALS: Final = 50
 between prices exceed 50 means once in 10^21. Openings, lunch breaks and halts of many symbols reduce the rate to a
 tenth of the mean, not to a fiftieth."""
 UNKNOWN_S: Final = 1_800.0
-"""Allowed time without a price if no rate is known: one illiquid symbol may be silent for minutes."""
+"""Allowed seconds without a price if no rate is known: one illiquid symbol may be silent for minutes."""
 LONGEST_S: Final = 3_600.0
 GAP_S: Final = 5.0
-"""Minimum time without a price on a live connection after which prices count as missed. The time is also at least
+"""Minimum seconds without a price on a live connection after which prices count as missed. The time is also at least
 `INTERVALS` mean times."""
 _MEMORY_S: Final = 1_800.0
 _ENOUGH: Final = 10.0
@@ -100,7 +100,7 @@ class PriceLiveness:
     def allowed_s(self, markets: OpenMarkets) -> float:
         """Return the allowed seconds without a price, doubled for each connection in a row without a price.
 
-        The doubling ends at LONGEST_S. Infinite if no calendar is open.
+        The doubling ends at LONGEST_S. The result is infinite if no calendar is open.
         """
         if not any(markets):
             return math.inf

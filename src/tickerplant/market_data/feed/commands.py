@@ -26,11 +26,11 @@ _ATTEMPTS: Final = 5
 
 
 def ensure_settings(log: EventLog, values: Mapping[str, Any], *, clock: Callable[[], int] = now_us) -> bool:
-    """Append a `Settings` record to every partition if these values differ from the last ones; return True if appended.
+    """Append a `Settings` record to every partition, unless the last record contains the same values.
 
-    `values` are those that differ from the defaults (`rules.values_of`). Another order of the patterns is a difference.
-    Processes that start together fence each other. A fenced process tries again and usually finds the record. Raises
-    Fenced or LogUnavailable after five attempts.
+    Return True if the record was appended. `values`: the settings that differ from their defaults (`rules.values_of`).
+    A different order of the patterns is a difference. Processes that start together fence each other. A fenced process
+    tries again and usually finds the record. Raises Fenced or LogUnavailable after five attempts.
     """
     text = msgspec.json.encode(canonical(values))
     for attempt in range(1, _ATTEMPTS):
@@ -56,7 +56,7 @@ def _ensure(log: EventLog, values: Mapping[str, Any], text: bytes, clock: Callab
 def request_rebuild(
     log: EventLog, symbols: Sequence[str], start_us: int, end_us: int, *, clock: Callable[[], int] = now_us
 ) -> dict[int, int]:
-    """Append a `Rebuild` of `[start_us, end_us)` of the symbols to every partition; return its offset in each."""
+    """Append a `Rebuild` of `[start_us, end_us)` of the symbols to every partition; return {partition: offset}."""
     partitioner = SymbolPartitioner(log.partitions(RAW))
     partitioner.add(symbols)
     header = records.Rebuild(sent_at_us=clock(), from_us=start_us, to_us=end_us)

@@ -1,6 +1,6 @@
 """The transaction of one feed: records and dead letters, segments of trade ids, and the cursor, committed together.
 
-One call of `Committer.commit` does, in this order:
+One call of `Committer.commit` performs these steps in order:
 
 1. append the records that were added since the last commit, in the order of their addition,
 2. store the segments of trade ids that became full,
@@ -77,7 +77,7 @@ class Committer:
         self._cursor_changed = True
 
     def commit(self, cursor: Cursor) -> None:
-        """Commit the four effects of the module's docstring; do nothing if there is no change.
+        """Perform the four steps of the module's docstring; do nothing if there is no change.
 
         Raises Fenced when a newer writer has taken over the feed. Raises LogUnavailable; the buffer is then unchanged,
         and `recover` continues.

@@ -39,9 +39,9 @@ class Cursor(msgspec.Struct, kw_only=True):
     `commits` counts the transactions; the stored count shows whether a commit of unknown outcome took place. `ids`
     contains the hashed identities since the last full segment, and `values` a digest of price and size of each.
     `segments` counts all segments that were ever filled. `conflicts` counts ticks with a known identity and another
-    price or size; `dead` counts them too. In a feed of bars it counts rows with another value than an earlier row of
-    their bar. `former_until_us`: ticks before this time may repeat a tick that an earlier version appended. Stored
-    identities of that version contain neither time nor exchange. None: an earlier version wrote the cursor.
+    price or size; `dead` counts them too. In a feed of bars, `conflicts` counts the rows that differ from an earlier
+    row of the same bar. `former_until_us`: ticks before this time may repeat a tick that an earlier version appended.
+    Stored identities of that version contain neither time nor exchange. None: an earlier version wrote the cursor.
     """
 
     format: int = FORMAT
@@ -64,7 +64,7 @@ class Cursor(msgspec.Struct, kw_only=True):
 
 
 def encode(cursor: Cursor) -> bytes:
-    """Return the bytes to store."""
+    """Return the cursor as msgpack, the stored form."""
     return msgspec.msgpack.encode(cursor)
 
 
@@ -119,9 +119,9 @@ class RecentIds:
     """The recent identities as 64-bit hashes, with a digest of price and size, to find repeats in whole columns.
 
     Contains at most `SEGMENTS` full segments and the segment that is being filled. When a new segment is full, the
-    oldest is dropped. A repeat is therefore found if fewer than 65,536 ids arrived in between. One new id in 10^14 has
-    the hash of a different id of a full window. Its tick is dropped as a repeat or becomes a conflict. The digest of an
-    identity that an earlier version stored is 0, which is equal to every digest.
+    oldest is dropped. A repeat is therefore found if fewer than 65,536 ids arrived in between. If all segments are
+    full, about one new id in 10^14 has the same hash as a different id. Its tick is dropped as a repeat or becomes a
+    conflict. The digest of an identity that an earlier version stored is 0, which is equal to every digest.
     """
 
     def __init__(self, segments: Sequence[bytes] = (), ids: bytes = b"", values: bytes = b"") -> None:
@@ -144,7 +144,10 @@ class RecentIds:
         return self._filling[1].tobytes()
 
     def add(self, ticks: Identities) -> AddedIds:
-        """Add these identities. If several ticks of one call have the same identity, the first of them is new."""
+        """Add these identities; return which are new, and which are conflicts.
+
+        If several ticks of one call have the same new identity, the first of them is new.
+        """
         keys, values = ticks.keys, ticks.values
         order = np.argsort(keys, kind="stable")
         ordered, digests = keys[order], values[order]
@@ -170,7 +173,7 @@ class RecentIds:
         return AddedIds(fresh, conflicts, full)
 
     def _find(self, keys: UInt64Array) -> tuple[BoolArray, UInt32Array]:
-        """Return a mask of the known keys, and their digests."""
+        """Return a mask of the known keys, and the digest of each key, 0 for an unknown key."""
         known, found = np.zeros(len(keys), np.bool_), np.zeros(len(keys), np.uint32)
         for stored, values in (self._old, self._recent):
             if len(stored):

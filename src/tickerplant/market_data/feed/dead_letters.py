@@ -1,4 +1,4 @@
-"""Rows that could not be used, as batches of the dead-letter topic. Pure."""
+"""Unusable rows as batches of the dead-letter topic. Pure."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tickerplant.core.streams import MAX_DEAD_PAYLOAD_BYTES, cut_to_fit
 from tickerplant.market_data.feed.validation import Reasons
 
 _MAX_ROWS: Final = 1_000
-"""Maximum number of rows in one dead-letter record: less than a megabyte if rows have a few hundred bytes. A record
-also ends before its payloads and reasons exceed `MAX_DEAD_PAYLOAD_BYTES`."""
+"""Maximum number of rows in one dead-letter record. A record of rows with a few hundred bytes each has less than one
+megabyte. A record also ends before its payloads and reasons exceed `MAX_DEAD_PAYLOAD_BYTES`."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadRow:
-    """A row that could not be used: the reason, and the bytes of the row or of its readable part."""
+    """An unusable row: the reason, and the bytes of the row or of its readable part."""
 
     reason: str
     payload: bytes
 
 
 def dead_rows(batch: pa.RecordBatch, reasons: Reasons) -> list[DeadRow]:
-    """Return the rows that have a reason, each as JSON."""
+    """Return the rows of the batch that have a reason, each as a JSON object of its columns."""
     numbers = sorted(reasons)
     columns = [values_of(column) for column in batch.take(pa.array(numbers)).columns]
     encoder = msgspec.json.Encoder(enc_hook=str)

@@ -21,8 +21,8 @@ FLOOD_MESSAGES: Final = 1_000
 """Minimum count of unusable messages per `WINDOW_S` in a flood. They must also outnumber the usable messages."""
 FIRST_PAUSE_S: Final = 30.0
 LAST_PAUSE_S: Final = 600.0
-"""Bounds of the pause after a flood, in seconds. It doubles with each flood, and is short again after an hour without a
-flood."""
+"""Bounds of the pause after a flood, in seconds. The pause doubles with each flood, and returns to the first bound
+after an hour without a flood."""
 FORGET_S: Final = 3_600.0
 
 
@@ -70,7 +70,7 @@ class FloodGuard:
     _flooded_s: float | None = None
 
     def observe(self, unusable: int, usable: int, now_s: float) -> str | None:
-        """Add counts of messages; return the reason to drop the connection, or None."""
+        """Add counts of messages; return the reason to drop the connection, None if there is no flood."""
         if self._began_s is None or not 0 <= now_s - self._began_s < WINDOW_S:
             self._began_s, self._unusable, self._usable = now_s, 0, 0
         self._unusable += unusable

@@ -1,4 +1,4 @@
-"""The split of a batch by partition, in whole columns. Pure.
+"""Splits a batch by partition, column by column. Pure.
 
 A tick costs an index lookup and a take; a symbol costs time only when its dictionary is new. The dictionary of a
 partition is the same object from record to record. It contains all symbols of the partition in the order in which they
@@ -22,7 +22,7 @@ Int32Array = npt.NDArray[np.int32]
 
 
 class SymbolPartitioner:
-    """The symbols of a feed and their partitions; splits batches by them."""
+    """Maps the symbols of a feed to partitions, and splits batches by partition."""
 
     def __init__(self, partitions: int) -> None:
         self.partitions = partitions

@@ -1,8 +1,8 @@
 """Checks of rows before they enter the log: columns in, a reason for each invalid row out. Pure, column-wise.
 
-An invalid row, such as one with an impossible price, size or time, becomes a dead letter with its reason. Such a row
-does not advance the watermark. Corrupt data is worse than no data. Rounding noise is not corruption: `widen_bars`
-widens a bar whose open or close is outside its low and high only by rounding noise.
+An invalid row has, for example, an impossible price, size or time. It becomes a dead letter with its reason, and does
+not advance the watermark. Corrupt data is worse than no data. Rounding noise is not corruption: `widen_bars` widens a
+bar whose open or close is outside its low and high only by rounding noise.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from tickerplant.core import interval as intervals
 from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, BoolArray, Float64Array, Int64Array, iso, times_of
 
 FUTURE_US: Final = MINUTE_US
-"""Maximum lead of a live feed's times over our clock: clocks differ by seconds, broken times by much more."""
+"""Maximum lead of a live feed's times over our clock. Clocks differ by seconds, but broken times by much more."""
 EARLIEST_TICK_US: Final = DAY_US
 """Earliest time of a tick. A missing time is often 0 or -1, which is earlier; no electronic prints are that old."""
 EARLIEST_BAR_US: Final = -5_364_662_400_000_000  # 1800-01-01: the oldest daily series begin about then
 LATEST_US: Final = 7_258_118_400_000_000  # 2200-01-01: a file may be simulated, but a year 20121 is an error
 ROUNDING_NOISE: Final = 1e-9
-"""Largest relative distance between prices that counts as noise of float64 arithmetic. A price that a vendor has
-multiplied by a factor of adjustment differs by about 1e-16 per operation; the finest tick sizes are above 1e-9."""
+"""Maximum relative distance between prices that counts as noise of float64 arithmetic. A price that a vendor has
+multiplied by an adjustment factor differs by about 1e-16 per operation; the finest tick sizes are above 1e-9."""
 
 MAX_PRICE: Final = 1e15
 """Maximum absolute price. Adjusted prices of shares with many reverse splits reach 1e12; an index reached 1e13."""
@@ -99,9 +99,10 @@ def check_bars(batch: pa.RecordBatch, latest_us: int = FOREVER_US) -> Reasons:
 
 
 def widen_bars(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return valid bars whose low and high contain open and close: `check_bars` tolerates rounding noise.
+    """Return the bars with low and high widened until they contain open and close.
 
-    The batch itself is returned if no bar needs a change.
+    `check_bars` tolerates open and close that are outside by rounding noise. The batch itself is returned if no bar
+    needs a change.
     """
     o, h, low, c = (batch[name].to_numpy(zero_copy_only=False) for name in ("open", "high", "low", "close"))
     highest = np.maximum(np.maximum(o, c), np.maximum(h, low))
@@ -115,14 +116,14 @@ def widen_bars(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Rows with other values than an earlier row of the same bar: their count, and a note for the user."""
+    """Rows that differ from an earlier row of the same bar: their count, and a note for the user."""
 
     count: int
     note: str
 
 
 def find_conflict(bars: pa.RecordBatch | pa.Table) -> Conflict | None:
-    """Return the rows of one bar with different values; None if there are none.
+    """Return the count of rows that differ from an earlier row of the same bar, with a note; None if no row differs.
 
     `bars`: bars of one symbol and interval, in any order (`schemas.VENDOR_BARS`). Readers keep the last row of a time.
     """
@@ -142,7 +143,7 @@ def find_conflict(bars: pa.RecordBatch | pa.Table) -> Conflict | None:
 
 
 def distinct_bars(bars: pa.RecordBatch) -> tuple[pa.RecordBatch, Conflict | None]:
-    """Return the last row of each time, in order of time, and the conflict of the bars.
+    """Return the last row of each time, in order of time, and the conflict; None if no row differs.
 
     `bars`: as for `find_conflict`. The batch itself is returned if no time is repeated.
     """
@@ -155,7 +156,7 @@ def distinct_bars(bars: pa.RecordBatch) -> tuple[pa.RecordBatch, Conflict | None
 
 
 def _are_ordinary(time: Int64Array, price: Float64Array, size: Float64Array, latest_us: int) -> bool:
-    """Return True if all prices are above 0 and all values are valid. Most batches are, and extremes need no masks."""
+    """Return True if all prices are above 0 and all values are valid. Most batches are; they need no masks."""
     return not len(time) or bool(
         price.min() >= MIN_PRICE
         and price.max() <= MAX_PRICE

@@ -1,8 +1,7 @@
 """The writer of one feed. It appends all records of a vendor, a file or the backfill to `market.prices.raw`.
 
 A feed is one ordered stream. Its records are appended in transactions that also store its cursor. A feed that is killed
-at any instant therefore resumes exactly after its last record in the log. `committer` lists the effects of a commit in
-order.
+at any instant therefore resumes exactly after its last record in the log. `committer` lists the steps of a commit.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from tickerplant.market_data.feed.validation import (
 )
 
 MARK_EVERY_US: Final = 250 * MILLISECOND_US
-"""Shortest time between two marks of all partitions. Each mark triggers the publication of every forming bar."""
+"""Minimum time between two marks of all partitions, in µs. Each mark triggers the publication of every forming bar."""
 _KINDS: Final = int(TickFlag.CANCEL | TickFlag.CORRECTION)
 
 
@@ -64,9 +63,10 @@ class FeedWriter:
     """Writes one feed into every partition of `market.prices.raw`. Belongs to one thread at a time.
 
     Two writers of one feed fence each other: the next commit of the older one raises Fenced. `hold_bytes` lets several
-    batches share a transaction: `append_ticks` and `append_bars` commit if that many bytes are pending, always if it is
-    0. The other methods commit as they declare. Pending records are in memory, bounded by `hold_bytes` and one batch.
-    `clock` returns microseconds UTC. A fast clock needs a longer `mark_every_us`, or marks become more frequent.
+    batches share a transaction: `append_ticks` and `append_bars` commit if that many bytes are pending. They commit at
+    every call if `hold_bytes` is 0. The docstrings of the other methods state when they commit. Pending records are in
+    memory, bounded by `hold_bytes` and one batch. `clock` returns microseconds UTC. If the clock is fast, choose a
+    longer `mark_every_us`; otherwise marks are too frequent by the machine's clock.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class FeedWriter:
         call while the feed is up replaces the expected symbols. `start_us`, `gap`, `live`, `whole` and `firm` are
         fields of `records.Start`. The records are committed, unless `new_round`.
 
-        `new_round` begins a round with its own watermark, after the end of a round that was left open. The start of the
+        `new_round` ends a round that was left open, and begins a round with its own watermark. The start of the
         round is part of the next commit, so that a whole round may be one transaction. A backfill has rounds; a file
         has none. Raises LogError when the feed has ended, unless `new_round`.
         """
@@ -314,7 +314,7 @@ class FeedWriter:
     # Helpers ---------------------------------------------------------------------------------------------------------
 
     def _valid(self, kind: _RowKind, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Int32Array, Int64Array]:
-        """Return the valid rows, their symbols' codes and their numbers; the other rows become dead letters."""
+        """Return the valid rows, their symbols' codes and their row numbers; the other rows become dead letters."""
         reasons = kind.check(batch, self._clock() + FUTURE_US if self._cursor.live else FOREVER_US)
         numbers = np.arange(batch.num_rows)
         if reasons:

@@ -1,4 +1,4 @@
-"""The state of one vendor: rate limits, circuit breaker, rejections, comparisons. Pure; stored as two values by key."""
+"""The state of one vendor: rate limits, circuit breaker, rejections, comparisons. Pure. Stored as two values by key."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MAX_COMPARISONS: Final = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """The reason why no vendor can be asked now.
+    """The reason why no vendor can get a request now.
 
     `verdict`: `schemas.QUOTA`, `OUTAGE` or `NOT_OFFERED`; the backfill adds `NO_DATA` and `DIFFERS`.
     `again_us`: time from which another request may help; None: waiting does not help.
@@ -263,7 +263,7 @@ class Account:
                 del self._compared[next(iter(self._compared))]
 
     def comparison(self, symbol: str, interval: str, now_us: int) -> _StoredComparison | None:
-        """Return the recorded comparison while it is valid, else None."""
+        """Return the recorded comparison; None if there is no valid comparison."""
         found = self._compared.get(f"{interval}|{symbol}")
         return found if found is not None and now_us < found.until_us <= now_us + COMPARED_US else None
 

@@ -1,7 +1,7 @@
 """Bounds of the numbers and texts that a vendor sends: waits, counts, messages. Pure.
 
 A header is foreign text. It may have thousands of digits, digits of other scripts, or no number at all. A value that
-cannot be right never reaches the arithmetic of quotas and pauses. It becomes a note in the vendor's error instead.
+cannot be right is never used for quotas and pauses. It becomes a note in the vendor's error instead.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def parse_count(text: str) -> int | None:
 
 
 def is_same_symbol(asked: str, answered: str) -> bool:
-    """Return True if an answer names the requested symbol; its case, separators and exchange may differ."""
+    """Return True if both texts name the same symbol; case, separators and exchange may differ."""
     return _letters(asked) == _letters(answered)
 
 
@@ -73,7 +73,7 @@ def _letters(symbol: str) -> str:
 
 
 def bounded_wait_s(seconds: object) -> float:
-    """Return the seconds of an error as a finite number, 0 to `MAX_WAIT_S`. Anything that is not a number becomes 0.
+    """Return the wait of a vendor's error: finite seconds, 0 to `MAX_WAIT_S`. A value that is not a number becomes 0.
 
     A plug-in may set any value.
     """

@@ -18,7 +18,7 @@ FAILURES: Final = 3
 PAUSE_US: Final = 30 * SECOND_US
 """First pause, before the jitter of 25 %."""
 PAUSE_MAX_US: Final = 15 * MINUTE_US
-"""Longest pause: a recovered vendor is used again within 15 minutes; an outage of a day costs about 100 requests."""
+"""Maximum pause: a recovered vendor is used again within 15 minutes; an outage of a day costs about 100 requests."""
 BAD_KEY_PAUSE_US: Final = 6 * 60 * MINUTE_US
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
@@ -66,7 +66,7 @@ class CircuitBreaker:
     def failed(self, now_us: int, error: str, jitter: float, *, retry_after_s: float = 0.0) -> None:
         """Record that the vendor was unreachable or its answer invalid.
 
-        `retry_after_s`: pause that the vendor requested; the breaker observes at most an hour.
+        `retry_after_s`: pause that the vendor requested; the breaker waits for at most an hour of it.
         """
         self._note(now_us, error)
         self.state.failures += 1
@@ -85,7 +85,7 @@ class CircuitBreaker:
         self.state.until_us = now_us + BAD_KEY_PAUSE_US
 
     def note(self, now_us: int, error: str) -> None:
-        """Record an error that does not affect the breaker, for the status."""
+        """Record an error for the status; the error does not affect the breaker."""
         self.state.last_error, self.state.last_error_us = error, now_us
 
     def restarted(self) -> None:

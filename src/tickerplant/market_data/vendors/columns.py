@@ -17,13 +17,15 @@ from tickerplant.market_data.feed.validation import EARLIEST_BAR_US, MAX_PRICE, 
 from tickerplant.market_data.vendors.errors import Malformed
 
 MAX_RATIO: Final = 1e6
-"""Maximum ratio of a split, in either direction. The largest known are 1 for 100,000."""
+"""Maximum ratio of a split, in either direction. The largest known split is 1 for 100,000."""
 MAX_ACTIONS: Final = 10_000
-"""Maximum splits, and maximum dividends, of one symbol in an answer. A daily dividend makes 3,650 in ten years."""
+"""Maximum splits, and maximum dividends, of one symbol in an answer. A fund with a daily dividend has 3,650 in ten
+years."""
 MAX_CURRENCY_CHARS: Final = 16
 """Maximum characters of a dividend's currency: `USD`, or `EUR/GBp` if prices are in another currency."""
 _MOST_SHARES: Final = 1_000
-"""Maximum denominator of a split: terms are small (20 for 1, 3 for 2, 1 for 100). Otherwise the ratio is kept."""
+"""Maximum denominator of a split: terms are small (20 for 1, 3 for 2, 1 for 100). If no denominator fits, the ratio is
+kept."""
 
 
 def repeated(text: str, rows: int, kind: pa.DataType = TEXT) -> pa.Array:
@@ -85,7 +87,7 @@ def dividends_batch(
 ) -> pa.RecordBatch:
     """Return dividends (`schemas.DIVIDENDS`), oldest first.
 
-    `currency` is one for all dividends, or one for each; "" if unknown.
+    `currency`: the currency of all dividends, or one per dividend; "" if unknown.
     """
     check_amounts(amounts)
     order = np.argsort(time, kind="stable")
@@ -103,7 +105,7 @@ def dividends_batch(
 
 
 def check_actions(symbols: Sequence[str], splits: pa.RecordBatch | None, dividends: pa.RecordBatch | None) -> None:
-    """Raise Malformed for splits or dividends of another symbol than `symbols`, too many, or that cannot be right."""
+    """Raise Malformed for splits or dividends of other symbols than `symbols`, for too many, and for wrong values."""
     for name, batch in (("splits", splits), ("dividends", dividends)):
         if batch is None or not batch.num_rows:
             continue
@@ -145,7 +147,7 @@ def check_amounts(amounts: Float64Array) -> None:
 
 
 def terms_of(ratio: float, error: float) -> tuple[float, float]:
-    """Return the smallest numerator and denominator of a split whose ratio is within `error`.
+    """Return the smallest numerator and denominator of a split whose ratio differs from `ratio` by at most `error`.
 
     Returns the ratio and 1 if no denominator up to `_MOST_SHARES` fits, and for a ratio above a million.
 

@@ -1,8 +1,8 @@
 """Comparison of the bars of two sources, before one replaces the other. Pure.
 
 The four prices of each common bar are compared; volumes are only reported, because vendors count different venues.
-Differences are measured against the moves from bar to bar. Flat prices do not show a shift, so a flat range or a
-handful of bars give `too_few`.
+Differences are measured against the moves from bar to bar. Flat prices do not show a shift, so a flat range or a small
+count of bars gives `too_few`.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class Comparison:
     """The result of a comparison: the candidate relative to the reference.
 
     `ratio`: the candidate's prices divided by the reference's; if it has several levels (a dividend in between), the
-    oldest level. `shift`: intervals by which the candidate's times are later. `bars`: count of common bars.
-    `share`: share of these bars that differ by more than noise. `worst`: largest relative difference. `volume_ratio`:
-    median ratio of volumes; 0.0 if there are no volumes.
+    oldest level. `shift`: count of intervals by which the candidate's times are later; -1 if they are earlier. `bars`:
+    count of common bars. `share`: share of these bars that differ by more than noise. `worst`: largest relative
+    difference. `volume_ratio`: median ratio of volumes; 0.0 if there are no volumes.
     """
 
     verdict: str
@@ -75,7 +75,7 @@ class Comparison:
 
     @property
     def usable(self) -> bool:
-        """Return True if the candidate may replace the reference, as far as is known."""
+        """Return True if the candidate may replace the reference: the bars are the same, or too few to decide."""
         return self.verdict in (SAME, TOO_FEW)
 
     def __str__(self) -> str:

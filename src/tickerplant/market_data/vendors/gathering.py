@@ -16,7 +16,7 @@ import pyarrow as pa
 from tickerplant.market_data.vendors.port import StreamEvent, Ticks
 
 FULL_MESSAGES: Final = 64
-"""Count of messages from which an event does not wait for more."""
+"""Minimum count of messages with which an event does not wait for more."""
 
 
 class Gatherer:
@@ -32,7 +32,7 @@ class Gatherer:
         self._due_s = 0.0
 
     def empty(self) -> bool:
-        """Return True if no event has arrived that `get` has not returned."""
+        """Return True if `get` has returned all events that arrived."""
         return not self._held and self._queue.empty()
 
     async def get(self) -> StreamEvent:
@@ -56,7 +56,7 @@ class Gatherer:
         return self._next()
 
     def get_nowait(self) -> StreamEvent:
-        """Return the next event of those that have arrived. Raises asyncio.QueueEmpty."""
+        """Return the next event that has arrived. Raises asyncio.QueueEmpty if there is none."""
         if not self._held:
             self._held.append(self._queue.get_nowait())
         return self._next()
@@ -92,7 +92,7 @@ def _may_follow(before: Ticks, event: StreamEvent) -> bool:
 
 
 def _merge(events: list[Ticks]) -> Ticks:
-    """Return one event with the ticks of all, in order, and the time of the last arrival."""
+    """Return one event with the ticks of all events, in order, and the time of the last arrival."""
     table = pa.Table.from_batches([event.batch for event in events]).unify_dictionaries().combine_chunks()
     return Ticks(
         received_us=events[-1].received_us,

@@ -30,7 +30,7 @@ _WINDOW_BITS: Final = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": (zlib.MAX_WBIT
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer, decoded. Header names are in lower case; a repeated header is joined by commas."""
+    """An HTTP answer, decoded. Header names are in lower case; the values of a repeated header are joined by commas."""
 
     status: int
     headers: Mapping[str, str]
@@ -41,7 +41,7 @@ async def fetch(client: httpx.AsyncClient, path: str, params: Mapping[str, str],
     """Return the answer to a GET request. An answer with an error status is cut at `MAX_ERROR_BYTES`.
 
     Raises Malformed for an answer of more than `max_bytes`, for several or unknown encodings, and for data that cannot
-    be decoded. Raises httpx.HTTPError.
+    be decoded. Raises httpx.HTTPError if the request fails.
     """
     async with client.stream("GET", path, params=params, headers={"Accept-Encoding": ACCEPT_ENCODING}) as answer:
         failed = answer.status_code >= 400
@@ -69,17 +69,18 @@ async def _read(chunks: AsyncIterator[bytes], bound: int) -> tuple[bytes, bool]:
 
 
 def check_encoding(encoding: str) -> None:
-    """Raise Malformed for an encoding other than one of gzip, deflate, br, zstd or none."""
+    """Raise Malformed unless the encoding is none, identity, or one of gzip, x-gzip, deflate, br and zstd."""
     if encoding.strip().lower() not in ("", "identity", *_WINDOW_BITS, "br", "zstd"):
         raise Malformed(
-            f"the content encoding {shortened(encoding, SHOWN_CHARS)!r} is refused: one encoding is allowed"
+            f"the content encoding {shortened(encoding, SHOWN_CHARS)!r} is refused; one encoding is allowed: "
+            "gzip, deflate, br or zstd"
         )
 
 
 def decoded(raw: bytes, encoding: str, bound: int, *, cut: bool = False) -> bytes:
-    """Return the decoded bytes. `cut`: return at most `bound` bytes, and of a truncated body the decodable part.
+    """Return the decoded bytes. `cut`: return at most `bound` bytes, and only the decodable part of a truncated body.
 
-    Raises Malformed for another encoding than gzip or deflate, for more than `bound` bytes, and for invalid data.
+    Raises Malformed for an encoding other than gzip or deflate, for more than `bound` bytes, and for invalid data.
     """
     if encoding not in _WINDOW_BITS:
         raise Malformed(
@@ -110,7 +111,7 @@ def decoded(raw: bytes, encoding: str, bound: int, *, cut: bool = False) -> byte
 
 
 class BodyCollector:
-    """Collects a body that a library has decoded, within `bound` bytes. Raises Malformed for more."""
+    """Collects a body that a library has decoded, within `bound` bytes. A longer body raises Malformed."""
 
     def __init__(self, bound: int) -> None:
         self._bound = bound

@@ -63,9 +63,9 @@ class BarsOffer:
 class Offer:
     """Everything that a vendor offers. `quotas`: quotas of its free plan; the settings may replace them.
 
-    `pace_s`: minimum time between two requests. `actions`: splits and dividends are offered, at `actions_credits` a
-    symbol. `stream`: a live stream is offered. `markets`: shell patterns of the symbols that the vendor may have; a
-    crypto exchange has no `AAPL`.
+    `pace_s`: minimum seconds between two requests. `actions`: splits and dividends are offered, for `actions_credits`
+    credits per symbol. `stream`: a live stream is offered. `markets`: shell patterns of the symbols that the vendor may
+    have; a crypto exchange has no `AAPL`.
     """
 
     bars: tuple[BarsOffer, ...] = ()
@@ -97,7 +97,7 @@ class BarsRequest:
 
 @dataclass(frozen=True, slots=True)
 class Credits:
-    """The quota in an answer's headers: the minute's, or the day's if `daily`. None: the header is missing.
+    """The credits in an answer's headers: of the minute, or of the day if `daily`. None: the header is missing.
 
     `problem`: a note about an invalid header, which the vendor's status shows; "" if there is none.
     """
@@ -116,7 +116,7 @@ class BarsAnswer:
     the start, oldest first. All are within the request and closed by the vendor's clock. `covers`: for each symbol the
     range that the answer completes, if shorter than the request. Causes are a full page, and a plan with a shorter
     history. The other part is requested again. Set the true range even if it has no bars. A vendor whose answer covers
-    none of the missing bars is not asked for that series for an hour. `splits`, `dividends`: the actions that the
+    none of the missing bars gets no request for that series for an hour. `splits`, `dividends`: the actions that the
     answer contained (`schemas.SPLITS`, `DIVIDENDS`).
     """
 
@@ -169,8 +169,8 @@ class Ticks:
     vendor does not deliver, with the reason. `notes`: warnings of the vendor for the log. `messages`: count of all
     messages. `gap`: range `[start, end)` whose ticks were missed on a live connection, before `batch`. `unwanted`:
     count of messages of symbols that were not requested; they are not in `batch`. `control`: count of messages without
-    a tick, such as heartbeats, for streams with only few of them.
-    `waited_s`: time for which the first message has waited for the others, in seconds of the machine's clock.
+    a tick, such as heartbeats; set it only if the vendor sends few of them. `waited_s`: time for which the first
+    message has waited for the others, in seconds of the machine's clock.
     """
 
     received_us: int
@@ -205,7 +205,7 @@ class TickStream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProviderContext:
-    """The arguments of a factory. `key`: "" if none is set. `options`: the vendor's options of the settings, as text.
+    """The arguments of a factory. `key`: "" if none is set. `options`: the vendor's options from the settings, as text.
 
     `url`, `stream_url`: addresses to use instead of the vendor's own (a sandbox, a proxy); "" for the vendor's own.
     `rules`: the rules, whose calendars define when a stream expects prices. `gather_s`: time for which a stream may

@@ -1,10 +1,10 @@
-"""The rate limits of one vendor: the credits spent of each quota, and when a request may be sent. Pure.
+"""The rate limits of one vendor: the spent credits of each quota, and the earliest time of a request. Pure.
 
 A vendor counts a request by its own clock, at its arrival. The limiter has only the time of sending and, later, the
 time of the answer. A request therefore counts in every window in which it may have arrived: from `GUARD_US` before it
-was sent to `GUARD_US` after its answer. If there is no answer, the end is the longest flight plus the guard. If the
-vendor's clock differs by no more than the guard, no window of the vendor counts more than ours. The limit is then never
-exceeded.
+was sent to `GUARD_US` after its answer. If there is no answer, the request counts until `GUARD_US` after its longest
+flight. If the vendor's clock differs by no more than the guard, no window of the vendor counts more than ours. The
+limit is then never exceeded.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ FORMAT: Final = 1
 GUARD_US: Final = SECOND_US
 """Allowed difference of a vendor's clock from ours."""
 FLIGHT_US: Final = 60 * SECOND_US
-"""Default of the longest flight of a request: the scheduler abandons the request then, so it cannot arrive later."""
+"""Default of a request's longest flight. The scheduler then abandons the request, so it cannot arrive later."""
 UNLIMITED: Final = 1 << 40
 """Available credits if the vendor has no quota."""
 _BURST_MAX_US: Final = MINUTE_US
 _REFUSED_MAX_US: Final = HOUR_US
 _ROLLING_PARTS: Final = 120
-"""Parts of a rolling window: a minute has parts of half a second. Spending counts at the end of its part."""
+"""Count of the parts of a rolling window: a minute has parts of half a second. A spent credit counts at the end of its
+part."""
 
 
 class Purpose(enum.Enum):
@@ -73,7 +74,7 @@ class _Entry(msgspec.Struct, array_like=True):
 
 
 class _State(msgspec.Struct, kw_only=True):
-    """The stored state. `spent`: entries by period, which stay valid after a new limit or zone in the settings."""
+    """The stored state. `spent`: entries by period, which remain valid if the settings change a limit or zone."""
 
     format: int = FORMAT
     spent: dict[str, list[_Entry]] = {}
@@ -152,7 +153,7 @@ class RateLimits:
     # Spending --------------------------------------------------------------------------------------------------------
 
     def spend(self, now_us: int, cost: int) -> Charge:
-        """Debit a request that is about to be sent. Call `earliest` before."""
+        """Debit a request that is about to be sent, and return the debit. Call `earliest` first."""
         for quota in self._periods():
             for start, end in self._counted_in(quota, now_us, now_us + self._flight_us):
                 self._add(quota, start, end, cost)
@@ -214,10 +215,10 @@ class RateLimits:
     def quota_spent(self, now_us: int, retry_after_s: float, *, daily: bool, reason: str) -> int:
         """Block requests after a quota rejection; return the end of the block.
 
-        A daily rejection blocks until the window of the daily quota ends, regardless of Retry-After. A minute's
-        rejection blocks until the later of the window's end and Retry-After. Other rejections block until Retry-After.
-        Consecutive rejections that are not daily back off exponentially, because a vendor may reject all day without a
-        reason.
+        A daily rejection blocks until the window of the daily quota ends, regardless of Retry-After. A rejection by a
+        quota of a minute blocks until the later of the window's end and Retry-After. Other rejections block until
+        Retry-After. The block doubles with each consecutive rejection that is not daily, to at most an hour: a vendor
+        may reject requests all day without a reason.
         """
         until = now_us + max(bounded_wait_us(retry_after_s), SECOND_US)
         meant = [q for q in self._quotas_meant(daily=daily) if not q.rolling and (q.daily or q.period_us == MINUTE_US)]
@@ -278,7 +279,7 @@ class RateLimits:
         return WindowStatus(quota, used, left, max(0, self.allowed(quota, Purpose.HISTORY) - used), resets)
 
     def encode(self) -> bytes:
-        """Return the bytes to store."""
+        """Return the state as msgpack, the stored form."""
         return msgspec.msgpack.encode(self._state)
 
     # Windows ---------------------------------------------------------------------------------------------------------
@@ -300,7 +301,7 @@ class RateLimits:
             yield from touched(quota, start_us - GUARD_US, end_us + GUARD_US)
 
     def _windows_at(self, quota: Quota, at_us: int) -> list[tuple[int, int]]:
-        """Return the windows in which a request sent now may arrive."""
+        """Return the windows in which a request sent at `at_us` may arrive."""
         return list(touched(quota, at_us - GUARD_US, at_us + self._flight_us + GUARD_US))
 
     def _entries(self, quota: Quota) -> list[_Entry]:
@@ -314,7 +315,7 @@ class RateLimits:
         return sum(e.used for e in self._entries(quota) if e.start_us < end_us and start_us < e.end_us)
 
     def _used_around(self, quota: Quota, at_us: int) -> int:
-        """Return the credits in the fullest window in which a request sent now may arrive."""
+        """Return the spent credits of the fullest window in which a request sent at `at_us` may arrive."""
         if quota.rolling:
             return sum(e.used for e in self._entries(quota) if e.end_us > _counts_back_to(quota, at_us))
         return max(self._used(quota, start, end) for start, end in self._windows_at(quota, at_us))

@@ -1,4 +1,4 @@
-"""The installed providers of all packages, this one included, by their entry points (`port.ENTRY_POINTS`).
+"""The installed providers of all packages, including this package, by their entry points (`port.ENTRY_POINTS`).
 
 A provider is imported only when its vendor is used, so a broken plug-in does not affect the others.
 """
@@ -68,7 +68,7 @@ def provider(context: ProviderContext) -> Provider:
 
 
 def _broken(entry: EntryPoint, what: str) -> ConfigError:
-    return ConfigError(f"the vendor {entry.name} of the package {_packages([entry])} {what}")
+    return ConfigError(f"the vendor {entry.name} of the package {_packages([entry])} {what}; update or uninstall it")
 
 
 def _packages(entries: Iterable[EntryPoint]) -> str:

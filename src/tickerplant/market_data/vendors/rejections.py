@@ -1,4 +1,4 @@
-"""Data that one vendor does not have, by its own answers.
+"""Data that one vendor does not offer, according to its answers.
 
 Such data is not requested again until the rejection expires, to save credits. Pure.
 """
@@ -18,11 +18,11 @@ FORMAT: Final = 1
 ANY: Final = "*"
 """Part of a key that means any symbol or any interval."""
 MOST: Final = 5_000
-"""Maximum rejections. Beyond this count, the rejections that end first are dropped, and their data is
+"""Maximum count of rejections. If there are more, the rejections that end first are dropped, and their data is
 requested again."""
 MARKET: Final = 2
-"""Minimum rejected symbols of a market that show that the plan lacks an interval for the market, if none was answered.
-A market is a form of symbols: `AAPL`, `EUR/USD`, `RY:TSX`, `^GSPC`."""
+"""Minimum count of rejected symbols that extends the rejection of an interval to their market, if the vendor has
+returned no bars of the market. A market is a form of symbols: `AAPL`, `EUR/USD`, `RY:TSX`, `^GSPC`."""
 
 NOT_ENTITLED, UNKNOWN_SYMBOL, NO_DATA, BAD_REQUEST = "not_entitled", "unknown_symbol", "no_data", "bad_request"
 _KINDS: Final[tuple[tuple[type[VendorError], str, int], ...]] = (
@@ -37,7 +37,7 @@ _UNSURE_US: Final = HOUR_US
 """Duration of a rejection of several symbols at once: it may apply to one of them only."""
 LATE_US: Final = {"1d": 36 * HOUR_US}
 LATE_OTHERS_US: Final = 30 * MINUTE_US
-"""Longest delay of a vendor's bars: plans are delayed by 15 minutes, and daily bars arrive in the night. A younger
+"""Maximum delay of a vendor's bars: plans are delayed by 15 minutes, and daily bars arrive during the night. A younger
 bar may still arrive: it is neither 'not traded' nor a rejection."""
 _MARK: Final = re.compile(r"[\W_]")
 
@@ -53,7 +53,7 @@ class Rejection(msgspec.Struct, array_like=True, frozen=True):
 
 
 class RejectionsState(msgspec.Struct, kw_only=True):
-    """The stored state: rejections by `interval|symbol`, and markets (`interval|*mark`) whose bars were answered."""
+    """The stored state: rejections by `interval|symbol`, and markets (`interval|*mark`) with returned bars."""
 
     format: int = FORMAT
     rejections: dict[str, Rejection] = msgspec.field(default_factory=dict, name="refusals")
@@ -120,7 +120,7 @@ class Rejections:
                 del self.state.rejections[old]
 
     def _extend_to_market(self, symbol: str, interval: str, now_us: int) -> None:
-        """Extend a symbol's rejection to its market, if enough symbols are rejected and none was answered."""
+        """Extend a symbol's rejection to its market, if enough symbols are rejected and the market returned no bars."""
         market = _market_key(symbol, interval)
         like = 0
         for key, rejection in self.state.rejections.items():

@@ -1,6 +1,6 @@
 """The request scheduler: sends every request for bars or corporate actions, within the vendors' quotas.
 
-One request does, in this order:
+One request performs these steps in order:
 
 1. wait for its turn at the vendor (one request in flight per vendor) and for the pace,
 2. debit the quota,
@@ -8,7 +8,7 @@ One request does, in this order:
 4. have the provider send the request (`desk.answered`): it is abandoned after the longest flight, usually a minute,
 5. record the outcome of the answer or error, and store it.
 
-Before Step 3 nothing has been sent. A kill between Steps 3 and 5 loses only the outcome.
+Nothing is sent before Step 4. A kill between Steps 3 and 5 loses only the outcome.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ SaveState = Callable[[Mapping[str, bytes]], Awaitable[None]]
 starts."""
 
 WAIT_US: Final = {Purpose.HISTORY: 60 * SECOND_US, Purpose.GAP_FILL: 5 * SECOND_US}
-"""Longest wait for a vendor's credits before another vendor is asked. A minute's credits return within a minute, and
-a history should have one source. A gap in live data must be filled sooner."""
+"""Maximum wait for a vendor's credits; if the wait would be longer, another vendor gets the request. A minute's credits
+return within a minute, and a history should have one source. A gap in live data must be filled sooner."""
 _REAL_FLIGHT_S: Final = 25.0
-"""Minimum time that a request may take by the machine's clock, at any speed of the clock. Clients use timeouts of at
-least 10 s, and some send two HTTP requests for one request."""
+"""Minimum seconds, by the machine's clock, after which a request is abandoned, at any speed of `clock`. Clients use
+timeouts of at least 10 s, and some send two HTTP requests for one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +134,11 @@ class RequestScheduler:
     def choose(
         self, interval: str, symbol: str, start_us: int, end_us: int, purpose: Purpose, *, without: Sequence[str] = ()
     ) -> Choice | Blocked:
-        """Return the vendor to ask for bars of `[start_us, end_us)`.
+        """Return the vendor to ask for bars of `[start_us, end_us)`, or Blocked if no vendor can get a request now.
 
-        This is the first vendor of the order that offers the bars and is free. A vendor whose bars differ is skipped if
-        any other vendor offers the bars. This also applies if the other vendor cannot be asked now. If the credits of
-        an earlier vendor return within `WAIT_US`, the result is Blocked until then. `without`: vendors to skip.
+        The result is the first vendor of the order that offers the bars and is available. A vendor whose bars differ is
+        skipped if any other vendor offers the bars, even if that vendor cannot get a request now. If the credits of an
+        earlier vendor return within `WAIT_US`, the result is Blocked until then. `without`: vendors to skip.
         """
         now = self._clock.now_us()
         having: list[tuple[Account, BarsOffer]] = []
@@ -187,7 +187,7 @@ class RequestScheduler:
     async def actions(self, symbol: str, start_us: int, end_us: int, purpose: Purpose) -> ActionsAnswer | Blocked:
         """Request splits and dividends of `[start_us, end_us)` from the first vendor of the order that answers.
 
-        Returns Blocked if no vendor can be asked, or no vendor answers. Raises LogError as `bars` does.
+        Returns Blocked if no vendor can get a request, or if no vendor answers. Raises LogError as `bars` does.
         """
         blocks: list[Blocked] = []
         for account in self._in_order(ACTIONS):
@@ -339,7 +339,7 @@ class RequestScheduler:
         return [account.provider for account in self._in_order(kind)]
 
     def status(self, now_us: int | None = None) -> list[VendorStatus]:
-        """Return the status of each vendor, by name."""
+        """Return the status of each vendor, sorted by name; `now_us`: None for the time of the clock."""
         return _statuses(self._accounts, self._orders, self._clock.now_us() if now_us is None else now_us)
 
     async def close(self) -> None:

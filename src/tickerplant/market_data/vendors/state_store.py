@@ -1,8 +1,9 @@
-"""The stored state of the request scheduler: one state value per key in `market.state.feeds`, written by `desk`.
+"""The stored state of the request scheduler: one state value per key in `market.state.feeds`, written by the writer
+`desk`.
 
-The writer's name is the lock of the scheduler. A process that takes the lock fences the previous owner, whose next
-debit fails, so that it sends no more requests. All debits of the previous owner are in the log before the new owner
-reads them.
+The writer's name is the lock of the scheduler. A process that takes the lock fences the previous owner. The next debit
+of the previous owner fails, so it sends no more requests. All debits of the previous owner are in the log before the
+new owner reads them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class StateStore:
         """The state at the time when the lock was taken."""
 
     async def save(self, values: Mapping[str, bytes]) -> None:
-        """Store values by key; durable when it returns.
+        """Store values by key. They are durable when the call returns.
 
         Raises Fenced when another process has taken the lock, and LogUnavailable.
         """

@@ -100,7 +100,7 @@ def error_of(key: str, text: str, now_us: int) -> VendorError:
 
 
 def raise_error(body: Mapping[str, Any], now_us: int) -> None:
-    """Raise the error of an answer without data; `{}` is NoData. Values may be raw JSON."""
+    """Raise the error of an answer without data; an empty answer raises NoData. Values may be raw JSON."""
     if not body:
         raise NoData("the answer is empty")
     for key in ("Error Message", "Information", "Note"):

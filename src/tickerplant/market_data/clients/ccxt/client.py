@@ -53,7 +53,7 @@ def provider(context: ProviderContext) -> CcxtProvider:
 class CcxtProvider:
     """One exchange; see `vendors.port.Provider`. Symbols are as ccxt writes them: `BTC/USDT`.
 
-    ccxt paces the requests of bars and stream together, by the limits of the exchange.
+    ccxt paces the requests for bars and for trades together, by the limits of the exchange.
     """
 
     def __init__(self, context: ProviderContext) -> None:

@@ -181,9 +181,10 @@ def _subclass(base: Any, malformed: type[Exception]) -> Any:
 
 
 def _bounded_response() -> Any:
-    """Return a class of aiohttp's answers that reads at most `MAX_BYTES` after decoding. It raises Malformed for more.
+    """Return a class of aiohttp's answers that reads at most `MAX_BYTES` after decoding.
 
-    aiohttp decodes only one encoding, so a body with several encodings is not valid JSON.
+    A longer answer raises Malformed. aiohttp decodes only one encoding, so a body with several encodings is not valid
+    JSON.
     """
     import aiohttp
 

@@ -38,9 +38,9 @@ FROM_ID: Final = ("binance", "binanceus", "binanceusdm", "binancecoinm")
 """Exchanges that accept the id of the first trade: their answers always reach back to a known trade."""
 POLL_S: Final = 1.0
 MUTE_S: Final = 10.0
-"""Maximum time of failed requests before the feed is reported as down."""
+"""Maximum seconds of failed requests before the feed is reported as down."""
 PAGE: Final = 1_000
-"""Trades per answer of the exchanges in FROM_ID; each other exchange defines its own page."""
+"""Maximum trades per answer of the exchanges in FROM_ID; each other exchange defines its own page."""
 
 _IN_ORDER_US: Final = 900_000  # the feed allows a second of disorder
 _LEAST_POLL_REAL_S: Final = 0.05
@@ -191,7 +191,7 @@ class TradesStream:
     async def _flush(self, out: asyncio.Queue[StreamEvent], began_us: int) -> None:
         """Put the waiting trades on the queue, except trades more than 0.9 s newer than the start of the round.
 
-        Other symbols may still have older trades than those.
+        Other symbols may still deliver older trades than the excepted trades.
         """
         before_ms = (began_us + _IN_ORDER_US) // MILLISECOND_US
         ready = [trade for trade in self._waiting if trade.time_ms < before_ms]
@@ -221,8 +221,8 @@ class TradesStream:
     async def _on_failure(self, out: asyncio.Queue[StreamEvent], error: VendorError, began_us: int) -> None:
         """Wait after a failure, with exponential backoff or as long as the exchange requests.
 
-        If the time without an answer would exceed `MUTE_S`, the feed is down since the earliest of its symbols' last
-        answers.
+        If the time without an answer would exceed `MUTE_S`, the feed is reported as down since the earliest of the last
+        answers of its symbols.
         """
         self._failures += 1
         pause_s = min(_PAUSE_S * 2 ** min(self._failures - 1, 10), _LONGEST_PAUSE_S)

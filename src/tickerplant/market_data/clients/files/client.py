@@ -42,7 +42,7 @@ MAX_SYMBOLS: Final = 20
 """Maximum symbols per request: at most a million bars (PAGE_BARS each), 100 MB. The symbols of a request share one
 read of each file."""
 _SCAN_EVERY_S: Final = 5.0
-"""Minimum time between two scans of the folder for new or changed files."""
+"""Minimum seconds between two scans of the folder for new or changed files."""
 _OPTIONS: Final = ("path", "interval", "tz", "date_order", "columns", "decimal", "force_interval")
 
 

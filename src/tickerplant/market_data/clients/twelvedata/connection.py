@@ -17,13 +17,13 @@ from tickerplant.market_data.vendors.port import Connected, StreamEvent, Ticks
 
 GATHER_MESSAGES: Final = 16_384
 FEW_MESSAGES: Final = 64
-"""Count of messages that are not worth waiting for more. If fewer arrive in `StreamConfig.longest_gather_s`, messages
-are gathered for that time, and otherwise for `StreamSettings.gather_s`."""
+"""Minimum messages in `StreamConfig.longest_gather_s` for which messages are gathered only for
+`StreamSettings.gather_s`. If fewer arrive, messages are gathered for `StreamConfig.longest_gather_s`."""
 GATHER_BYTES: Final = 4 << 20
 """Maximum bytes of messages that wait for the parser, besides those of one read: about 28,000 prints."""
 HEARTBEAT: Final = '{"action":"heartbeat"}'
 MANY_FAILURES: Final = 6
-"""Failures that a refused connection counts as: the next attempt follows after 16 to 32 s."""
+"""Minimum count of failures after a refused connection: the next attempt follows after 16 to 32 s."""
 
 
 class Connection:

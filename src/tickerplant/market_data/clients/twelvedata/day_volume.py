@@ -8,18 +8,18 @@ A volume is *plausible* if it is between the former volume and its double. Other
 - Messages in the wrong order within one batch: messages of one symbol and second are sorted by their volumes.
 - A late message, or a correction by less than half: its size is unknown, and the former volume stays in force. The
   growth of the total already contains that trade. Its place among the prints of its second is unknown too.
-- A new day: a volume of less than half the former one, after hours of silence. The whole volume is new.
-- A new day without silence, or a large auction: the next volumes continue the new one.
-- An error: the next volumes continue the former one.
+- A new day: a volume of less than half the former volume, after hours of silence. The whole volume is new.
+- A new day without silence, or a large auction: the next volumes continue the new volume.
+- An error: the next volumes continue the former volume.
 
-The last two differ only in the volumes that follow, so the size of such a tick is unknown. A later volume that is
-plausible after this volume, or after the former one, ends the doubt. The size of its tick contains all growth since the
-last known volume.
+The last two causes differ only in the volumes that follow, so the size of such a tick is unknown. A later volume that
+is plausible after this volume, or after the former volume, ends the doubt. The size of its tick contains all growth
+since the last known volume.
 
 The sizes of a session never add up to more than its highest volume. After a fall on the same UTC date, the session is
-in doubt for `NEW_DAY_US`: the lower volumes may be several errors in a row. Sizes that would exceed the bound are
-then unknown. If later volumes continue the former volume again, their growth is reduced by the sizes that the
-errors have counted.
+in doubt for `NEW_DAY_US`: the lower volumes may be several errors in a row. Sizes that would exceed the bound are then
+unknown. If later volumes continue the former volume again, their growth is reduced by the sizes that the errors have
+counted.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Int32Array = npt.NDArray[np.int32]
 
 NEW_DAY_US: Final = 4 * HOUR_US
 """Time without a tick after which a lower volume belongs to a new day: no market pauses that long within a day. For the
-same time after a fall, a volume that jumps to the former one or above continues the former one."""
+same time after a fall, a volume that is at least the former volume continues the former volume."""
 
 
 @dataclass(slots=True)
 class _Former:
-    """The volume in force before a fall at `at`. `base`, `debt`: as in `_SymbolVolume`. `same_day`: no date changed."""
+    """The volume in force before a fall at `at`; `base`, `debt`: see `_SymbolVolume`. `same_day`: on one UTC date."""
 
     level: float
     base: float
@@ -57,7 +57,7 @@ class _Former:
 
 @dataclass(slots=True)
 class _SymbolVolume:
-    """The volume of one symbol while it is in doubt. NaN: none.
+    """The volume of one symbol while it is in doubt. NaN: no volume.
 
     `level`: the volume in force, of a tick at `at`. `base`: the part of `level` that no size contains. `debt`: growth
     that has been counted in advance. The sizes so far add up to `level - base + debt`. `pending`: a volume that neither
@@ -184,7 +184,7 @@ class DayVolumes:
         self._in_doubt.clear()
 
     def sizes(self, codes: Int32Array, volumes: Float64Array, times: Int64Array) -> tuple[Float64Array, Int64Array]:
-        """Return the size of each tick (NaN: unknown), and the right order of the rows; sizes are in that order.
+        """Return the size of each tick (NaN: unknown), and the right order of the rows; the sizes are in this order.
 
         `volumes` is NaN (or negative) for ticks without a volume. The order differs from the order of arrival only
         among ticks of one symbol. It is empty if the rows are in order.

@@ -245,7 +245,7 @@ def _one_series(symbol: str, answer: Any, asked: Asked, now_us: int, series: Ser
 
 
 def _other_symbol(symbol: str, meta: _Meta | None) -> Malformed | None:
-    """Return the error of an answer for another symbol than the requested one; None if it is for that one."""
+    """Return the error of an answer for a symbol that was not requested; None if the symbol is right or missing."""
     if meta is None or meta.symbol is None or is_same_symbol(symbol, meta.symbol):
         return None
     return Malformed(f"the answer is for {shortened(meta.symbol, SHOWN_CHARS)!r} instead of {symbol}")

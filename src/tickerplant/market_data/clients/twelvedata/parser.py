@@ -54,7 +54,7 @@ class MessageParser:
         return event
 
     def _gap(self, times: Int64Array, received_us: int) -> tuple[int, int] | None:
-        """Return the range between the last tick and the first of `times` if ticks were missed in it; else None.
+        """Return the range between the last tick and the first of `times` if ticks were missed; otherwise None.
 
         The range is measured by the ticks' own times, because messages may wait in the socket.
         """

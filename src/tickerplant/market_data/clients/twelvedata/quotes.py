@@ -1,6 +1,7 @@
 """Converts Twelve Data's WebSocket messages into columns. Pure.
 
-A message has no trade id and no size. The size of a tick is the growth of `day_volume`; its time is a whole second.
+A message has no trade id and no size. The size of a tick is the growth of `day_volume`; its time has a resolution of
+one second.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ _LEAST_REAL_S: Final = 2.0  # a fast clock does not make the network and this pr
 class StreamSettings:
     """Timeouts and pauses of the stream, in seconds of the clock; `gather_s` is in seconds of the machine's clock.
 
-    `mute_s`: longest time without any message (answers to heartbeats count), or without an answer to the subscription,
+    `mute_s`: maximum time without any message (answers to heartbeats count), or without an answer to the subscription,
     before the connection is considered dead. `silent_s`: lower bound of the allowed time without a price. `rejected_s`:
-    time for which a rejected symbol is not subscribed again. `steady_s`: length of a connection after which the pauses
-    between connections start with the shortest again.
+    time for which a rejected symbol is not subscribed again. `steady_s`: minimum length of a connection after which the
+    next pause is the shortest again.
     """
 
     heartbeat_s: float = 10.0

@@ -142,8 +142,9 @@ class TwelveDataStream:
     async def _pause(self, failures: int, wait_s: float, reason: str, *, lost: bool) -> None:
         """Wait before the next connection.
 
-        The pause doubles with each failure up to a maximum. If no symbol is in a session, it is the maximum, and ends
-        when a session begins unless `wait_s` is set. A random factor of 0.5 to 1 shortens it, but not below `wait_s`.
+        The pause doubles with each failure up to a maximum. If no symbol is in a session, the pause is the maximum. It
+        then ends when a session begins, unless `wait_s` is set. A random factor of 0.5 to 1 shortens it, but not below
+        `wait_s`.
         """
         settings, clock, hours = self.session.settings, self.session.clock, self.session.subscriptions.hours
         calm = not hours.in_session(clock.now_us())

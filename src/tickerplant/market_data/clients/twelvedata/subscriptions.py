@@ -18,7 +18,7 @@ from tickerplant.market_data.clients.liveness import OpenHours
 from tickerplant.market_data.clients.twelvedata.quotes import SubscribeStatus
 
 MAX_SYMBOLS: Final = 2_000
-"""Maximum symbols per message. The message has at most 66 KB of the allowed megabyte, the answer about
+"""Maximum symbols per message. The message has at most 66 KB (the vendor allows a megabyte), and the answer has about
 200 KB."""
 RESET: Final = '{"action":"reset"}'
 _RETRY_FIRST_S: Final = 60.0
@@ -123,7 +123,7 @@ class Subscriptions:
         return found
 
     def _symbol_of(self, name: str, by_ticker: Mapping[str, list[str]]) -> str | None:
-        """Return the wanted symbol with the vendor's name, or the only one with this ticker; None if there is none."""
+        """Return the wanted symbol with the vendor's name, or the only symbol of this ticker; None for no symbol."""
         with contextlib.suppress(BadInput):
             name = check_symbol(name)
         if name in self._wanted:

@@ -88,8 +88,8 @@ _ours = threading.local()
 def provider(context: ProviderContext) -> YahooProvider:
     """Return the provider.
 
-    Option `cache`: the folder of yfinance's caches (default: a temporary folder of the process). The
-    first provider of a process sets the folder.
+    Option `cache`: the folder of yfinance's caches (default: a temporary folder of the process). The first provider of
+    a process sets the folder.
     """
     return YahooProvider(context)
 
@@ -316,8 +316,8 @@ class _Yfinance:
 def _session(url: str) -> Any:
     """Return a session for yfinance. If `url` is set, requests are sent there, and answers contain Yahoo's address.
 
-    It stores the status of the last chart, and the last `Retry-After`. It raises the error of a rejected chart.
-    Otherwise yfinance would retry with another cookie, and try two other addresses for an unknown symbol.
+    The session stores the status of the last chart, and the last `Retry-After`. It raises the error of a rejected
+    chart; otherwise yfinance would retry with another cookie, and try two other addresses for an unknown symbol.
     """
     from yfinance import _http as http
 

@@ -188,7 +188,7 @@ class Splits:
     ratio: Float64Array = field(default_factory=lambda: np.empty(0))
 
     def merged_with(self, columns: Columns) -> Splits:
-        """Return these splits and those of the columns; if both have a split of one day, that of the columns wins."""
+        """Return these splits and those of the columns; for a day with both, the split of the columns wins."""
         day, ratio = splits_of(columns)
         mine = ~np.isin(self.day, day)
         return Splits(np.concatenate([self.day[mine], day]), np.concatenate([self.ratio[mine], ratio]))
