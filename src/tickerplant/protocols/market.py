@@ -98,7 +98,7 @@ class Split(NamedTuple):
 
 
 class Dividend(NamedTuple):
-    """A dividend. `us` is 00:00 UTC of the ex-date; `amount` is per share of that day."""
+    """A dividend. `us` is 00:00 UTC of the ex-date; `amount` is the amount per share of that day."""
 
     us: int
     amount: float
@@ -124,8 +124,8 @@ class Market(Protocol):
     def bars(self, symbol: str, start_us: int, end_us: int, length_us: int, adjustment: str = AS_TRADED) -> Bars:
         """Return the bars that start in the range; the last bar may be forming.
 
-        Weeks begin on Monday, days at 00:00 UTC. Weeks are built from adjusted days. Intraday bars
-        longer than 30 minutes of an instrument with sessions are aligned to the session's open.
+        Weeks begin on Monday, days at 00:00 UTC. Weeks are built from adjusted days. Intraday bars longer than 30
+        minutes of an instrument with sessions are aligned to the session's open.
         """
         ...
 

@@ -72,7 +72,7 @@ class _Renamed(argparse.Action):
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tickerplant.sandbox", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=0, help="0 selects a free port")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 selects a free port")
     parser.add_argument("--symbols", type=int, default=12, help="number of symbols")
     parser.add_argument("--names", default="", help="symbols, such as AAPL,MSFT; replaces --symbols")
     parser.add_argument(
@@ -86,10 +86,10 @@ def _arguments() -> argparse.Namespace:
         help="always: all symbols trade round the clock; us: stocks trade in New York's regular sessions",
     )
     parser.add_argument("--start", default="", help="initial time of the sandbox's clock, such as 2026-03-09T13:00:00Z")
-    parser.add_argument("--speed", type=float, default=1.0, help="speed of this clock relative to the machine's clock")
+    parser.add_argument("--speed", type=float, default=1.0, help="speed of this clock, as a multiple of real time")
     parser.add_argument("--credits", type=int, default=0, help="Twelve Data's credits per minute; 0: no limit")
     parser.add_argument(
-        "--quota", action="append", default=[], help="VENDOR=CREDITS/minute|hour|day[@ZONE], repeatable"
+        "--quota", action="append", default=[], help="quota, as VENDOR=CREDITS/minute|hour|day[@ZONE]; repeatable"
     )
     parser.add_argument("--free-plans", action="store_true", help="apply the quotas of the vendors' free plans")
     parser.add_argument("--errors-200", action="store_true", help="Twelve Data's errors have HTTP status 200")

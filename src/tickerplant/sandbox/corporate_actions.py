@@ -36,7 +36,7 @@ from tickerplant.sandbox.hours import EXCHANGE, session_of
 from tickerplant.sandbox.model import SimulatedMarket
 
 ANCHOR_US: Final = micros_of(dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
-"""Time from which prices as traded equal the model's, except for splits that a scenario adds."""
+"""Time from which prices as traded equal the model's prices, except for splits that a scenario adds."""
 _FIRST_YEAR: Final = 2006
 _RATIOS: Final = ((2, 1), (4, 1), (3, 1), (3, 2), (10, 1), (1, 5))
 _EPOCH_ORDINAL: Final = dt.date(1970, 1, 1).toordinal()

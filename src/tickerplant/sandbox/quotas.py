@@ -13,7 +13,7 @@ from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, datetime_of, mi
 from tickerplant.protocols.http_types import BURST, DAY, MINUTE, Refusal, Request, find_zone
 
 MAX_REQUESTS: Final = 5_000
-"""Maximum requests in the log. The oldest request is then dropped from the log, but not from the counters."""
+"""Maximum requests in the log. Older requests are dropped from the log, but not from the counters."""
 SECRETS: Final = frozenset({"apikey", "crumb", "signature", "token"})
 
 FREE_PLANS: Final[Mapping[str, tuple[Quota, ...]]] = {

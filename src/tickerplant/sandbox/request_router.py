@@ -57,9 +57,9 @@ class SandboxSettings:
     requests of a key, by vendor. `errors_200`: Twelve Data's errors have HTTP status 200, as the vendor's sometimes do.
 
     `connections`: maximum open streams of a vendor; a further stream closes the oldest. `max_symbols`: maximum
-    subscriptions of one connection to Twelve Data, 0 means no limit. `clock`: the sandbox's time. `fault_script`:
-    seconds after the start, and faults. `fault_seed`: the seed of random faults; None disables them. `splits`: splits
-    that the scenario adds.
+    subscriptions of one connection to Twelve Data, 0 means no limit. `clock`: the sandbox's time. `fault_script`: pairs
+    of seconds after the start and a fault. `fault_seed`: the seed of random faults; None disables them. `splits`:
+    splits that the scenario adds.
     """
 
     market: MarketSettings = field(default_factory=MarketSettings)
@@ -234,7 +234,7 @@ class RequestRouter:
         symbol = query.get("symbol", "")
         if symbol not in self.market.model.code:
             example = self.market.model.symbols[0]
-            raise BadInput(f"the sandbox has no symbol {symbol!r}; use one that it simulates, such as {example}")
+            raise BadInput(f"the sandbox has no symbol {symbol!r}; use a simulated symbol, such as {example}")
         return symbol
 
     def _bars(self, query: Mapping[str, str], now_us: int) -> dict[str, Any]:

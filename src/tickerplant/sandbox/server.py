@@ -51,8 +51,8 @@ from tickerplant.sandbox.request_router import (
 TICK_S: Final = 0.01
 """Minimum seconds between two sends: at most 100 wake-ups a second."""
 LONGEST_TICK_S: Final = 0.05
-"""Maximum seconds between two sends. It bounds the delay of trades at low rates, where a send costs 0.6 ms of CPU
-however few its trades."""
+"""Maximum seconds between two sends, which bounds the delay of trades. At low rates, a send costs 0.6 ms of CPU even
+for a few trades."""
 _TRADES_PER_TICK: Final = 10
 _SLOW_BYTES: Final = 8 * 1024 * 1024  # a client with a larger backlog is disconnected, as at the vendor
 _MAX_BEHIND_S: Final = 10.0  # after a longer pause (by the machine's clock) the stream skips trades; see `skipped_us`

@@ -62,8 +62,9 @@ class SymbolProfiles:
 def size_sums() -> Int64Array:
     """Return the running sums of two tables of sizes, one per row, from 0: int64[2, SIZES + 1].
 
-    The sizes of row 0 are shares, and 35 % of them are odd lots. The others are round lots of 100 with a Pareto tail
-    (exponent 1.5) up to 50,000. The sizes of row 1 are units (coins, lots of a currency) with the same tail up to 200.
+    The sizes of row 0 are shares, and 35 % of them are odd lots. The other sizes are round lots of 100 with a Pareto
+    tail (exponent 1.5) up to 50,000. The sizes of row 1 are units (coins, lots of a currency) with the same tail up to
+    200.
     """
     numbers = np.arange(SIZES, dtype=np.uint32)
     keys = hash32(numbers)

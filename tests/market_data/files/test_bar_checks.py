@@ -153,7 +153,7 @@ def test_rows_of_one_bar_with_other_values_are_counted_and_the_last_one_is_kept(
         where = "A 1d 2024-03-29T00:00:00Z in f.csv lines 4 and 6"
         assert summary.notes == (
             f"2 rows have other values than an earlier row of the same bar (first: {where}); "
-            "of each bar the last row is kept",
+            "the last row of each bar is kept",
         )
         assert len(rows(log, records.VendorBars)) == 7, "nothing is lost"
 

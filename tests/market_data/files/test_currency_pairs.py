@@ -25,8 +25,8 @@ def notes(folder: Path, symbols: list[str], rules: Rules) -> list[str]:
 @pytest.mark.parametrize(
     ("symbols", "start"),
     [
-        (["AAPL", "EURUSD"], "EURUSD are currencies, but have the sessions of XNYS"),
-        (["EURUSD=X", "USD-JPY"], "EURUSD=X and 1 more symbols are currencies"),
+        (["AAPL", "EURUSD"], "pairs of currencies have the sessions of XNYS: EURUSD."),
+        (["EURUSD=X", "USD-JPY"], "pairs of currencies have the sessions of XNYS: EURUSD=X and 1 more symbols."),
     ],
 )
 def test_currencies_with_the_sessions_of_an_exchange_are_remarked(

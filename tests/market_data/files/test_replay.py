@@ -178,7 +178,7 @@ def test_ticks_of_equal_times_in_a_file_with_the_newest_first_are_a_choice(tmp_p
                 replay(log, path, ReplayOptions(strict=True))
             return
         (note,) = replay(log, path).notes
-    assert note.startswith("the file has the newest trades first; of trades with equal times")
+    assert note.startswith("the file has the newest trades first; of two trades with equal times")
 
 
 def test_broken_rows_are_dead_letters_with_their_line_and_others_are_appended(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Checks over all bars of a file: the interval fits the times, and no bar has several rows. Pure, column-wise.
 
-`scan` reads times, symbols and intervals of each block. `check_intervals` then raises for an interval that does not fit
-them. If rows may repeat a bar, `compare` finds them in a second pass. Rows in order of time need no memory. A row out
-of order needs 8 bytes, and 16 more during the second pass.
+`scan` reads times, symbols and intervals of each block. `check_intervals` then raises BadInput for an interval that
+does not fit them. If rows may repeat a bar, `compare` finds them in a second pass. Rows in order of time need no
+memory. A row out of order needs 8 bytes, and 16 more during the second pass.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ e·k differences is exactly k intervals."""
 _REGULAR_DAYS: Final = 5
 """Minimum number of dates with equal gaps that shows bars of weeks."""
 _LONG_GAP_US: Final = 5 * DAY_US
-"""Smallest gap between dates from which bars are not daily. Long holidays cause single gaps, but not every gap of
-twelve dates."""
+"""Minimum gap between the dates of bars that are not daily. Long holidays cause single gaps of this length, but not
+every gap of twelve dates."""
 _MIN_DAYS: Final = 12
 _VALUES: Final = ("open", "high", "low", "close", "volume")
 
@@ -40,10 +40,10 @@ class _Evidence:
     """Evidence from the rows of one interval.
 
     `rows`: number of rows. `off_grid`: rows whose time is not the start of an interval. `step_us`: common divisor of
-    the differences of times. `distinct`: lower bound of the number of distinct times. `regular`: their number if they
-    are in one block and all differences are equal, otherwise 0. `gap_us`: least difference of two distinct times in a
-    block. `written`, `dates`: sums over the blocks of the distinct times as written, and of the distinct dates.
-    `repeated`: rows whose time is not after that of an earlier row of the symbol.
+    the differences of times. `distinct`: lower bound of the number of distinct times. `regular`: the number of distinct
+    times if they are in one block and all differences are equal, otherwise 0. `gap_us`: least difference of two
+    distinct times in a block. `written`, `dates`: sums over the blocks of the distinct times as written, and of the
+    distinct dates. `repeated`: rows whose time is not after the time of an earlier row of the symbol.
     """
 
     rows: int = 0
@@ -170,7 +170,7 @@ class BarChecks:
         before, row, bar = self.first_conflict
         return (
             f"{self.conflicts:,} rows have other values than an earlier row of the same bar (first: {bar} in {name} "
-            f"{unit}s {before} and {row}); of each bar the last row is kept"
+            f"{unit}s {before} and {row}); the last row of each bar is kept"
         )
 
 

@@ -60,8 +60,8 @@ class BarSpan:
 class IndexedFile:
     """The index of one file: the spans by symbol and interval, or the reason why it cannot be read.
 
-    `first_reason`: why the first of the `broken` rows cannot be read, "" if none is broken. `blocks`: the first and the
-    last time of each block. `choices`: notes about choices between two readings.
+    `first_reason`: the reason why the first of the `broken` rows cannot be read; "" if none is broken. `blocks`: the
+    first and the last time of each block. `choices`: notes about choices between two readings.
     """
 
     path: Path
@@ -284,8 +284,8 @@ class BarFolder:
 def options_of(name: str, layout: FileLayout, options: ReadOptions) -> ReadOptions:
     """Return the options for a file. Precedence, highest first: the file's columns, the file's name, `options`.
 
-    `AAPL.csv` has bars of AAPL, and `BRK.B_1d.parquet` has daily bars of BRK.B. Raises BadInput if neither contains the
-    symbol.
+    `AAPL.csv` has bars of AAPL, and `BRK.B_1d.parquet` has daily bars of BRK.B. Raises BadInput if neither the file nor
+    its name contains the symbol.
     """
     symbol = None
     if "symbol" not in layout.columns:

@@ -45,10 +45,10 @@ class FileBars:
 def read_bars(path: Path, options: ReadOptions) -> FileBars:
     """Return the bars or the closes of a CSV, Parquet or DBN file.
 
-    `options.symbol` selects a symbol of the file's column. If there is no such column, it names the symbol; the default
-    is the file's name, or `FILE` if that is not a symbol. Times without a zone are in `options.tz` (default UTC). Bars
-    without an interval are labelled 1d if all are stamped with dates or midnights, otherwise 1m; their real length is
-    not checked. Raises BadInput for a file that cannot be read, and for ticks.
+    `options.symbol` selects a symbol of the file's column. If there is no such column, the option is the symbol. Its
+    default is the file's name, or `FILE` if the name is not a symbol. Times without a zone are in `options.tz` (default
+    UTC). Bars without an interval are labelled 1d if all are stamped with dates or midnights, otherwise 1m; their real
+    length is not checked. Raises BadInput for a file that cannot be read, and for ticks.
     """
     with errors_of(path):
         return _read_file(path, options)
@@ -104,7 +104,7 @@ def _of_symbol(bars: pa.Table, symbol: str, name: str) -> pa.Table:
 
 
 def _as_bars(layout: FileLayout) -> FileLayout:
-    """Return the layout of closes as one of bars whose four prices are the close."""
+    """Return a layout of bars for a file of closes: the close is the column of all four prices."""
     close = layout.columns.get("close") or layout.columns["price"]
     named = {role: column for role, column in layout.columns.items() if role in ("time", "symbol", "interval")}
     columns = named | dict.fromkeys(("open", "high", "low", "close"), close)

@@ -23,7 +23,7 @@ class BrokenRow:
 
 
 def with_advice(reason: str) -> str:
-    """Return the reason why the first row is unreadable, with advice, for a file that is refused because of it."""
+    """Return the reason why a file's first row is unreadable, with advice if the reason contains none."""
     return reason if "; " in reason or "--" in reason or ": use " in reason else f"{reason}; {_ADVICE}"
 
 

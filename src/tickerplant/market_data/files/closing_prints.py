@@ -1,4 +1,4 @@
-"""Counts prints at the exact end of a session, which a file without trade conditions leaves out of daily bars. Pure."""
+"""Counts prints at the exact end of a session: daily bars lack them if a file has no trade conditions. Pure."""
 
 from __future__ import annotations
 

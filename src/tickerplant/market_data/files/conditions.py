@@ -18,8 +18,8 @@ closing auction
 no / no / yes                 B(CTA) C H I N R V W 7 8    NO_OHLC
 only the day's first / yes /  G P Z 4                     NO_OHLC: the trade is older, most likely from another
 yes                                                       minute
-only in time or from the      L                           no flag: late, but in sequence
-market of the last / yes /
+only in sequence or from the  L                           no flag: late, but in sequence
+last trade's market / yes /
 yes
 no / no / yes, outside        T                           EXTENDED: it may set the price of its own minute; the daily
 regular hours                                             bar contains regular hours only, unless set otherwise
@@ -66,9 +66,9 @@ CLOSING: Final = TickFlag.CLOSING_AUCTION
 class Table:
     """The codes of one vendor or tape, with their flags.
 
-    `words`: codes are whole words between separators, like numbers. Otherwise each character is a code. A word with
-    more characters than a trade has codes is one unknown code. `ambiguous`: codes with different meanings on the tapes
-    that this table combines.
+    `words`: codes are whole words between separators, such as numbers. Otherwise each character is a code. A word of
+    more than four characters is one unknown code. `ambiguous`: codes with different meanings on the tapes that this
+    table combines.
     """
 
     name: str

@@ -38,7 +38,7 @@ _BINARY: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _OTHER_FORMAT: Final = re.compile(rb"(\xef\xbb\xbf)?\s*(\{\s*[\"}]|\[\s*[\[{\]]|<(!|\?xml|html|table))", re.IGNORECASE)
 _HEAD_BYTES: Final = 1024
 _CUT_SHORT: Final = (EOFError, OSError, zlib.error)
-"""Errors of reading a gzipped file that is truncated or damaged."""
+"""Errors that reading a truncated or damaged gzipped file raises."""
 
 
 class _AsUtf8(io.RawIOBase):
@@ -201,7 +201,7 @@ class CsvFile:
 
 
 def _read(stream: io.BufferedReader, size: int) -> tuple[bytes, Exception | None]:
-    """Return up to `size` bytes, fewer at the end, and the error that ended the reading after them, or None."""
+    """Return up to `size` bytes, fewer at the end, and the error that then ended the reading; None without an error."""
     pieces: list[bytes] = []
     have = 0
     try:

@@ -1,4 +1,4 @@
-"""Notes about pairs of currencies that are written without a slash, so that they have an exchange's calendar. Pure."""
+"""Notes about pairs of currencies that are written without a slash, and therefore have an exchange's calendar. Pure."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def notes_of_pairs(symbols: Iterable[str], rules: Rules) -> Iterator[str]:
         symbol, pair, name = wrong[0]
         more = f" and {len(wrong) - 1:,} more symbols" if len(wrong) > 1 else ""
         yield (
-            f"{symbol}{more} are currencies, but have the sessions of {name}: their daily bars lack the other hours. "
+            f"pairs of currencies have the sessions of {name}: {symbol}{more}. Their daily bars lack the other hours. "
             f"Write {pair}, or set rules.calendars to {FOREIGN_EXCHANGE} for them"
         )

@@ -64,7 +64,7 @@ class DatabentoRecords:
 
 
 def fixed_prices(column: pa.Array) -> Float64Array | None:
-    """Return prices in units of 1e-9 as float64, NaN for a missing one; None if a price has a decimal point.
+    """Return prices in units of 1e-9 as float64, NaN for a missing price; None if a price has a decimal point.
 
     Division gives the float64 nearest to the decimal.
     """

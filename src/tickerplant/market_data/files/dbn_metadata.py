@@ -136,7 +136,7 @@ class _Lists:
         return _text(self.read(self._width))
 
     def date(self) -> int:
-        """Return 00:00 UTC of the next date, which is a number like 20240131."""
+        """Return 00:00 UTC of the next date, which is a number such as 20240131."""
         number: int = struct.unpack("<I", self.read(4))[0]
         if number >= 9999_12_31:
             return FOREVER_US
@@ -197,7 +197,7 @@ class Symbology:
         return pa.DictionaryArray.from_arrays(indices, self._dictionary.filter(pa.array(seen)))
 
     def _table_of(self, period: int) -> npt.NDArray[np.int32]:
-        """Return the symbol code of each instrument in a period (0: before the first change), and -1 at the end."""
+        """Return each instrument's symbol code in a period (0: before the first change), and one more -1 at the end."""
         if self._table is None or self._table[0] != period:
             table = np.full(len(self._instruments) + 1, -1, np.int32)
             if period:

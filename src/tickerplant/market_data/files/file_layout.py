@@ -1,4 +1,4 @@
-"""The layout of an opened file: that of its header, with what the head of the file and its first rows add."""
+"""The layout of an opened file: the layout of its header, with facts from the head and the first rows of the file."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _index_of_times(file: DataFile) -> str | None:
 def _with_volume(file: DataFile, layout: FileLayout, symbol: str | None) -> FileLayout:
     """Return the layout with the volume of the symbol's base asset: `Volume BTC` of `BTC/USDT`.
 
-    Raises BadInput if neither the symbol nor the turnover of the first rows shows which column that is.
+    Raises BadInput if neither the symbol nor the turnover of the first rows identifies the column.
     """
     plain = normalise(symbol or "").upper()
     names = list(layout.assets.values())

@@ -103,12 +103,12 @@ def detect_layout(
 ) -> FileLayout:
     """Return the layout of a header.
 
-    `index`: a column without a name that contains times; it is the time if no other column is. `columns`: the user's
-    columns by role, which take precedence over the known names. `is_bars`: an interval shows that the file has bars.
-    Raises BadInput if a column is missing, or if the columns have two readings; the message names both.
+    `index`: a column without a name that contains times; it is the column of times if the header names no other.
+    `columns`: the user's columns by role, which take precedence over the known names. `is_bars`: an interval shows that
+    the file has bars. Raises BadInput if a column is missing, or if the columns have two readings; the message names
+    both.
 
-    >>> detect_layout(["Date", "Open", "High", "Low", "Close", "Volume"]).kind
-    'bars'
+    >>> detect_layout(["Date", "Open", "High", "Low", "Close", "Volume"]).kind 'bars'
     """
     _check_header(header, line)
     named = by_name(header)
@@ -256,7 +256,7 @@ def _two_readings(bars: str, role: str, close: str, price: str, line: int | None
 
 
 def _has_new_size(roles: Mapping[str, str], header: Sequence[str]) -> bool:
-    """Return True if the size is that of a trade beside a volume, which the first version read as the size."""
+    """Return True if the file has a trade's size beside a volume: the first version read the volume as the size."""
     return normalise(roles.get("size", "")) in _OF_TRADE and any(normalise(name) in _VOLUMES for name in header)
 
 

@@ -95,7 +95,7 @@ class NumberFormat:
             self.choice = "numbers are read with a decimal comma"
 
     def why_invalid(self, role: str, text: str) -> str:
-        """Return the reason why a text of a role is not a number, with what to do."""
+        """Return the reason why a text of a role is not a number, with advice."""
         if "," in text and self.decimal == POINT:
             return f"{role} {quoted(text)} is not a number with a decimal point; set --decimal comma or correct it"
         if "." in text and self.decimal == COMMA:
@@ -103,7 +103,7 @@ class NumberFormat:
         return f"{role} {quoted(text)} is not a number; write it in digits, or set --column {role}=NAME"
 
     def read(self, column: pa.Array) -> tuple[Float64Array, BoolArray, BoolArray]:
-        """Return the values (0 where invalid or missing), and masks of the missing and of the invalid ones."""
+        """Return the values (0 where invalid or missing), and masks of the missing and of the invalid values."""
         texts = column.cast(pa.utf8())
         values = _cast(texts) if self.decimal != COMMA else None
         if values is not None:
@@ -135,7 +135,7 @@ def _any(texts: pa.Array, pattern: str) -> bool:
 
 
 def _dotted_choice(columns: Iterable[pa.Array]) -> str | None:
-    """Return a note if all numbers with a point may be thousands, such as 38.450; None if one shows a decimal point."""
+    """Return a note if all numbers with a point may be thousands, such as 38.450; otherwise return None."""
     first: str | None = None
     for texts in columns:
         dotted = texts.filter(pc.match_substring(texts, "."))
@@ -162,7 +162,7 @@ def _cast(texts: pa.Array) -> pa.Array | None:
 
 
 def _floats(texts: pa.Array) -> tuple[Float64Array, BoolArray]:
-    """Return texts as float64 and a mask of the invalid ones; value by value only if the cast fails."""
+    """Return texts as float64, and a mask of the invalid texts. They are parsed one by one only if the cast fails."""
     invalid = np.zeros(len(texts), np.bool_)
     try:
         whole: Float64Array = pc.cast(texts, pa.float64()).to_numpy(zero_copy_only=False)

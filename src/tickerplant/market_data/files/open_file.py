@@ -30,7 +30,7 @@ _UNREADABLE: Final = (
 
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Raise BadInput in place of a library's error in the block. Its message is one line with the file's name."""
+    """Raise BadInput in place of a library's error in the block. The message is one line with the file's name."""
     try:
         yield
     except MemoryError as error:

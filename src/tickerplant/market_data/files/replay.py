@@ -114,7 +114,7 @@ class ReplaySummary:
     `already`: an earlier replay has completed this file, and nothing was appended; `ends` are then the offsets of the
     topic's last records. `stopped`: the replay was stopped; the same call resumes it. `rows_read` and `seconds` refer
     to this run, the other counts to all runs of this feed. `conflicts`: count of dead letters with the identity of an
-    earlier trade, but another price or size. Rows with the bar of an earlier row, but other values, count too.
+    earlier trade, but another price or size. Rows that differ from an earlier row of the same bar count too.
     `unknown_conditions`: number of rows with each unknown code; they count as ordinary trades.
     """
 
@@ -158,13 +158,13 @@ class _TickOrder:
 
     @property
     def is_newest_first(self) -> bool:
-        """Return whether the file has the newest rows first, and rows of equal times."""
+        """Return True if the file has the newest rows first, and rows of equal times."""
         return self.falls > 0 and not self.rises and self.ties > 0
 
 
 _NEWEST_FIRST: Final = (
-    "the file has the newest trades first; of trades with equal times the upper one counts as the earlier one. If the "
-    "lower one is earlier, reverse the file, because bars may open and close at the wrong one of them"
+    "the file has the newest trades first; of two trades with equal times, the upper trade counts as earlier. If the "
+    "lower trade is earlier, reverse the file; otherwise bars may open and close at the wrong trade"
 )
 
 
@@ -178,7 +178,7 @@ class _Scan:
 
 
 def feed_name(path: Path, effective: EffectiveOptions, *, whole: bool | None) -> str:
-    """Return the name of the file's feed: a hash of its content, and a hash of what determines its rows.
+    """Return the name of the file's feed: a hash of its content, and a hash of the options that determine its rows.
 
     `whole` None is hashed as True, because earlier versions had only True and False.
     """
@@ -465,7 +465,7 @@ class _Run:
         return f"{self.file.path.name} {self.file.unit} {rows.numbers[begin + row]}"
 
     def _due(self, newest: Int64Array, at: int, least_us: int) -> tuple[int, int]:
-        """Return the end of the rows that are due, and the present time of the replay. Waits if a speed is given.
+        """Return the end of the rows that are due, and the current time of the replay. Waits if a speed is given.
 
         `least_us`: least time of the rows that are not in the log. Marks are appended even if rows are always due.
         Otherwise the forming bars of a dense file would not be published.

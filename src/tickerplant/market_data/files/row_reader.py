@@ -1,4 +1,5 @@
-"""Converts a file's columns to those of the log: blocks of text or typed columns in, TICKS or VENDOR_BARS out. Pure.
+"""Converts a file's columns to the columns of the log: blocks of text or typed columns in, TICKS or VENDOR_BARS out.
+Pure.
 
 A row that cannot be read becomes a dead letter with file, line and reason; the other rows are unaffected. A column is
 cast as a whole. Its values are parsed one by one only if the cast fails.
@@ -74,8 +75,8 @@ class RowReader:
     """Reads the blocks of one file in order. Raises BadInput for missing or superfluous options and unknown times.
 
     `unit`: `line`, `row` or `record`. `header`: line number of the header. `conditions` and `corrections` count the
-    unknown codes of these columns over all blocks. `first_reason`: why the first unreadable row of `scan` is invalid.
-    `has_suffix`: a symbol with a share-class suffix has been read.
+    unknown codes of these columns over all blocks. `first_reason`: the reason why the first unreadable row of `scan` is
+    invalid; None if there is none. `has_suffix`: a symbol with a share-class suffix has been read.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ class NamedTexts:
     """The names of the texts of one dictionary.
 
     `names`: the distinct canonical names. `name_of`: the index of each text's name. `codes`: the code of each text's
-    symbol in the file, -1 for a text that is not a symbol. `invalid`: why such a text is not one, by its index.
+    symbol in the file, -1 for a text that is not a symbol. `invalid`: the reason for each such text, by its index.
     """
 
     texts: pa.Array

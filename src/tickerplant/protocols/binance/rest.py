@@ -217,7 +217,7 @@ def _klines(market: Market, query: Mapping[str, str]) -> Any:
 
 
 def _filled(bars: Bars, length_us: int) -> Bars:
-    """Return the bars, with each missing bar between them added, flat at the previous close as at the exchange."""
+    """Return the bars, with a flat bar at the previous close for each missing bar, as the exchange returns them."""
     if len(bars.starts_us) < 2:
         return bars
     grid = np.arange(bars.starts_us[0], bars.starts_us[-1] + 1, length_us)

@@ -1,6 +1,7 @@
 """Twelve Data's REST API. Pure.
 
-If the vendor's documentation does not specify the shape of a response, the shape is what the vendor's SDK expects.
+If the vendor's documentation does not specify the shape of a response, the response has the shape that the vendor's SDK
+expects.
 """
 
 from __future__ import annotations
@@ -331,7 +332,7 @@ def _quote(market: Market, name: str, query: Mapping[str, str]) -> dict[str, Any
 
 
 def _dates(query: Mapping[str, str], now_us: int) -> tuple[int, int]:
-    """Return the first and last day of the requested corporate actions, inclusive. The default is all until now."""
+    """Return the first and last day of the requested corporate actions, inclusive. The default is the whole history."""
     start = _moment(query, "start_date", dt.UTC, 0)
     return start, min(_moment(query, "end_date", dt.UTC, now_us), now_us)
 

@@ -234,7 +234,7 @@ def _long_bars(market: Market, instrument: Instrument, interval: str, start_us: 
 
 
 def _day_stamp(market: Market, instrument: Instrument, day_us: int) -> int:
-    """Return the time stamp of a day: the session's open for a stock, else midnight in the instrument's zone."""
+    """Return the time stamp of a day: a stock's open; for other kinds, midnight in the instrument's zone."""
     if instrument.kind == STOCK:
         return market.session_of(instrument.symbol, day_us)[0]
     return micros_of(datetime_of(day_us).replace(tzinfo=_zone(instrument)[1]))
