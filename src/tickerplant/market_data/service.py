@@ -115,7 +115,8 @@ class FeedCounters:
     unwanted: int = 0
     """Count of ticks of symbols that were not requested; they are not stored."""
     dead_dropped: int = 0
-    """Count of refused rows that are not in the dead-letter topic, because a minute had too many."""
+    """Count of refused rows that are not in the dead-letter topic, because a minute had more than
+    `flood.MAX_DEAD_ROWS`."""
     floods: int = 0
     """Count of connections that were dropped because most of their messages were unusable."""
 

@@ -5,7 +5,7 @@ Out: records of the feed `backfill` in `market.prices.raw`: bars, splits, divide
 
 Begin with `manager.BackfillManager`, the loop:
 
-- `targets` defines the bars that should be stored; `orders` adds those that users ordered.
+- `targets` defines the bars that should be stored; `orders` adds the bars that users ordered.
 - `gap_index` finds the missing bars, with one `series` for each symbol and interval.
 - `rounds` and `planner` choose the next request; `vendor_penalties` lists the vendors that get no requests for a
 series.

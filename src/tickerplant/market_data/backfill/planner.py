@@ -24,7 +24,7 @@ OVERLAP_BARS: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The missing bars of one series to request next: those in `[start_us, end_us)` that are ready at `now_us`.
+    """The missing bars of one series to request next: the bars in `[start_us, end_us)` that are ready at `now_us`.
 
     `start_us` is the start of the oldest bar, `end_us` the end of the newest. `ordered`: a user's order includes them.
     """
@@ -45,7 +45,7 @@ class Task:
     def rank(self) -> tuple[int, int, int]:
         """Return the rank of the task, lowest first: recent gaps, then orders, then history.
 
-        Within orders and within history, daily bars (few bars, long charts) precede minutes. Newer bars precede older
+        Daily bars (few bars, long charts) precede minutes, within orders and within history. Newer bars precede older
         bars.
         """
         interval_rank = {"1d": 0, "1m": 1}.get(self.series.interval, 2)
@@ -56,8 +56,8 @@ class Task:
 def next_task(series: Series, now_us: int, before_us: int, gaps_from_us: int, *, fill_gaps: bool = True) -> Task | None:
     """Return the next task of a series; None if it has none.
 
-    `before_us`: bars that start at or after it are not due yet, or arrive without a request. `gaps_from_us`: missing
-    bars from here on are recent gaps; they are skipped unless `fill_gaps` is True.
+    `before_us`: bars that start at or after this time are not due yet, or arrive without a request. `gaps_from_us`:
+    missing bars from this time on are recent gaps; they are skipped unless `fill_gaps` is True.
     """
     if fill_gaps and (gaps := series.ready(now_us, gaps_from_us, before_us)):
         return Task(series, gaps[0][0], gaps[-1][1], now_us, Purpose.GAP_FILL)

@@ -1,8 +1,8 @@
-"""Vendors that are not asked for a series for a limited time, and the reasons. Pure.
+"""Vendors that get no requests for a series for a limited time, and the reasons. Pure.
 
 The request scheduler stores the rejections that a vendor itself reports (an unknown symbol, an interval that its plan
-lacks). A penalty follows from the use of its answers: bars that differ from other vendors' bars, invalid bars, empty
-ranges.
+lacks). A penalty follows from the use of the vendor's answers: bars that differ from other vendors' bars, invalid bars,
+empty ranges.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class VendorPenalties:
     def reason(
         self, key: SeriesKey, blocked: Blocked, newest_us: int, now_us: int
     ) -> tuple[Blocked, list[tuple[int, int]]]:
-        """Return the reason why no vendor can supply a series, and the ranges it applies to ([]: all).
+        """Return the reason why no vendor can supply a series, and the ranges that it concerns; [] for all ranges.
 
         `blocked` is the reason of the request scheduler; `newest_us` is the start of the newest missing bar.
         """

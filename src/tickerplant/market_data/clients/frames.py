@@ -164,7 +164,10 @@ class FrameConnection(ClientConnection):
         return buffer[at:]
 
     def _is_flood(self, first: int) -> bool:
-        """Count a frame with this first byte if it is a control frame or a fragment. Too many end the connection."""
+        """Count a frame with this first byte if it is a control frame or a fragment; return True if there are too many.
+
+        The connection then ends.
+        """
         if first & 0x80 and not first & 0x08 and first & 0x0F:  # a whole message
             return False
         self._overhead_frames += 1

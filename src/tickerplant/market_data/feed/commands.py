@@ -56,7 +56,7 @@ def _ensure(log: EventLog, values: Mapping[str, Any], text: bytes, clock: Callab
 def request_rebuild(
     log: EventLog, symbols: Sequence[str], start_us: int, end_us: int, *, clock: Callable[[], int] = now_us
 ) -> dict[int, int]:
-    """Append a `Rebuild` of `[start_us, end_us)` of the symbols to every partition; return {partition: offset}."""
+    """Append a `Rebuild` of the symbols' bars in `[start_us, end_us)` to each partition; return {partition: offset}."""
     partitioner = SymbolPartitioner(log.partitions(RAW))
     partitioner.add(symbols)
     header = records.Rebuild(sent_at_us=clock(), from_us=start_us, to_us=end_us)

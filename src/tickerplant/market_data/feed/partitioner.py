@@ -36,7 +36,7 @@ class SymbolPartitioner:
         self._seen_codes = np.empty(0, np.int32)
 
     def add(self, symbols: Iterable[str]) -> None:
-        """Append the symbols that are new, in this order; other symbols keep their codes."""
+        """Append the new symbols, in this order; known symbols keep their codes."""
         new = [symbol for symbol in dict.fromkeys(symbols) if symbol not in self._code]
         if not new:
             return
@@ -54,7 +54,7 @@ class SymbolPartitioner:
             self._dictionaries[partition] = pa.array(self._names[partition], pa.utf8())
 
     def symbols_in(self, partition: int, symbols: Sequence[str]) -> pa.Array:
-        """Return those of `symbols` that belong to the partition, as a column in the partition's dictionary."""
+        """Return the symbols of the partition among `symbols`, as a column over the partition's dictionary."""
         codes = [self._code[s] for s in symbols if self._partition[self._code[s]] == partition]
         indices = pa.array(self._local[codes] if codes else np.empty(0, np.int32), pa.int32())
         return pa.DictionaryArray.from_arrays(indices, self._dictionaries[partition])
@@ -76,7 +76,7 @@ class SymbolPartitioner:
         return result
 
     def split(self, batch: pa.RecordBatch, codes: Int32Array) -> list[tuple[int, pa.RecordBatch]]:
-        """Return (partition, its rows in their order) for each partition that has rows."""
+        """Return a pair for each partition with rows: the partition, and its rows in their order."""
         where = batch.schema.get_field_index("symbol")
         if self.partitions == 1:
             found, bounds = [0], [0, len(codes)]

@@ -19,9 +19,10 @@ from tickerplant.core import interval as intervals
 from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, BoolArray, Float64Array, Int64Array, iso, times_of
 
 FUTURE_US: Final = MINUTE_US
-"""Maximum lead of a live feed's times over our clock. Clocks differ by seconds, but broken times by much more."""
+"""Maximum lead of a live feed's times over our clock. Clocks differ by seconds; the error of a broken time is much
+larger."""
 EARLIEST_TICK_US: Final = DAY_US
-"""Earliest time of a tick. A missing time is often 0 or -1, which is earlier; no electronic prints are that old."""
+"""Earliest time of a tick. A missing time is often 0 or -1, which is earlier. No electronic print is from 1970."""
 EARLIEST_BAR_US: Final = -5_364_662_400_000_000  # 1800-01-01: the oldest daily series begin about then
 LATEST_US: Final = 7_258_118_400_000_000  # 2200-01-01: a file may be simulated, but a year 20121 is an error
 ROUNDING_NOISE: Final = 1e-9
@@ -35,7 +36,7 @@ MIN_PRICE: Final = 1e-18
 MAX_SIZE: Final = 1e20
 """Maximum size of a trade and volume of a bar. Daily volumes of small coins reach 1e17."""
 MAX_TRADE_ID_BYTES: Final = 256
-"""Maximum bytes of a trade id. Ids of exchanges have at most 64."""
+"""Maximum bytes of a trade id. Ids of exchanges have at most 64 bytes."""
 
 Reasons = dict[int, str]
 """Reason why a row is invalid, by row index."""
@@ -156,7 +157,7 @@ def distinct_bars(bars: pa.RecordBatch) -> tuple[pa.RecordBatch, Conflict | None
 
 
 def _are_ordinary(time: Int64Array, price: Float64Array, size: Float64Array, latest_us: int) -> bool:
-    """Return True if all prices are above 0 and all values are valid. Most batches are; they need no masks."""
+    """Return True if all prices are above 0 and all values are valid. Most batches are ordinary and need no masks."""
     return not len(time) or bool(
         price.min() >= MIN_PRICE
         and price.max() <= MAX_PRICE

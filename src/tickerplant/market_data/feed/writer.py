@@ -62,11 +62,11 @@ _BARS: Final = _RowKind(check_bars, records.VendorBars)
 class FeedWriter:
     """Writes one feed into every partition of `market.prices.raw`. Belongs to one thread at a time.
 
-    Two writers of one feed fence each other: the next commit of the older one raises Fenced. `hold_bytes` lets several
-    batches share a transaction: `append_ticks` and `append_bars` commit if that many bytes are pending. They commit at
-    every call if `hold_bytes` is 0. The docstrings of the other methods state when they commit. Pending records are in
-    memory, bounded by `hold_bytes` and one batch. `clock` returns microseconds UTC. If the clock is fast, choose a
-    longer `mark_every_us`; otherwise marks are too frequent by the machine's clock.
+    Two writers of one feed fence each other: the next commit of the older writer raises Fenced. `hold_bytes` lets
+    several batches share a transaction: `append_ticks` and `append_bars` commit if that many bytes are pending. They
+    commit at every call if `hold_bytes` is 0. The docstrings of the other methods state when they commit. Pending
+    records are in memory, bounded by `hold_bytes` and one batch. `clock` returns microseconds UTC. If the clock is
+    fast, choose a longer `mark_every_us`; otherwise marks are too frequent by the machine's clock.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class FeedWriter:
         *,
         locate: Callable[[int], str] | None = None,
     ) -> int:
-        """Append ticks (`schemas.TICKS` or `schemas.TICKS_OF_EXCHANGES`) and return how many were accepted.
+        """Append ticks (`schemas.TICKS` or `schemas.TICKS_OF_EXCHANGES`) and return the count of accepted ticks.
 
         Two ticks with a trade id are the same tick if symbol, trade id, time, kind and exchange are equal. Two
         corrections must also have equal price and size. A repeat with the same price and size is dropped and counted. A
@@ -239,9 +239,9 @@ class FeedWriter:
     def append_bars(
         self, batch: pa.RecordBatch, watermark_us: int, resume_token: bytes | None = None, *, reason: str = "vendor"
     ) -> int:
-        """Append closed bars (columns `schemas.VENDOR_BARS`, as traded) and return how many were accepted.
+        """Append closed bars (columns `schemas.VENDOR_BARS`, as traded) and return the count of accepted bars.
 
-        Low and high are widened by rounding noise; see `widen_bars`.
+        Low and high are widened if only rounding noise separates them from open or close; see `widen_bars`.
         """
         batch, codes, _ = self._valid(_BARS, batch)
         batch = widen_bars(batch)

@@ -205,7 +205,7 @@ def _add(evidence: _Evidence, interval: Interval, times: Int64Array, written: In
 
 
 def _misfit(evidence: _Evidence, interval: Interval) -> str | None:
-    """Return why these rows do not have this interval; None if they may have it."""
+    """Return the reason why these rows do not have this interval; None if they may have it."""
     rows, step_us = evidence.rows, evidence.step_us
     if interval == D1:
         if 2 * evidence.repeated >= rows and evidence.written >= 2 * evidence.dates:

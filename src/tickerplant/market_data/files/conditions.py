@@ -292,7 +292,7 @@ def flags_of(column: pa.Array | pa.ChunkedArray, tape: str) -> UInt16Array:
 def unknown_of(column: pa.Array | pa.ChunkedArray, tape: str) -> dict[str, int]:
     """Return the number of trades for each code that is not in the table `tape` of TABLES.
 
-    Raises BadInput for other names.
+    Raises BadInput if the table does not exist.
 
     >>> unknown_of(pa.array(["@ I", "@J", "J,F"]), "cta")
     {'J': 2}

@@ -159,7 +159,7 @@ def _names_of_rows(rows: Sequence[Sequence[str]]) -> list[str] | None:
 
 
 def _names_of_bars(columns: Sequence[Sequence[str]]) -> list[str] | None:
-    """Return the names of an optional symbol, time, optional clock, open, high, low, close and volume; else None."""
+    """Return the names of an optional symbol, time, optional clock, open, high, low, close and volume; or None."""
     names: list[str] = []
     at = 0
     if not any(_VALUE.fullmatch(value) for value in columns[0]):

@@ -1,7 +1,7 @@
 """The options that change the rows of a file. They are part of the name of its feed: the same rows have the same feed.
 
-An option that repeats a fact of the file has no effect. Most effects follow from the first rows. For `--source` and
-`--conditions`, the file's column is read until an effect is found.
+An option that repeats a fact of the file has no effect. Most effects follow from the first rows. The file's column is
+read until an effect of `--source` or `--conditions` is found.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def effective_options(file: DataFile, layout: FileLayout, options: ReadOptions) 
 
 
 def _changes(layout: FileLayout, reader: RowReader) -> tuple[str, ...]:
-    """Return the rules by which the rows differ from those of the first version, so that a file is read once more."""
+    """Return the rules by which the rows differ from the rows of the first version; such a file is read once more."""
     differs = reader.times is not None and reader.times.differs
     return tuple(
         name for name, holds in (("times", differs), ("columns", layout.is_new), ("suffix", reader.has_suffix)) if holds
@@ -103,7 +103,7 @@ def _has_gaps(file: DataFile, name: str) -> bool:
 
 
 def _table_matters(file: DataFile, layout: FileLayout, name: str) -> bool:
-    """Return True if this table gives any trade other flags than the default table."""
+    """Return True if a trade has other flags by this table than by the default table."""
     if "conditions" not in layout.columns:
         return False
     codes, tape = layout.columns["conditions"], layout.columns.get("tape")

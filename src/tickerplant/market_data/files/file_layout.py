@@ -136,7 +136,7 @@ def _of_base(file: DataFile, layout: FileLayout) -> list[str]:
 
 
 def _symbol_of(file: DataFile, layout: FileLayout, options: ReadOptions) -> str | None:
-    """Return the symbol of the first row that has one, or the given symbol, or None."""
+    """Return the symbol of the first row with a symbol, or the given symbol without a column; None if there is none."""
     name = layout.columns.get("symbol")
     if name is None:
         return options.symbol or layout.symbol

@@ -277,7 +277,7 @@ def _roles(kind: str, found: Mapping[str, str], given: Mapping[str, str]) -> dic
 
 
 def _clock(roles: dict[str, str], named: Mapping[str, str], given: Mapping[str, str]) -> str | None:
-    """Return the column with the time of day if the date is in another column; else None.
+    """Return the column with the time of day if the date is in another column; otherwise None.
 
     In `roles`, `time` becomes the date's column.
     """

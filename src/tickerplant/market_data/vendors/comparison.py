@@ -167,7 +167,7 @@ def _side(reference: Bars, candidate: Bars, later_us: int) -> _Side:
         reference.times[a_ok] + later_us, candidate.times[b_ok], assume_unique=False, return_indices=True
     )
     a, b = reference.prices[:, a_ok][:, at_a], candidate.prices[:, b_ok][:, at_b]
-    # Each side is rounded by up to half a unit; together that is at most the coarser unit.
+    # Each side is rounded by up to half a unit; the sum is at most the coarser unit.
     unit = max(_unit(a), _unit(b))
     rounding = 1.01 * unit / a.min(axis=0) if a.size else np.empty(0)
     return _Side(

@@ -23,8 +23,8 @@ def names() -> list[str]:
 def factory(name: str) -> Callable[[ProviderContext], Provider]:
     """Import the provider of a vendor and return its factory.
 
-    Raises ConfigError unless exactly one package has the name. Also raises it if the plug-in cannot be imported, or if
-    its entry point is not callable.
+    Raises ConfigError unless exactly one package has the name. Also raises ConfigError if the plug-in cannot be
+    imported, or if its entry point is not callable.
     """
     found = {entry.value: entry for entry in entry_points(group=ENTRY_POINTS, name=name)}
     if not found:

@@ -38,7 +38,7 @@ _UNSURE_US: Final = HOUR_US
 LATE_US: Final = {"1d": 36 * HOUR_US}
 LATE_OTHERS_US: Final = 30 * MINUTE_US
 """Maximum delay of a vendor's bars: plans are delayed by 15 minutes, and daily bars arrive during the night. A younger
-bar may still arrive: it is neither 'not traded' nor a rejection."""
+bar may still arrive: its absence is neither 'not traded' nor a rejection."""
 _MARK: Final = re.compile(r"[\W_]")
 
 

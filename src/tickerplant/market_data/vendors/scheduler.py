@@ -5,7 +5,8 @@ One request performs these steps in order:
 1. wait for its turn at the vendor (one request in flight per vendor) and for the pace,
 2. debit the quota,
 3. store the debit, durably (`desk.debited`): if a kill follows, the credits count as spent,
-4. have the provider send the request (`desk.answered`): it is abandoned after the longest flight, usually a minute,
+4. have the provider send the request (`desk.answered`); the request is abandoned after the longest flight, usually a
+minute,
 5. record the outcome of the answer or error, and store it.
 
 Nothing is sent before Step 4. A kill between Steps 3 and 5 loses only the outcome.
@@ -83,7 +84,8 @@ class VendorPlan:
     """The vendors, and the order in which they are asked.
 
     `providers`: providers by name. `orders`: names by kind of data, best first; names without a provider are ignored.
-    `quotas`: quotas by name, in place of the offer's. `reserve`: the share of every quota, 0 to 1, for GAP_FILL only.
+    `quotas`: quotas by name, in place of the offer's quotas. `reserve`: the share of every quota, 0 to 1, for GAP_FILL
+    only.
     """
 
     providers: Mapping[str, Provider]
@@ -308,10 +310,10 @@ class RequestScheduler:
     # Comparisons -----------------------------------------------------------------------------------------------------
 
     def needs_comparison(self, name: str, symbol: str, interval: str) -> bool:
-        """Return True if a vendor's bars must be compared with others' before they are used.
+        """Return True if a vendor's bars must be compared with other vendors' bars before they are used.
 
-        The first vendor in the order that offers these bars needs none. Another vendor needs one if its last
-        comparison is no longer valid.
+        The first vendor in the order that offers these bars needs no comparison. Another vendor needs a comparison if
+        its last comparison is no longer valid.
         """
         now = self._clock.now_us()
         order = self._in_order(kind_of(interval))
@@ -320,7 +322,7 @@ class RequestScheduler:
         return first is not account and account.comparison(symbol, interval, now) is None
 
     def compared(self, name: str, symbol: str, interval: str, verdict: Comparison) -> None:
-        """Record a comparison of a vendor's bars with others'; it is stored with the next request to any vendor."""
+        """Record a comparison with other vendors' bars; it is stored with the next request to any vendor."""
         self._accounts[name].compared(symbol, interval, verdict, self._clock.now_us())
         self._unsaved.add(name)
         if not verdict.usable:

@@ -59,8 +59,8 @@ class AlphaVantageProvider:
     """The vendor for one key; see `vendors.port.Provider`.
 
     The vendor returns intraday bars of three ranges: the newest 100, the trailing 30 days, or a calendar month (New
-    York). It returns either the newest 100 daily bars or all of them. The free plan delivers the newest day after its
-    end. An answer therefore does not cover times after its newest bar that are younger than 36 hours.
+    York). It returns either the newest 100 daily bars or all daily bars. The free plan delivers the newest day after
+    its end. An answer therefore does not cover times after its newest bar that are younger than 36 hours.
     """
 
     def __init__(self, context: ProviderContext) -> None:

@@ -212,7 +212,7 @@ def _bare(name: str) -> str:
 
 
 def _numbers(rows: Iterable[Mapping[str, _Cell]], suffix: str) -> Float64Array:
-    """Return a column of numbers; NaN for rows without a value. Raises ValueError."""
+    """Return a column of numbers; NaN for rows without a value. Raises ValueError for a text that is no number."""
     name = ""
     found: list[_Cell] = []
     for row in rows:

@@ -191,7 +191,7 @@ class TradesStream:
     async def _flush(self, out: asyncio.Queue[StreamEvent], began_us: int) -> None:
         """Put the waiting trades on the queue, except trades more than 0.9 s newer than the start of the round.
 
-        Other symbols may still deliver older trades than the excepted trades.
+        These newer trades wait, because other symbols may still deliver older trades.
         """
         before_ms = (began_us + _IN_ORDER_US) // MILLISECOND_US
         ready = [trade for trade in self._waiting if trade.time_ms < before_ms]

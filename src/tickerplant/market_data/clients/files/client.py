@@ -159,7 +159,7 @@ class FilesProvider:
 
 
 def _folder_arguments(context: ProviderContext) -> tuple[Path, ReadOptions, bool]:
-    """Return the path, the options for reading, and whether the interval is forced. Raises ConfigError."""
+    """Return the path, the options for reading, and True if the interval is forced. Raises ConfigError."""
     options = context.options
     if not options.get("path"):
         raise ConfigError(f"the vendor {context.name} needs the option path: a folder or a file of bars")
@@ -193,7 +193,7 @@ def _folder_arguments(context: ProviderContext) -> tuple[Path, ReadOptions, bool
 
 
 def _columns(text: str) -> tuple[tuple[str, str], ...]:
-    """Return the pairs of role and column of the option `columns`. Raises BadInput for another text."""
+    """Return the pairs of role and column of the option `columns`. Raises BadInput for a text of another form."""
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if not all(role.strip() and name.strip() for role, _, name in pairs):
         raise BadInput(f"the option columns is {text!r}; use pairs such as close=Settle, separated by commas")

@@ -20,7 +20,7 @@ FEW_MESSAGES: Final = 64
 """Minimum messages in `StreamConfig.longest_gather_s` for which messages are gathered only for
 `StreamSettings.gather_s`. If fewer arrive, messages are gathered for `StreamConfig.longest_gather_s`."""
 GATHER_BYTES: Final = 4 << 20
-"""Maximum bytes of messages that wait for the parser, besides those of one read: about 28,000 prints."""
+"""Maximum bytes of messages that wait for the parser, besides the messages of one read: about 28,000 prints."""
 HEARTBEAT: Final = '{"action":"heartbeat"}'
 MANY_FAILURES: Final = 6
 """Minimum count of failures after a refused connection: the next attempt follows after 16 to 32 s."""

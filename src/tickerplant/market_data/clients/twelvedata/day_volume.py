@@ -41,7 +41,7 @@ same time after a fall, a volume that is at least the former volume continues th
 
 @dataclass(slots=True)
 class _Former:
-    """The volume in force before a fall at `at`; `base`, `debt`: see `_SymbolVolume`. `same_day`: on one UTC date."""
+    """The volume in force before a fall at `at`; see `_SymbolVolume`. `same_day`: the date did not change."""
 
     level: float
     base: float

@@ -185,7 +185,7 @@ class QuoteDecoder:
     def ticks(self, columns: PriceColumns, received_us: int | Int64Array) -> pa.RecordBatch:
         """Return the columns as ticks with their sizes; update the volumes of the day.
 
-        `received_us`: the arrival of all ticks, or of each.
+        `received_us`: the time of arrival of all ticks, or of each tick.
         """
         codes, times, prices = columns.codes, columns.times, columns.prices
         rows = len(codes)
@@ -236,7 +236,7 @@ class QuoteDecoder:
         return valid, codes
 
     def _new_code(self, name: str) -> tuple[str, int]:
-        """Return why a message becomes a dead letter, or "", and the code of its unknown name; -1 for no code."""
+        """Return the reason for a dead letter ("" for none), and the code of the unknown name (-1 for none)."""
         try:
             symbol = check_symbol(name)
         except BadInput as error:

@@ -81,7 +81,7 @@ class Session:
         self.add_symbols(config.symbols)
 
     def add_symbols(self, symbols: Sequence[str]) -> list[str]:
-        """Add symbols; return those that are new."""
+        """Add symbols; return the new symbols."""
         new = self.subscriptions.add(symbols)
         self.parser.add_symbols(new)
         return new

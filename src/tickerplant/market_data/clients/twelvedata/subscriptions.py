@@ -1,4 +1,4 @@
-"""The symbols of a stream: those that are wanted, those that the vendor rejected, and the messages to subscribe. Pure.
+"""The symbols of a stream: wanted symbols, symbols that the vendor rejected, and the messages to subscribe. Pure.
 
 Times are seconds of one monotonic clock, given by the caller.
 """
@@ -45,14 +45,14 @@ class Subscriptions:
         self.add(symbols)
 
     def add(self, symbols: Sequence[str]) -> list[str]:
-        """Add symbols; return those that are new."""
+        """Add symbols; return the new symbols."""
         new = [symbol for symbol in dict.fromkeys(map(check_symbol, symbols)) if symbol not in self._wanted]
         self._wanted.update(dict.fromkeys(new))
         self.hours = OpenHours(self._calendars, self._wanted)
         return new
 
     def remove(self, symbols: Sequence[str]) -> list[str]:
-        """Remove symbols; return those that were wanted."""
+        """Remove symbols; return the symbols that were wanted."""
         removed = [symbol for symbol in map(check_symbol, symbols) if symbol in self._wanted]
         for symbol in removed:
             del self._wanted[symbol]
@@ -67,7 +67,7 @@ class Subscriptions:
         self.hours = OpenHours(self._calendars, ())
 
     def first_messages(self, now_s: float) -> list[str]:
-        """Return the first messages of a connection: subscribe all symbols except those rejected within `retry_s`."""
+        """Return the first messages of a connection: subscribe all symbols except symbols rejected within `retry_s`."""
         before_s = now_s - self._retry_s
         return messages("subscribe", [s for s in self._wanted if self._rejected_s.get(s, before_s) <= before_s])
 

@@ -285,7 +285,7 @@ class _Yfinance:
         self.session.close()
 
     def _error_of(self, error: Exception, now_us: int) -> VendorError:
-        """Return the VendorError by the status of the last chart, or else by the type of the exception."""
+        """Return the VendorError by the status of the last chart, or by the type of the exception."""
         known = self._library.exceptions
         status: int = self.session.chart_status
         text = f"{type(error).__name__}: {str(error)[:300]}"

@@ -36,7 +36,8 @@ from tickerplant.market_data.vendors.port import BarsRequest
 INTERVAL_NAMES: Final = {"1m": "1m", "5m": "5m", "15m": "15m", "30m": "30m", "1h": "1h", "1d": "1d"}
 """The vendor's name of each interval."""
 MARKETS: Final = ("[!:]*",)
-"""Patterns of the symbols that the vendor may have. An exchange is a suffix (`VOD.L`), never `RY:TSX`."""
+"""Patterns of the symbols that the vendor may have. Yahoo writes an exchange as a suffix (`VOD.L`), never as in
+`RY:TSX`."""
 
 DELAY_US: Final = 20 * MINUTE_US
 """Maximum delay of quotes. A bar that the vendor's clock has not passed is held back for this time."""
@@ -214,7 +215,7 @@ def read_columns(columns: Columns, request: BarsRequest, now_us: int, splits: Sp
     """Return the answer to a request of one symbol; `splits` are all splits of the symbol from `start_us` up to now.
 
     Rows outside the requested range, rows with an unknown price and rows off the grid (the live last row) are dropped.
-    Bars that are still forming are dropped too; the vendor's clock decides this for intraday bars. Raises NotEntitled
+    Bars that are still forming, intraday bars by the vendor's clock, are dropped too. Raises NotEntitled
     if several rows have prices and none is on the grid. Exchanges that open at half past the hour have 1h bars that
     start at half past.
     """
