@@ -12,9 +12,8 @@ Seven concepts, each with its module:
 5. forming bar (`forming`): the state that an open bar would have if it closed now.
 6. correction, cancel (`corrections`): a message that changes or removes an earlier trade. The engine recomputes the
 trade's bar from the log.
-7. completeness (`completeness`): whether the feed covered the bar and all sizes are known, and which expected symbols
-had no bar.
+7. completeness (`completeness`): which bars are complete, and which expected symbols had no bar.
 
 Read `bar_aggregator` first: its docstring shows how these concepts work together. `dispatch` maps raw records to its
-methods. A late tick becomes a revision in `BarAggregator._add_late_ticks`.
+methods. `BarAggregator._add_late_ticks` makes a revision from late ticks.
 """

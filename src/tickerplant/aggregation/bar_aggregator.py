@@ -1,6 +1,6 @@
 """The engine of one partition: feeds' records in, bars out. Pure: no IO, no clock.
 
-One raw record is one step: `begin`, the method of the record's type if it has one, and `finish`. `settings` is called
+One raw record causes one step: `begin`, the method for the record's type (if any), and `finish`. `settings` is called
 before `begin`, because `settings` may raise. All times are int64 microseconds UTC. `version` is the record's version.
 
     ticks ──> windows of (feed, symbol, minute) ──closed──> 1m candidates ──winner──> 5m ──winner──> 1d by the calendar
@@ -101,6 +101,7 @@ class BarAggregator:
     ) -> None:
         """Mark the feed up from `start_us`, and expect it to deliver `symbols`.
 
+        `gap`, `whole`: as for `FeedState.mark_up`. `live`: the feed counts as down if it sends no more records.
         `firm`: the first and the last interval of a file are complete, even if other files have trades of them.
         """
         feed = self.state.feed(name)
@@ -269,7 +270,7 @@ class BarAggregator:
                 continue
             rows["feed"] = rows["last_feed"] = feed.number
             rows["reason"], rows["revision"] = TICKS, 0
-            # A row stores only the times of trades that set a price. Other trades of the bar may be later.
+            # A row contains only the times of trades that set a price. Other trades of the bar may be later.
             ends = np.maximum(rows["start"], rows["close_time"]) + 1
             rows["complete"] = feed.covers(rows["start"], ends)
             rows = take(rows, ~outranked(feed, rows, state.feeds, state.ranking))

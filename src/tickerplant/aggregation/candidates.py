@@ -52,7 +52,7 @@ REASONS = ("ticks", "parts", "late", "source", "down", "auction", "cancel", "cor
 TICKS, PARTS, LATE, SOURCE, DOWN, AUCTION, CANCEL, CORRECTION, REBUILD = range(9)
 
 MAX_RUN_ROWS: Final = 65_536
-"""Maximum rows of the runs, unless the blocks have more: a row is thus copied a few times, not once per run."""
+"""Maximum rows of the runs, or the number of rows in the blocks if greater. A row is thus copied a few times only."""
 _PUBLISHED = (*VALUES, "trades", "source", "complete", "history", "withdrawn")
 
 
@@ -61,7 +61,7 @@ class CandidateBlocks:
 
     Rows of bars without another candidate are first appended to a list of runs. `blocks` distributes them to the blocks
     of their starts when a caller needs a block. A file sorted by symbol adds a few rows to each of thousands of blocks
-    in one step. It needs no block before it ends.
+    in one step. No block is needed before the file ends.
     """
 
     def __init__(self, interval: int) -> None:
@@ -74,7 +74,7 @@ class CandidateBlocks:
         """Starts of blocks whose winners were perhaps selected under other rules."""
         self._oldest = np.empty(0, dtype=np.int64)
         self._newest = np.empty(0, dtype=np.int64)
-        """Bounds of the starts of each symbol's candidates, both inclusive. They may be wider than the candidates."""
+        """Bounds of the starts of each symbol's candidates, both inclusive. The bounds may be wider than necessary."""
         self._fresh: list[Rows] = []
         """Runs that this step has added. Their winners already have the revision of this step."""
         self._changed: list[Int64Array] = []
@@ -101,7 +101,11 @@ class CandidateBlocks:
         self.rules_changed()
 
     def rules_changed(self) -> None:
-        """Select all winners of a block again when several rows, or another candidate of a bar, are merged into it."""
+        """Mark all blocks as stale.
+
+        The winners of a stale block are selected again when several rows, or another candidate of a bar, are merged
+        into the block.
+        """
         self._stale = set(self.blocks)
 
     def remove(self, starts: Iterable[int]) -> tuple[Int64Array, Codes]:
@@ -112,7 +116,7 @@ class CandidateBlocks:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32)
         self._stale.difference_update(start for start, _ in removed)
         self._oldest = np.maximum(self._oldest, min(blocks, default=FOREVER_US))
-        for start, block in blocks.items():  # a block must not keep the memory of removed blocks
+        for start, block in blocks.items():  # a block must not retain the memory of removed blocks
             if block.base is not None and block.base.nbytes > block.nbytes:
                 blocks[start] = block.copy()
         symbols = np.concatenate([codes for _, codes in removed])
@@ -156,7 +160,7 @@ class CandidateBlocks:
         return fresh
 
     def _stale_starts(self, rows: Rows, fresh: BoolArray) -> Int64Array:
-        """Return the starts, sorted, of the stale blocks whose winners are selected again; they are stale no more."""
+        """Return the sorted starts of stale blocks whose winners must be selected again, and mark them current."""
         begins = edges_of(rows["start"])
         several = np.diff(np.append(begins, len(rows))) > 1
         several |= ~np.logical_and.reduceat(fresh, begins)
@@ -374,10 +378,10 @@ class CandidateBlocks:
         return join([block for start in starts if (block := blocks.get(start)) is not None])
 
     def drain_differences(self) -> list[tuple[Rows, Rows]]:
-        """Return pairs: a published bar whose candidates this step has changed, and a differing bar of another source.
+        """Return one pair of arrays of equal length: published bars, and differing bars of other sources.
 
-        Both bars are complete and have a price. A source's official bar and the bar from its ticks count as bars of two
-        sources.
+        [] if no bars differ. The arrays contain only bars whose candidates this step has changed. Both bars are
+        complete and have a price. A source's official bar and the bar from its ticks count as bars of two sources.
         """
         if not self._merged:
             return []

@@ -2,7 +2,7 @@
 
 A bar from ticks is complete if its feed was up for the whole bar and the size of each trade is known. A roll-up is
 complete if all its parts are complete and its feeds together were up for the whole bar. A vendor's bar is complete if
-the vendor marks it complete. `cut_minutes` adds what files need.
+the vendor marks it complete. `cut_minutes` adds the rules for files.
 
 An interval of a feed is *declared over* when the feed's horizon reaches the interval's end. The declaration contains
 the expected symbols and marks those that have a bar. If a later record shows that the feed was down, the interval is
@@ -36,7 +36,7 @@ from tickerplant.core.sessions import NO_SESSION
 from tickerplant.core.times import MINUTE_US, NEVER_US, BoolArray, Int64Array
 
 _MAX_DECLARED_MINUTES: Final = 1440
-"""Maximum count of minutes that one step declares. A feed whose watermark jumps by weeks declares the last day only."""
+"""Maximum count of minutes that one step declares. If a watermark jumps by weeks, only the last day is declared."""
 
 
 def minutes_complete(feed: FeedState, rows: Rows) -> BoolArray:
@@ -77,7 +77,7 @@ def recompute_minutes(state: State, feed: FeedState, since_us: int) -> None:
 def declare_intraday(state: State, outcome: Outcome, feed: FeedState, limit_us: int) -> None:
     """Declare over the feed's 1m and 5m intervals that end at or before both its horizon and `limit_us`.
 
-    Only live feeds declare minutes: a file of a year would declare a hundred thousand minutes.
+    The caller calls this for live feeds only: a file of one year contains about 100,000 minutes.
     """
     end = min(limit_us, feed.horizon_us)
     end -= end % MINUTE_US

@@ -7,7 +7,7 @@ as unmatched. When a tick of the same symbol and time arrives, its minute is rec
 cancel may therefore arrive in any order.
 
 A trade is identified by symbol, `time` and `trade_id`, and by its exchange if the tick has one. A cancel wins over
-every correction. The last correction to arrive replaces earlier ones. A correction changes price and size only.
+every correction. The last correction to arrive replaces earlier corrections. A correction changes price and size only.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class _ReadTicks:
 def affected_ticks(feed: FeedState, ticks: TickColumns) -> BoolArray | None:
     """Return a mask of the ticks whose minute must be recomputed; None if there are none.
 
-    This batch cancels or corrects a trade of that minute, or an unmatched cancel or correction contains the tick's
-    time.
+    This batch cancels or corrects a trade of such a minute, or an unmatched cancel or correction has the time of one of
+    its ticks.
     """
     corrective = (ticks.flags & CORRECTIVE) != 0
     if not len(feed.unmatched) and not corrective.any():
@@ -249,7 +249,7 @@ def _regroup(
     ticks: TickColumns, offsets: Int64Array, kept: BoolArray, key: Callable[[TickColumns], Int64Array], present: Rows,
     buckets: Int64Array | None = None,
 ) -> tuple[Rows, int]:  # fmt: skip
-    """Return the recomputed rows, and the count of lost bars, whose ticks are missing in the log.
+    """Return the recomputed rows, and the count of lost bars: their ticks are no longer in the log.
 
     There is a row for each bar that has trades left or was present, except for lost bars. `buckets`: the start of each
     tick's bar, the minute by default.
@@ -301,7 +301,7 @@ def _recompute_auctions(
 ) -> Rows:
     """Return recomputed rows of closing auction trades, one for each (session, symbol) that a change affects.
 
-    No rows if no closing auction trade is affected.
+    The result is empty if no closing auction trade is affected.
     """
     sessions = auction_sessions(state, every)
     affected = np.unique(minute_keys(sessions, every.symbol)[sessions != NO_SESSION])

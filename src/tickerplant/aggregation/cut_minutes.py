@@ -1,14 +1,14 @@
 """Minutes that two files cut: the minute and its roll-ups are incomplete, with the reason `cut`.
 
-A file claims the minutes whole in which it begins or ends. The claim is void for a symbol if another file of the source
-has prints of the minute outside this file's range. A file begins and ends in its first and last minute. A file sorted
-by symbol may be cut inside the prints of one symbol. It therefore begins in the minute of its first row too, for the
-symbol of that row. It also ends in the minute of its last row.
+A file claims the entire minute in which it begins or ends. The claim is void for a symbol if another file of the
+source has prints of the minute outside this file's range. A file begins and ends in its first and last minute. A file
+sorted by symbol may be cut inside the prints of one symbol. It therefore also begins in the minute of its first row,
+for the symbol of that row, and ends in the minute of its last row.
 
-The row of a file in a minute has the times of the first and the last print that set a price. Two cases need more:
+The row of a file in a minute has the times of the first and the last print that set a price. Two cases are different:
 
-- Prints of one instant may be cut too. If one file ends in the minute, and the other begins in it, their prints may
-  therefore share an instant.
+- Two files may cut between prints of one instant. If one file ends in the minute, and the other begins in it, their
+  prints may therefore have equal times.
 - A row without a price has no times. Then the prints of the other file count as outside if both files begin or end in
   the minute. Prints that set neither a price nor a volume do not count.
 """
@@ -66,7 +66,10 @@ def _is_file(state: State, number: int) -> bool:
 def _cut_by(
     state: State, start: int, block: Rows, one: tuple[int, Int64Array], other: tuple[int, Int64Array]
 ) -> Int64Array:
-    """Return the positions of the rows of one file that another file cuts. Each file: its number and positions."""
+    """Return the positions of the rows of `one` file that the `other` file cuts.
+
+    Each file is given by its number and the positions of its rows in the block.
+    """
     _, mine, theirs = np.intersect1d(block["symbol"][one[1]], block["symbol"][other[1]], return_indices=True)
     at, others = one[1][mine], other[1][theirs]
     same = block["source"][at] == block["source"][others]
@@ -87,14 +90,17 @@ def _cut_by(
 
 
 def _range(state: State, feed: FeedState) -> tuple[object, ...]:
-    """Return the first and the last time of a file, and its first and last row, as far as known."""
+    """Return the first and the last time of a file, and its first and last row, as far as known; () if unknown."""
     span = state.file_spans.get(feed.name)
     return () if span is None else (span.first_us, feed.newest_us, span.first_row, span.last_row)
 
 
 @dataclass(frozen=True, slots=True)
 class _Edges:
-    """Whether a file begins or ends in a minute: by time, and by the order of its rows, for the symbol of each row."""
+    """Masks of a file's rows in one minute: the file begins or ends in this minute, by time or by row order.
+
+    The row order concerns only the symbol of the first or last row.
+    """
 
     begins: BoolArray
     ends: BoolArray
@@ -113,22 +119,22 @@ class _Edges:
 
     @property
     def by_row(self) -> BoolArray:
-        """Return the edges by the order of rows. The times of a symbol may descend."""
+        """Return a mask of the rows where the file begins or ends by row order. The times of a symbol may descend."""
         return self.first_row | self.last_row
 
     @property
     def first(self) -> BoolArray:
-        """Return the edges at which the file begins."""
+        """Return a mask of the rows where the file begins, by time or by row order."""
         return self.begins | self.first_row
 
     @property
     def last(self) -> BoolArray:
-        """Return the edges at which the file ends."""
+        """Return a mask of the rows where the file ends, by time or by row order."""
         return self.ends | self.last_row
 
     @property
     def any(self) -> BoolArray:
-        """Return all edges."""
+        """Return a mask of the rows where the file begins or ends, by time or by row order."""
         return self.first | self.last
 
 

@@ -14,7 +14,7 @@ COMPARED: Final = ("open", "high", "low", "close", "volume")
 
 
 def find_differences(rows: Rows) -> list[tuple[Rows, Rows]]:
-    """Return one pair: winners, and a differing candidate of another source for each. [] if none differ.
+    """Return one pair of arrays of equal length: winners, and differing bars of other sources; [] if none differ.
 
     `rows`: all candidates of some bars, sorted by start, then symbol. Both candidates are complete and have a price. A
     source's official bar and the bar from its ticks count as bars of two sources.

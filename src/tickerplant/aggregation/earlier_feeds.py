@@ -1,10 +1,10 @@
 """Sessions that a file of ticks shares with a feed whose bars are no longer in memory.
 
-A file that begins or ends inside a session has only a part of the session. Another feed may have delivered the other
-part: a file of other hours, or the live feed. If that feed's bars were evicted, the session is recomputed from the raw
-records of both feeds. Thus the result does not depend on the time between two replays. If the log no longer contains
-the other feed's records, dependent bars are published incomplete, with the reason `cut`. These are the daily bar, and
-the 1m and 5m bars in which this file begins or ends.
+A file that begins or ends inside a session contains only a part of the session. Another feed may have delivered the
+other part: a file of other hours, or the live feed. If that feed's bars were evicted, the session is recomputed from
+the raw records of both feeds. Thus the result does not depend on the time between two replays. If the log no longer
+contains the other feed's records, dependent bars are published incomplete, with the reason `cut`. These are the daily
+bar, and the 1m and 5m bars in which this file begins or ends.
 
 This applies only to the first and the last session of a file. A file has all trades of the sessions between them. A
 file sorted by symbol begins or ends inside a session of one symbol, that of its first or last row.
@@ -45,7 +45,7 @@ class _Part:
 
 @dataclass(slots=True)
 class _Shared:
-    """A session that begins or ends outside the file. `edges`: first or last time of the file in it, or both."""
+    """A session that begins or ends outside the file. `edges`: first or last time of the file, or both."""
 
     session: int
     start_us: int
@@ -104,7 +104,7 @@ def _shared_sessions(
 
 
 def _edges(mine: FileSpan, symbols: Codes) -> Iterator[tuple[int, bool, Codes]]:
-    """Yield the times at which a file begins (True) or ends, each with the symbols of these that it concerns.
+    """Yield (time, True if the file begins there, symbols that the time concerns) for each beginning and end of a file.
 
     The rows of a file sorted by time begin and end with these times. In a file sorted by symbol, the times of a symbol
     may descend. The other file may thus have its trades before or after those of the first row.
@@ -144,7 +144,7 @@ def _of_files(state: State, mine: FileSpan, symbols: Codes, start_us: int, end_u
 def _of_other_feeds(
     state: State, feed: FeedState, symbols: Codes, start_us: int, end_us: int, offset: int
 ) -> Iterator[_Part]:
-    """Yield the parts of other feeds of ticks, not files, in `[start_us, end_us)`, a range outside the file."""
+    """Yield the parts of other tick feeds that are not files, in `[start_us, end_us)`, a range outside the file."""
     for other in state.feeds.values():
         if other is feed or other.is_file or not other.sources:
             continue

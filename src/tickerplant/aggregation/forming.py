@@ -86,7 +86,7 @@ def _days(state: State, dirty: Rows, fives: Rows) -> Rows:
 
 
 def _session_days(state: State, calendar: int, session: int, symbols: Codes, fives: Rows) -> Rows:
-    """Return daily rows of these symbols: the cached sum of the closed parts, and the forming 5m bars."""
+    """Return forming daily bars of these symbols, from the cached sum of closed parts and the forming 5m bars."""
     sums, valid = state.day_rows(session)
     stale = symbols[~valid[symbols]]
     if len(stale):

@@ -1,4 +1,4 @@
-"""Retention: the engine retains the last sessions of each feed in the feed's own time, and evicts all other bars.
+"""Retention: the engine retains bars of the last sessions of each feed, in the feed's own time, and evicts the others.
 
 A feed retains bars from the start of its last `rules.revision_window_sessions` sessions, by each symbol's calendar, up
 to its newest time. Bars that no feed retains are evicted. Memory is thus bounded by feeds times sessions. A replay of

@@ -46,10 +46,9 @@ def close_coarser(
 ) -> list[_DayKey]:
     """Close the 5m and daily bars of `feed` that end at or before `limit_us`; return the keys of the daily bars.
 
-    Bars that wait for a recomputation stay open.
-    An existing bar is built again at once when its parts change, even if another feed's horizon closed it.
-    `redo_since_us`: time from which the coverage of the feed has changed, or None. All its bars that end later are
-    built again. The returned keys are sorted by session.
+    Bars that contain a pending minute stay open. An existing bar is built again at once when its parts change, even if
+    another feed's horizon closed it. `redo_since_us`: time from which the coverage of the feed has changed, or None.
+    All roll-ups of the feed that end later are built again. The returned keys are sorted by session.
     """
     redo = _rollups_since(state, FIVES, feed, redo_since_us)
     starts, symbols = state.candidates[MINUTES].drain_new()

@@ -20,7 +20,7 @@ from tickerplant.core.rules import rules_from, values_of
 
 FORMAT: Final = 2
 _FILE_ROWS: Final = 2
-"""Number of the last values of a file that earlier versions did not store."""
+"""Number of values at the end of a file's entry that earlier versions did not store."""
 
 _FEED_FIELDS: Final = {
     "name": "name",
@@ -108,7 +108,7 @@ def decode_snapshot(data: bytes) -> State:
 
 
 def _encode_files(state: State) -> dict[str, Any]:
-    """Return the files of ticks. Without files, the snapshot has the bytes of earlier versions."""
+    """Return the entry of the files of ticks; {} without files, so that the bytes equal those of earlier versions."""
     files = [
         (span.name, span.symbols.tobytes(), span.first_us, span.last_us, span.first_offset, span.last_offset,
          span.first_row, span.last_row)

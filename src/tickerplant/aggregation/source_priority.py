@@ -29,7 +29,7 @@ Feeds = Mapping[int, FeedState]
 class SourceRanking:
     """Ranks of bars by the rules' order of sources, for whole columns. Derived from the rules and the names.
 
-    `_scopes[symbol, interval]`: index of the scope, which is the set of entries that apply.
+    `_scopes[symbol, interval]`: index of the scope: the set of entries of the order that apply.
     `_ranks[scope, source, kind]`: rank of the source's bars of that kind in the scope.
     """
 

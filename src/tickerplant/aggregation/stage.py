@@ -30,7 +30,7 @@ _Header = TypeVar("_Header", bound=records.Header)
 
 
 class AggregationStage(Stage):
-    """The state of one partition. `step` never raises for the content of a record; it returns a dead letter."""
+    """The state of one partition. `step` never raises for the content of a record; it returns a dead letter instead."""
 
     def __init__(self, generation: int, kept: bytes | None = None) -> None:
         self._generation = generation
@@ -54,7 +54,7 @@ class AggregationStage(Stage):
         return list(self._outputs(record, self._engine.finish(), version))
 
     def commit_may_wait(self) -> bool:
-        """Return whether the last record contained ticks, which arrive all the time."""
+        """Return whether the last record contained ticks, which arrive continually."""
         return self._only_ticks
 
     def snapshot(self) -> bytes:

@@ -32,7 +32,7 @@ class FileSpan:
 
     `last_us` is NEVER_US until the file has ended. `last_offset` is inclusive. `first_row`, `last_row`: symbol and time
     of the first and the last tick in the order of the file. They are None before these ticks, and in snapshots of
-    earlier versions. A file sorted by symbol was cut there, within its range of times.
+    earlier versions. A file sorted by symbol may be cut at these rows, inside its range of times.
     """
 
     name: str
@@ -46,7 +46,7 @@ class FileSpan:
 
     @property
     def range(self) -> tuple[object, ...]:
-        """Return times and rows with which the file begins and ends."""
+        """Return the times and the rows with which the file begins and ends."""
         return self.first_us, self.last_us, self.first_row, self.last_row
 
 
@@ -67,10 +67,10 @@ class State:
         self.newest: Int64Array = np.empty(0, dtype=np.int64)
         """Start of the newest published bar, by symbol."""
         self.evicted_before: Int64Array = np.empty(0, dtype=np.int64)
-        """Time by symbol. Bars before this time may have been published and evicted."""
+        """Time, by symbol, before which bars may have been published and evicted."""
         self.pending = PendingMinutes()
         self.hours: list[tuple[int, int]] = []
-        """(log time, raw offset), at least one hour apart. All records before the offset were sent by that time."""
+        """Pairs (log time, raw offset), an hour or more apart. All records before the offset were sent by that time."""
         self.file_spans: dict[str, FileSpan] = {}
         """The last `_MAX_FILES` files of ticks, oldest first, including files whose feeds were dropped."""
         self.next_check_us = NEVER_US
@@ -108,7 +108,7 @@ class State:
     def file_begins(self, name: str, symbols: Codes, first_us: int, offset: int) -> None:
         """Store the start of a file, whose `Start` record has this offset. A resumed file keeps its first start.
 
-        A rebuild has the files of the original state.
+        A rebuild stores nothing, because it has the files of the original state.
         """
         if self.held is not None:
             return
@@ -123,7 +123,7 @@ class State:
             self.file_changed()
 
     def file_continues(self, feed: FeedState, ticks: TickColumns) -> None:
-        """Store the first and the last row of a file that has these ticks."""
+        """Update the first and the last row of a file with these ticks."""
         span = self.file_spans.get(feed.name)
         if span is not None and self.held is None and not feed.ended:
             first, last = ((int(ticks.symbol[at]), int(ticks.time[at])) for at in (0, -1))

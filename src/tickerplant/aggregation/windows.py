@@ -25,7 +25,7 @@ class Windows:
         self._free: Int64Array = np.arange(1024)
         self._slots: dict[int, Codes] = {}
         self.first_start = FOREVER_US
-        """Start of the earliest open minute."""
+        """Start of the earliest open minute; FOREVER_US if no minute is open."""
         self.any_dirty = False
         """True if a row has changed since the last `drain_dirty`."""
 

@@ -27,7 +27,7 @@ def fill_vwap(
 
 
 def missing_column(name: str, names: Collection[str]) -> str | None:
-    """Return the first column that the input `name` needs and that is not in `names`; None if all exist."""
+    """Return the first column that the input `name` needs and that is not in `names`; None if no column is missing."""
     if name in names:
         return None
     return next((part for part in DERIVED.get(name, (name,)) if part not in names), None)
@@ -38,10 +38,9 @@ def input_column(
 ) -> Float64Array:
     """Return the values of one input for all bars: its own column, or the column derived from others.
 
-    Every needed column must exist (`missing_column` returns None).
-
-    The typical price replaces a missing column `vwap` and each missing value of this column. The UTC date in days since
-    1970 replaces a missing column `session`. `times` returns microseconds since 1970.
+    No needed column may be missing (`missing_column` returns None). The typical price replaces a missing column `vwap`
+    and each missing value of this column. The UTC date in days since 1970 replaces a missing column `session`. `times`
+    returns microseconds since 1970.
     """
     if name == "session" and name not in names:
         return (times() // DAY_US).astype(np.float64)
@@ -57,7 +56,7 @@ def input_column(
 class SessionNumbers:
     """The number of a bar's session: the date of the session in days since 1970.
 
-    A time between two sessions has the number of its UTC date plus one half, so overnight trades belong to no session.
+    A time between two sessions has the number of its UTC date plus one half, so overnight bars belong to no session.
     """
 
     def __init__(self, rules: Rules) -> None:

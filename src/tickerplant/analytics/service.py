@@ -1,7 +1,7 @@
 """The analytics service: `market.prices.ohlcv` in; `market.analytics`, `market.alerts` and dead letters out.
 
-It reads the store in two places. Each reads rows and positions in one REPEATABLE READ transaction, and the result
-commits together with a snapshot. A restart therefore does not depend on the store's content at that time.
+The service reads the store in two cases. It reads rows and positions in one REPEATABLE READ transaction, and commits
+the result together with a snapshot. A restart therefore does not depend on the store's content at that time.
 
 - A partition without a snapshot starts with the whole stored history of its series (`_BootstrapFactory`).
 - Queued series are computed again between batches, after the store has applied enough of the log
@@ -47,6 +47,7 @@ RECOMPUTE_BARS: Final = 100_000
 computation delays live bars by about 0.15 s with the default indicators. The snapshot that commits with them costs a
 fraction of this time."""
 RECOMPUTE_SERIES: Final = 64
+"""Maximum series that are computed again between two batches."""
 MAX_OVERLAY_RECORDS: Final = 500
 """Maximum records between the store's position and that of the state when series are computed again. They are read
 from the log each time."""
@@ -128,7 +129,7 @@ class _StoreStage(Stage):
                 return self._recompute_some(session, position)
         except StoreError as error:
             if self._outage.fail(str(error), time.time()):
-                log.warning("store unavailable; queued series wait until it is available again", error=str(error))
+                log.warning("store unavailable; queued series wait for it; check the database", error=str(error))
             shared.update(self._partition, len(pure.recompute_queue.marks), store_missing=True)
             self._next_check_s = time.monotonic() + STORE_RETRY_S
             return None
@@ -226,7 +227,7 @@ class _Factory:
 
 
 class _BootstrapFactory:
-    """Creates the stage of a partition without a snapshot from stored history.
+    """Creates, from stored history, the stage of a partition that has no snapshot.
 
     The state corresponds to the store's position. Reading starts at the smaller of the store's and the group's
     position, but not before the first retained record. The state already contains the records before the store's
@@ -249,7 +250,11 @@ class _BootstrapFactory:
                     return self._bootstrap(session, source, position, earliest)
             except StoreError as error:
                 if outage.fail(str(error), time.time()):
-                    log.warning("waiting for the store before starting", partition=source.partition, error=str(error))
+                    log.warning(
+                        "waiting for the store before starting; check the database",
+                        partition=source.partition,
+                        error=str(error),
+                    )
                 if time.monotonic() > deadline or isinstance(error, StoreMismatch):
                     pure = AnalyticsStage()
                     pure.begin(shared.rules(), 0, cold=True)  # the rules are read from the log
@@ -308,7 +313,7 @@ class _BootstrapFactory:
 def _read_ahead(
     session: HistorySession, wanted: Sequence[Series]
 ) -> Generator[tuple[Series, pa.RecordBatch], None, None]:
-    """Yield the history of each series, reading the next one meanwhile. Close the generator before the session."""
+    """Yield the history of each series; a thread reads the next history. Close the generator before the session."""
     with ThreadPoolExecutor(1, thread_name_prefix="stored-bars") as executor:
         coming = executor.submit(session.bars, wanted[0]) if wanted else None
         for number, series in enumerate(wanted, 1):
@@ -320,11 +325,11 @@ def _read_ahead(
 
 
 class Analytics:
-    """Computes indicators for the partitions that its consumer group assigns. Belongs to the thread that calls `run`.
+    """Computes indicators for the partitions that its consumer group assigns.
 
-    `dsn` is the address of the store; "" for none. `metrics` is called with the `AnalyticsCounters` after each batch
-    and during a bootstrap. The constructor registers the indicators of plug-ins. It logs a plug-in that cannot be
-    loaded; the indicators of that plug-in are then unknown.
+    Only the thread that calls `run` may use it. `dsn` is the address of the store; "" for none. `metrics` is called
+    with the `AnalyticsCounters` after each batch and during a bootstrap. The constructor registers the indicators of
+    plug-ins. It logs a plug-in that cannot be loaded; the indicators of that plug-in are then unknown.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from tickerplant.core.times import FOREVER_US, NEVER_US, Float64Array, Int64Arra
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One split: `session_us` is 00:00 UTC of the first session at the new price, `ratio` new shares per old one."""
+    """One split. `session_us`: 00:00 UTC of the first session at the new price. `ratio`: new shares per old share."""
 
     symbol: str
     session_us: int
@@ -90,7 +90,7 @@ class Splits:
         self._set_next()
 
     def unadjusted_from(self, symbols: Sequence[str]) -> Int64Array:
-        """Return the time of each symbol from which on no bar needs adjustment; `NEVER_US` without splits."""
+        """Return for each symbol the time from which no bar needs adjustment: int64[n]; `NEVER_US` without splits."""
         return np.array([self._unadjusted_from(symbol) for symbol in symbols], dtype=np.int64)
 
     def adjust(
@@ -112,13 +112,13 @@ class Splits:
         }
 
     def factors(self, symbol: str, times: Int64Array, *, daily: bool) -> Float64Array:
-        """Return the factor of each of a symbol's bars (`adjustment.split_factors`)."""
+        """Return the factors that divide the prices of a symbol's bars: float64[n] (`adjustment.split_factors`)."""
         known = self.effective.get(symbol, {})
         starts = [session if daily else self.start_of(symbol, session) for session in known]
         return split_factors(times, np.array(starts, dtype=np.int64), np.array(list(known.values()), dtype=np.float64))
 
     def start_of(self, symbol: str, session_us: int) -> int:
-        """Return the start of a session, extended hours included. A date without a session starts at 00:00 UTC."""
+        """Return the start of a session, with extended hours, in microseconds. Any other date starts at 00:00 UTC."""
         key = (symbol, session_us)
         if key not in self._starts:
             try:

@@ -1,12 +1,13 @@
-"""The pure stage of one partition: records in, records out, around the engine.
+"""The pure stage of one partition, around the engine: bars in, values and alerts out.
 
 The outputs of one step are closed values, then forming values, then fired alerts. They contain the `sent_at_us`, `feed`
 and `cause` of the record that caused them. `Mark` and `End` records are passed on unchanged, so that a reader of
 `market.analytics` can follow the progress.
 
-If memory is too short to correct a series, the series is queued (`recompute_queue`) and computed from stored history
-between two records. `due` returns the series that may be computed, and `recompute` computes one. The values contain the
-newest cause of the applied records. Nothing newer has been published for these bars, and a later value wins.
+If the retained bars are too few to correct a series, the series is queued (`recompute_queue`) and computed from stored
+history between two records. `due` returns the series that may be computed, and `recompute` computes one. The values
+contain the newest cause of the applied records. No newer value of these bars has been published, and the last published
+value wins.
 
 A state that was built from the store (`begin`) already contains all records before `known_to`. The stage only
 determines which series those records changed. When the stage reaches `known_to`, it publishes these series from its
@@ -39,7 +40,7 @@ _MAX_LABEL_US: Final = 9_000_000_000_000_000  # in 2255
 
 
 class AnalyticsStage(Stage):
-    """The state of one partition. `step` never raises for the content of a record; it returns a dead letter."""
+    """The state of one partition. `step` never raises for the content of a record; it returns a dead letter instead."""
 
     def __init__(self, data: bytes | None = None) -> None:
         if data is None:

@@ -4,9 +4,9 @@ A `WatchEngine` computes the operands of the rules. It receives only the bars of
 It runs the same code as the indicators of the settings, so values, revisions and nulls are equal. A rule therefore
 needs no indicator in the settings. A batch of bars is skipped if there are no rules.
 
-All rules of an interval are compared at once (`RuleTable`). Python code runs only for rules whose truth changed or
-whose bar is not new. Rules are evaluated one by one if a batch contains many bars of one symbol (a revision, a replay).
-`RuleState` decides which bars fire.
+All rules of an interval are evaluated at once (`RuleTable`). Python code runs only for rules whose truth changed or
+whose bar is not new. However, rules are evaluated one by one if a batch contains many bars of one symbol (a revision, a
+replay). `RuleState` decides which bars fire.
 
 These bars update the rules' states but fire nothing:
 

@@ -1,6 +1,6 @@
 """The state of one alert rule, and the decision whether it fires. Pure, and serialised as part of the snapshot.
 
-Each bar has a truth: true, false, or unknown during the warm-up. A rule fires where the truth becomes true. The state
+Each bar has a truth: true, false, or unknown during the warm-up. A rule fires when the truth becomes true. The state
 contains the last changes of the truth of closed bars (`transitions`). A revision is compared with this former truth.
 The state contains only the newest truth of forming bars (`truth`).
 """

@@ -1,4 +1,4 @@
-"""The live rules of one interval as columns, so that NumPy compares all of them at once."""
+"""The live rules of one interval as columns, so that NumPy evaluates all of them at once."""
 
 from __future__ import annotations
 

@@ -4,14 +4,14 @@ The engine owns states, nulls, revisions and snapshots. A declaration contains t
 inputs, outputs, warm-up and the source of the formula. Its state is `width` floats per symbol. The states of all
 symbols of a partition are one array, float64[width, symbols].
 
-`step` processes one bar of each of many symbols, `run` many bars of one symbol. Both must give the same bits, so they
-apply the same operations in the same order. `run` is optional: the default calls `step` bar by bar, which is slow. An
-indicator of the last few bars subclasses `window.Windowed`. An indicator whose state depends on all bars since the
-first one subclasses `recursive.Recursive`. Both bases implement `step` and `run` from one formula.
+`step` processes one bar of each of many symbols. `run` processes many bars of one symbol. Both must give the same bits,
+so they apply the same operations in the same order. `run` is optional: the default calls `step` bar by bar, which is
+slow. An indicator of the last few bars subclasses `window.Windowed`. An indicator whose state depends on all bars since
+the first one subclasses `recursive.Recursive`. Both bases implement `step` and `run` from one formula.
 
 `step` receives its symbols in one of two forms. The general form is an array of rows with an array of bar counts. The
 other form, for symbols with equal bar counts that close together, is a slice of rows with one bar count. Reading the
-state through a slice returns a view: read everything, compute, then write. Never return a view of the state.
+state through a slice returns a view: read all values, compute, then write. Never return a view of the state.
 
 A revision gives the same values as a batch over the revised bars. `block` determines how the engine returns to an
 earlier bar:
@@ -47,7 +47,7 @@ equal for all bars of a trading session: the session's date in days since 1970. 
 plus one half."""
 
 MIN_DIVISOR: Final = 1e-200
-"""Smallest absolute value to divide by; smaller ones count as 0. No price is smaller, and a quotient of prices up to
+"""Smallest absolute value to divide by; smaller values count as 0. No price is smaller, and a quotient of prices up to
 1e100 stays within float64."""
 
 TALIB: Final = "talib"

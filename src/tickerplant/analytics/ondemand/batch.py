@@ -19,9 +19,9 @@ def compute(data: Any, indicator: str | Indicator | Sequence[str | Indicator]) -
     """Return the output columns of one or several indicators over bars, with one row per bar in the given order.
 
     `data` is one array of closes; a mapping of arrays by column (`close`, …); an Arrow table or record batch; a pandas
-    or Polars frame. The result has the same kind. A mapping or array gives a dict of float64 arrays with NaN for no
-    value. Arrow gives a table, and Polars a frame, with nulls. pandas gives a frame with the same index and NaN. Case
-    is ignored in column names.
+    or Polars frame. The result depends on the kind of `data`. A mapping or array gives a dict of float64 arrays with
+    NaN for no value. Arrow gives a table, and Polars a frame, with nulls. pandas gives a frame with the same index and
+    NaN. Case is ignored in column names.
 
     If there are columns `symbol` and `interval`, each series is computed separately. If there is a column `time` (or,
     in pandas, an index of times), each series is processed in order of time. Its rows may have any order. Otherwise

@@ -222,7 +222,7 @@ def _of_pandas(data: Any) -> Frame:
 
 
 def _has_times(index: Any) -> bool:
-    """Return True if an index without time type has the name of a time, or contains texts that are all times."""
+    """Return whether an index without time type has the name of a time, or contains texts that are all times."""
     if normalise(str(index.name or "")) in NAMES[TIME]:
         return True
     if not len(index) or not isinstance(index[0], str):

@@ -180,7 +180,7 @@ def _value(name: str, key: str, text: str | None, default: float | int) -> float
         value = parse_float(text)
     except ValueError:
         words = (
-            f"; it must be a number or one of {', '.join(_averages())}" if key.endswith("matype") else ", not a number"
+            f"; it must be a number or one of {', '.join(_averages())}" if key.endswith("matype") else "; use a number"
         )
         raise BadInput(f"{name}: {key} is {text[:64]!r}{words}") from None
     if not np.isfinite(value) or abs(value) > 1e9:

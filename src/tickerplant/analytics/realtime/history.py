@@ -1,8 +1,8 @@
 """The closed bars that revisions need: one ring of bars per symbol, for one interval.
 
-The *position* of a bar is the count of usable bars of its symbol before it. A ring contains the
-positions `[count - retained, count)`; the bar at position p is in slot p mod depth. Rings of symbols without bars use
-address space, not memory.
+The *position* of a bar is the count of usable bars of its symbol before it. A ring contains the positions
+`[count - retained, count)`; the bar at position p is in slot p mod depth. Rings of symbols without bars use address
+space, not memory.
 
 Writing one slot in each of many rings touches one cache line per symbol. Several bars are therefore buffered and
 written at once if symbols advance together (`FLUSH_BARS`).

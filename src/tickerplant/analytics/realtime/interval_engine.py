@@ -218,7 +218,7 @@ class IntervalEngine:
     def revise(self, rows: BarRows) -> tuple[Chunk | None, int]:
         """Apply bars of one symbol at or before its newest bar, in order of time. A row without prices removes its bar.
 
-        Returns the changed values, from the first different bar on, and the count of rows older than memory. The values
+        Return the changed values, from the first different bar on, and the count of rows older than memory. The values
         have the version of the revision. Rows older than memory are not applied and change no value.
         """
         row, history = int(rows.symbols[0]), self.history

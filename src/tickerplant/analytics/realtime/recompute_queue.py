@@ -7,11 +7,11 @@ The stage queues a series, with the time from which its values are wrong, after:
 - a split, a new indicator in the settings, or a new alert rule;
 - a record of closed bars that the state already contains (`known_to`), or a start without the store.
 
-A series is *due* when
+A series is *due* if both conditions are true:
 
-1. none of the feeds that delivered history for it is still active. A feed is inactive after its `End`, or after
-   `HISTORY_WAIT_US` of log time without history, so that a backfill is computed once;
-2. the state has reached the position up to which it was built from the store (`known_to`).
+1. No feed that delivered history for the series is still active. A feed is inactive after its `End`, or after
+   `HISTORY_WAIT_US` of log time without history, so that a backfill is computed once.
+2. The state has reached the position up to which it was built from the store (`known_to`).
 
 A due series can be computed as soon as the store has applied the log up to the `position` of its mark. The whole series
 is then the stored history, overlaid with the records between the positions of store and state.

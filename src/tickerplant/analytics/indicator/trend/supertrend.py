@@ -60,7 +60,7 @@ class _Bands:
     width: ClassVar[int] = 4
 
     def step(self, before: tuple[Float64Array, ...], index: Count, *x: Float64Array) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol; return the new state. `x` is the bands before the ratchet, and the close."""
+        """Process one bar of each symbol; return the new state. `x`: bands of this bar alone, and the close."""
         bare_lower, bare_upper, close = x
         last_lower, last_upper, last_direction, last = before
         lower = np.where((bare_lower > last_lower) | (last < last_lower), bare_lower, last_lower)

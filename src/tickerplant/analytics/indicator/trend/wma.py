@@ -17,7 +17,7 @@ from tickerplant.core.times import Float64Array
 class WMA(Windowed):
     """Weighted moving average: the last `period` closes with weights from 1, the oldest, to `period`, the newest.
 
-    It sums differences from the newest close, so that equal prices have exactly that price as their average.
+    Differences from the newest close are summed, so that the average of equal prices is exactly that price.
     """
 
     NAME = "WMA"

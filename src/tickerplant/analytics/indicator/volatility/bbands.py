@@ -42,11 +42,11 @@ class BBANDS(Indicator):
     def step(
         self, state: Float64Array, rows: RowIndex, index: Count, inputs: tuple[Float64Array, ...], *, keep: bool
     ) -> tuple[Float64Array, ...]:
-        """Process one bar of each symbol; return the bands, `percent_b` and `bandwidth`."""
+        """Process one bar of each symbol; return the bands in units of the input, `percent_b` and `bandwidth`."""
         return self._bands(inputs[0], *self._moments.step(state, rows, index, inputs[0], keep=keep))
 
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
-        """Process many bars of one symbol; return the bands, `percent_b` and `bandwidth`."""
+        """Process many bars of one symbol; return the bands in units of the input, `percent_b` and `bandwidth`."""
         return Run(np.stack(self._bands(inputs[0], *self._moments.run(state, index, inputs[0]))), None)
 
     def _bands(self, x: Float64Array, mean: Float64Array, squares: Float64Array) -> tuple[Float64Array, ...]:

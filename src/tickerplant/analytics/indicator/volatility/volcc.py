@@ -18,10 +18,10 @@ from tickerplant.core.times import Float64Array
 
 
 class VOLCC(Indicator):
-    """Realised volatility, close to close: the sample deviation of `period` log returns, as a fraction per year.
+    """Realised volatility, close to close: the sample standard deviation of `period` log returns, per year.
 
-    A return is 0 if one of its prices is not positive. The dialect `tradingview` computes TradingView's
-    Historical Volatility: the population deviation, in percent.
+    The volatility is a fraction: 0.2 means 20 %. A return is 0 if one of its prices is not positive. The dialect
+    `tradingview` computes TradingView's Historical Volatility: the population standard deviation, in percent.
     """
 
     NAME = "VOLCC"

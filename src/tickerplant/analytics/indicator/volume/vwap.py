@@ -43,7 +43,7 @@ class VWAP(Recursive):
         self.width = _MEAN.width
 
     def formula(self, past: Past, *inputs: Float64Array) -> tuple[Float64Array, ...]:
-        """Return the volume-weighted average price of the session so far."""
+        """Return the volume-weighted average price of the session so far, in units of price."""
         return (past.recur(_MEAN, *inputs)[0],)
 
 
@@ -51,7 +51,7 @@ class VWAP(Recursive):
 class _Mean:
     """The state: mean price, volume and session.
 
-    The mean moves by each price's share, so equal prices give exactly that price.
+    Each price moves the mean by its share of the volume, so equal prices give exactly that price.
     """
 
     width: ClassVar[int] = 3
