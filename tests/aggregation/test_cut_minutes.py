@@ -59,7 +59,7 @@ def test_a_minute_that_two_files_cut_is_incomplete_with_its_roll_ups(raw: list[b
     assert bar["volume"] == 2.0  # prints of different feeds are never summed
 
 
-def test_a_published_complete_minute_is_revised_when_its_claim_falls() -> None:
+def test_a_published_complete_minute_is_revised_when_its_claim_becomes_void() -> None:
     steps = run(ONE + OTHER)
     (before,) = [b for b in bars(steps[:3], "final") if (b["interval"], b["time"]) == ("1m", OPEN + M)]
     (after,) = [b for b in bars(steps[3:], "final") if (b["interval"], b["time"]) == ("1m", OPEN + M)]
@@ -79,7 +79,7 @@ def test_a_published_complete_minute_is_revised_when_its_claim_falls() -> None:
     ],
     ids=["symbol", "minute", "source", "inside", "no file", "bars"],
 )  # fmt: skip
-def test_other_data_leaves_the_claim(other: list[bytes]) -> None:
+def test_other_data_leaves_the_claim_valid(other: list[bytes]) -> None:
     assert complete(ONE + other)["1m", 1][0]
 
 
@@ -89,7 +89,7 @@ def test_a_minute_inside_both_files_is_not_cut() -> None:
     assert all(flag for flag, _ in complete([*shorter, *longer]).values())
 
 
-def test_the_claims_of_the_symbols_of_a_file_fall_separately() -> None:
+def test_the_claims_of_the_symbols_of_a_file_become_void_separately() -> None:
     raw = file(FIRST, (0, "A", 1.0), (10, "B", 1.0)) + file(SECOND, (20, "B", 2.0), (30, "B", 3.0))
     assert complete(raw, "A")["1m", 0] == (True, "ticks")
     assert complete(raw, "B")["1m", 0] == (False, "cut")

@@ -133,7 +133,7 @@ def test_a_rebuild_of_all_times_changes_no_other_symbol() -> None:
     assert run([*raw, rebuild(["A"], -(1 << 63), (1 << 63) - 1, sent=CLOSE + M)])[-1] != []
 
 
-def test_a_rebuild_applies_the_present_rules() -> None:
+def test_a_rebuild_applies_the_current_rules() -> None:
     early = (OPEN - 30 * M, "A", 5.0, 100.0)
     raw = [LIVE, ticks([early], OPEN - 30 * M), *session(0)]
     assert last(run(raw))["1d", "A", DAY]["low"] == 10.0

@@ -100,7 +100,7 @@ def test_a_round_of_older_bars_does_not_remove_the_coverage_of_earlier_rounds() 
     assert (five["complete"], five["high"], five["volume"]) == (True, 12.0, 6.0)
 
 
-def test_a_killed_round_covers_only_what_it_delivered() -> None:
+def test_a_killed_round_covers_only_its_delivered_bars() -> None:
     raw = [*live(), start("b", FOREVER_US, ["A"], hole=True), vendor(minutes(OPEN, 2), OLD, "b")]
     raw += [end("b", whole=False), *nothing()]  # appended by the next process
     five = last(run(raw))["5m", "A", OPEN]

@@ -89,7 +89,7 @@ def test_a_coarser_bar_waits_for_a_pending_minute() -> None:
     assert (five["open"], five["close"], five["revision"], five["volume"]) == (10.0, 29.0, 0, 2.0)
 
 
-def test_a_complete_bar_of_a_worse_source_beats_an_incomplete_one() -> None:
+def test_a_complete_bar_of_a_worse_source_wins_over_an_incomplete_one() -> None:
     raw = [*two(), down(OPEN + 20 * S, "good", sent=OPEN + 21 * S)]
     raw += [start("good", OPEN + 40 * S, ["A"], live=True, hole=True, sent_at_us=OPEN + 40 * S)]
     raw += [ticks(50, 12.0, "good"), ticks(62, 21.0, "poor"), marked(63, "good")]
@@ -97,7 +97,7 @@ def test_a_complete_bar_of_a_worse_source_beats_an_incomplete_one() -> None:
     assert (bar["source"], bar["close"], bar["complete"]) == ("poor", 20.0, True)
 
 
-def test_forming_bars_come_from_one_feed() -> None:
+def test_forming_bars_are_those_of_one_feed() -> None:
     raw = [*two(), ticks(2, 21.0, "poor"), marked(3, "poor"), marked(3, "good")]
     assert [(close, source) for _, close, source, _, _ in minutes(run(raw), "forming")] == [(10.0, "good")]
     raw += [down(OPEN + 4 * S, "good", sent=OPEN + 4 * S), ticks(65, 22.0, "poor"), marked(66, "poor")]

@@ -172,7 +172,7 @@ def test_two_feeds_give_one_bar_and_the_better_source_revises_it() -> None:
     assert last(steps)["5m", "A", OPEN]["volume"] == 3.0
 
 
-def test_a_complete_vendor_bar_beats_an_incomplete_one_from_ticks() -> None:
+def test_a_complete_vendor_bar_wins_over_an_incomplete_one_from_ticks() -> None:
     raw = [
         settings(sources=["s", "vendor"]),
         start(start_us=OPEN + 1, symbols=["A"]),

@@ -65,7 +65,7 @@ async def test_one_client_leaves_places_to_others() -> None:
     assert places.running == 2
 
 
-def test_of_many_clients_the_greediest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_greediest_of_many_clients_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tickerplant.api.fair_places.MAX_CLIENTS", 4)
     used = UsedTime()
     for number in range(5):

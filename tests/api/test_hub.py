@@ -70,7 +70,7 @@ def test_clients_with_equal_subscriptions_get_the_same_text() -> None:
     assert frame["offsets"] == {"0": 1}
 
 
-def test_a_client_without_matching_rows_gets_no_frame() -> None:
+def test_a_client_without_matching_rows_gets_no_message() -> None:
     hub = make_hub()
     client = hub.join(lambda: None)
     hub.subscribe(client, pairs_of(["bars.5m", "status"], ["AAPL"]))
@@ -207,7 +207,7 @@ def test_values_of_a_withdrawn_bar_are_removed_and_earlier_ones_stay() -> None:
     assert present() == [(T0, "final", 55.0)]
 
 
-def test_values_with_other_columns_are_in_separate_frames() -> None:
+def test_values_with_other_columns_are_in_separate_messages() -> None:
     parts = [
         log_record(
             schemas.ANALYTICS, n, records.Values(sent_at_us=T0), value_batch([{"time": T0, "symbol": "A"}], outputs)

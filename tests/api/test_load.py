@@ -1,4 +1,4 @@
-"""The API under load: lanes with fair turns and limits, requests of clients that are gone, and limits of sockets."""
+"""The API under load: lanes with fair turns and limits, requests of disconnected clients, and limits of sockets."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_expensive_requests_delay_no_plain_request(log: EmbeddedLog) -> None:
             thread.join()
 
 
-def test_the_request_of_a_client_that_is_gone_is_cancelled(log: EmbeddedLog) -> None:
+def test_the_request_of_a_disconnected_client_is_cancelled(log: EmbeddedLog) -> None:
     store = SlowStore(log, "reading")
     with serving(log, store) as (client, _, api):
         with socket.create_connection(("127.0.0.1", api.bound_port)) as gone:
@@ -382,7 +382,7 @@ def test_an_answer_that_is_not_read_is_bounded_and_ends_its_connection(
         refused: list[httpx.Response] = []
 
         def is_refused() -> bool:
-            """Ask for as much as is unread already."""
+            """Request as many bytes as are unread already; return True if a request was refused."""
             found = client.get(path)
             refused.extend([found] if found.status_code == 503 else [])
             return bool(refused)
@@ -423,7 +423,7 @@ def test_only_a_known_proxy_names_the_client(
 
 
 class AbsentLog:
-    """A log whose broker is unavailable until `back`: every question blocks for a moment and fails."""
+    """A log whose broker is unavailable until `back`: every call fails."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log

@@ -120,7 +120,7 @@ async def test_a_resume_from_the_log_does_not_repeat_records_that_the_tail_reads
 async def test_since_resumes_without_gap_or_repeat(
     log: EventLog, store: MemoryStore, behind: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Resume after 5 missed records from memory, which holds 50, and after 300 missed records from the log."""
+    """Resume after 5 missed records from memory, which contains 50, and after 300 missed records from the log."""
     monkeypatch.setattr("tickerplant.api.service.Hub", partial(Hub, ring_records=50))
     with serving(log, store) as (client, address, _):
         ticks(log, [(T0, "AAPL", -1.0)])

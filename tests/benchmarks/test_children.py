@@ -1,4 +1,4 @@
-"""A benchmark that is ended stops what it started before its parent ends."""
+"""A terminated benchmark waits until its child processes have stopped."""
 
 from __future__ import annotations
 

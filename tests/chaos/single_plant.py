@@ -1,4 +1,4 @@
-"""A plant of one process (`up`) on the sandbox, and the equality of laws 3 and 5 after a disturbance."""
+"""A plant of one process (`up`) on the sandbox, and the equality of log and store after a disturbance."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ class SinglePlant:
         self.wait(f"rows {what}", lambda: self.stored() > stored + 20, timeout_s)
 
     def stop(self) -> None:
-        """Stop the process in order."""
+        """Stop the process cleanly."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(PATIENCE.seconds(60)) == 0
 
     def assert_equal(self) -> None:
-        """Assert laws 3 and 5: the log recomputes to itself, and the store has the log's ticks."""
+        """Assert that `verify` recomputes the log's output, and that the store has the log's ticks."""
         self.plant.run("verify")
         with self.plant.store() as dsn, contextlib.closing(open_log("embedded:", data=self.plant.data)) as log:
             applied = positions(dsn)

@@ -37,7 +37,7 @@ from tickerplant.log.open import open_log
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(300)]
 
 REPLAY_S = 60.0
-"""The pace must outlast the kills; afterwards the replay continues unpaced."""
+"""Seconds of an undisturbed replay. The replay is paced until after the kills, and then continues unpaced."""
 SECRET = "a secret of the receiver"
 RULES = {
     "crosses_above": ("close", "crosses_above", "SMA(3)"),

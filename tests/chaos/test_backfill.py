@@ -41,9 +41,12 @@ POINTS = (
     "backfill.append.before:1", "backfill.append.after:1", "feed.append.before:4", "feed.append.after:4",
     "feed.commit.before:5", "feed.commit.after:5",
 )  # fmt: skip
-"""Each kills one run. The first three transactions of a run may have no bars: its barrier, and the start of a round."""
+"""Crash points with the number of the hit that kills, one per run.
+
+The first three transactions of a run may have no bars: the barrier of the run, and the start of a round.
+"""
 SOME_POINTS = ("desk.debited:1", "backfill.request.after:1", "feed.append.after:4", "backfill.append.after:1")
-"""Number of kills outside `make chaos`."""
+"""Crash points outside `make chaos`."""
 
 
 @pytest.fixture
@@ -134,7 +137,7 @@ def assert_complete(plant: Plant, vendor: str, began_us: int) -> None:
     last = {"1d": today_us, "5m": today_us, "1m": began_us - began_us % MINUTE_US - 3 * MINUTE_US}
     with plant.store() as dsn:
         for interval, days in DAYS.items():
-            # The first whole day: the start of "so many days" advances from run to run.
+            # Begin with the first whole day, because the start of a history of N days advances from run to run.
             begin, end = today_us - (days - 1) * DAY_US, last[interval]
             relation = "historical_ohlcv" if interval == "1d" else "intraday_ohlcv"
             stored = asyncio.run(_stored(dsn, relation, interval, begin, end))

@@ -1,4 +1,4 @@
-"""Processes that start or run while the broker is away: they wait, and name the reason."""
+"""Processes that start or run while the broker is unavailable wait, and report the reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.kafka, pytest.mar
 
 PROCESSES = 6
 OUTAGE_S = 40.0
-"""Seconds of the outage. A request to a group's coordinator aborted every process after 40 s, and none after 6 s."""
+"""Seconds of the outage. During 40 s, a request to a group's coordinator aborted every process; during 6 s, none."""
 
 
 def test_processes_that_ask_during_a_long_outage_survive_it(kafka_broker: KafkaBroker) -> None:

@@ -29,7 +29,7 @@ INTERNAL = {
 
 @pytest.fixture(scope="module")
 def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[KafkaBroker]]:
-    """Return three brokers, started. The first is also the controller."""
+    """Return three running brokers. The first is also the controller."""
     folder = tmp_path_factory.mktemp("brokers")
     found = [KafkaBroker(folder / "1", settings=INTERNAL)]
     found += [KafkaBroker(folder / f"{n}", settings=INTERNAL, joins=found[0], node=n) for n in range(2, BROKERS + 1)]

@@ -17,7 +17,7 @@ from tickerplant.sandbox.model import symbol_names
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(280)]
 
 
-def test_after_half_an_hour_of_faults_every_bar_is_stored_and_no_quota_overspent(tmp_path: Path) -> None:
+def test_after_half_an_hour_of_faults_every_bar_is_stored_and_no_quota_is_exceeded(tmp_path: Path) -> None:
     hours = 0.5
     day = Day(
         symbols=(*symbol_names(6), "EUR/USD", "BTC/USD"),

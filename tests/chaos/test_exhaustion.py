@@ -1,7 +1,7 @@
-"""A plant that runs out of disk, of descriptors, of time that advances, or of a database backend. No data is lost.
+"""A plant with a full disk, without free descriptors, with a moved clock, or with a killed database backend.
 
-Each test ends with the equality of laws 3 and 5: `verify` recomputes every byte, and the rows of the store are those of
-the log. `make test-all` runs them; each takes up to two minutes.
+No data is lost: at the end of each test, `verify` recomputes every byte, and the rows of the store are those of the
+log. `make test-all` runs these tests; each takes up to two minutes.
 """
 
 from __future__ import annotations

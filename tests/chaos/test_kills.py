@@ -43,7 +43,7 @@ SEED = int(os.environ.get("CHAOS_SEED", "7"))
 SESSION_S = 6.5 * 3600
 THOROUGH = KILLS >= 25
 REPLAY_S = 150.0 if THOROUGH else 60.0
-"""Duration of an undisturbed replay. The pace must outlast the kills; afterwards the replay continues unpaced."""
+"""Seconds of an undisturbed replay. The replay is paced until after the kills, and then continues unpaced."""
 SHORT_SESSION = {"TICKERPLANT_KAFKA__SESSION_TIMEOUT_MS": "3000"}
 """Settings with which the broker notices a killed member after 3 s."""
 STATEFUL = ("aggregation", "analytics")
@@ -236,7 +236,7 @@ def parts(request: pytest.FixtureRequest, tmp_path: Path) -> Parts:
     on_kafka = request.param == "kafka"
     # Named points of snapshots must occur soon; a random kill right after a snapshot replays nothing.
     snapshot_interval_records = "100" if "random" in request.node.name else "20"
-    # Replays and plants log what they resumed only below the level of warnings.
+    # Replays and plants log the resumed positions only below the level of warnings.
     env = {
         "TICKERPLANT_SNAPSHOT_INTERVAL_RECORDS": snapshot_interval_records,
         "TICKERPLANT_PARTITIONS": "2",
@@ -273,7 +273,7 @@ def test_the_whole_plant_is_killed_at_random_moments(parts: Parts, undisturbed: 
         for number in range(KILLS):
             before = parts.committed() if number else dict.fromkeys(STATEFUL, 0)
             parts.begin_plant(speed=pace(REPLAY_S))
-            # A start takes two seconds: some kills come during it, most in the middle of the work.
+            # A start takes two seconds: some kills occur during the start, most in the middle of the work.
             if number % 4 == 3:
                 codes = parts.wait_for_a_death(moments.uniform(0.0, 3.0))
             else:

@@ -54,7 +54,7 @@ class Feeds:
         return self.folder / f"{instance}.log"
 
     def waits(self, instance: str, times: int = 1) -> None:
-        """Wait until a member has logged so many times that another one works."""
+        """Wait until a member has logged `times` times that another member works."""
         until(lambda: self.output(instance).read_text().count(WAITS) >= times, f"the wait of member {instance}")
 
     def records(self) -> Counter[type]:

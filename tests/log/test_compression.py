@@ -26,7 +26,7 @@ CREATE UNIQUE INDEX records_by_offset ON records (partition_id, "offset");
 DROP TABLE dictionaries;
 PRAGMA user_version = 1;
 """
-"""Makes the file that format 1 had, from one without compressed records."""
+"""SQL that converts a file without compressed records to format 1."""
 
 
 def open_new(folder: Path) -> EmbeddedLog:

@@ -178,7 +178,7 @@ def test_the_groups_of_all_consumers_have_the_prefix(cluster: Cluster, monkeypat
     assert [name for name in names if not name.startswith(cluster.prefix)] == []
 
 
-def test_health_names_lost_records_and_a_service_moves_on_past_them(cluster: Cluster) -> None:
+def test_health_names_lost_records_and_a_service_continues_after_them(cluster: Cluster) -> None:
     log = cluster.log
     append(log, *[b"%d" % number for number in range(10)])
     with log.reader([RAW], group="aggregation") as reader:

@@ -67,7 +67,7 @@ async def test_a_feed_stops_before_the_disk_is_full_and_continues_by_itself(
         await eventually(lambda: bool(rows(log, records.Answers)), "the reason is in the log while the disk is low")
         disk.mib = 110
         stored = len(rows(log, records.Ticks))
-        await asyncio.sleep(1.0)  # two looks at the space
+        await asyncio.sleep(1.0)  # two checks of the free space
         assert len(rows(log, records.Ticks)) == stored, "110 MiB are within the margin"
         disk.mib = 126
         await eventually(lambda: service.counts.connects == 2)
@@ -114,7 +114,7 @@ async def _statuses(server: Bench, symbol: str, start_us: int, end_us: int) -> l
     return [(one.status, one.bars, one.note) for one in ranges]
 
 
-async def test_what_a_full_disk_stopped_keeps_its_reason_until_a_vendor_has_it(tmp_path: Path, dsn: str) -> None:
+async def test_ranges_of_a_full_disk_keep_their_reason_until_a_vendor_has_them(tmp_path: Path, dsn: str) -> None:
     with sandbox() as endpoint:
         async with bench(tmp_path, dsn, endpoint) as server:
             now_us = endpoint.clock.now_us()

@@ -105,7 +105,7 @@ def test_an_editable_installation_skips_the_dashboard(hooks: ModuleType, tmp_pat
 
 
 @pytest.mark.parametrize("missing", ["index.html", "docs.html", "assets/index-a1.js", "assets/docs-b2.css"])
-def test_no_package_without_the_dashboard(hooks: ModuleType, checkout: Path, missing: str) -> None:
+def test_no_package_is_built_without_the_dashboard(hooks: ModuleType, checkout: Path, missing: str) -> None:
     write(checkout / "PKG-INFO", "", 0)
     (checkout / "src" / "tickerplant" / "api" / "static" / missing).unlink()
     with pytest.raises(RuntimeError, match=rf"{re.escape(missing)} is missing"):

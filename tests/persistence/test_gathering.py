@@ -1,4 +1,7 @@
-"""Which records persistence gathers, and for how long. The reader is a list of polls, so no test waits for a time."""
+"""The records that persistence gathers, and the time for which they wait.
+
+The reader is a list of polls, so no test waits for a time.
+"""
 
 from __future__ import annotations
 

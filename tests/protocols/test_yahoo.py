@@ -74,7 +74,7 @@ def test_a_day_is_the_newest_one_that_has_opened_at_every_hour(sessions: str, ho
     client.now_us = midnight + hour * HOUR_US + HOUR_US // 4
     yesterday, today = (midnight // DAY_US * DAY_US + HOUR_US * 27 // 2 + day * DAY_US for day in (-1, 0))  # 09:30
     (stamp,) = result(client, range="1d", interval="1d")["timestamp"]
-    trades_until = 16 if sessions == "us" else 20  # the close, or 00:00 UTC; until then the day has the present time
+    trades_until = 16 if sessions == "us" else 20  # the close, or 00:00 UTC; until then the day has the current time
     assert stamp * SECOND_US == (
         yesterday if hour < 10
         else client.now_us if hour < trades_until

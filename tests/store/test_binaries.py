@@ -1,4 +1,4 @@
-"""The programs of the embedded PostgreSQL: where they come from, and which versions fit a data folder."""
+"""The programs of the embedded PostgreSQL: their location, and the versions that fit a data folder."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_server_in_path_is_found_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert find_binaries(None, tmp_path / "cluster") == Binaries(real, 18)
 
 
-def test_a_machine_without_any_server_is_told_what_to_install(
+def test_the_error_without_any_server_contains_the_packages_to_install(
     tmp_path: Path, machine_with: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(binaries.installed_binaries, "__defaults__", ((),))
@@ -93,7 +93,7 @@ def test_programs_that_cannot_be_run_are_no_server(tmp_path: Path) -> None:
         find_binaries(tmp_path / "bin", tmp_path / "cluster")
 
 
-def test_data_of_another_version_are_refused_with_the_way(tmp_path: Path) -> None:
+def test_data_of_another_version_are_refused_with_the_steps_to_upgrade(tmp_path: Path) -> None:
     data, programs = cluster(tmp_path / "cluster", "17"), Path("/opt/postgres/bin")
     check_version(Binaries(programs, 17), data)
     with pytest.raises(StoreError) as newer:

@@ -137,7 +137,7 @@ async def test_chunks_of_a_live_feed_are_merged_across_weekends(timescale: Store
         assert await session.value("SELECT count(*) FROM intraday_ohlcv") == len(weekdays(0, 300))
 
 
-async def test_writers_learn_which_chunks_contain_their_rows(timescale: Store) -> None:
+async def test_writers_get_the_chunks_that_contain_their_rows(timescale: Store) -> None:
     times = [datetime_of(TODAY_US - day * DAY_US) for day in (0, 1, 2, 5, 30, 31, 400, 401, 3000)]
     catalogue = """SELECT range_start, range_end FROM timescaledb_information.chunks
                    WHERE hypertable_name = 'intraday_ohlcv' AND hypertable_schema = current_schema()"""

@@ -112,7 +112,7 @@ async def test_retention_counts_from_the_later_of_time_and_arrival(timescale: St
         assert await session.value("SELECT count(*) FROM historical_ohlcv") == 1
 
 
-async def test_ticks_that_arrive_late_in_an_old_chunk_live_for_the_retention(timescale: Store) -> None:
+async def test_ticks_that_arrive_late_in_an_old_chunk_are_kept_for_the_retention(timescale: Store) -> None:
     await put_ticks(timescale, ticks(100))  # ticks of 2012
     async with timescale.session() as session:  # they arrived six days ago, when their chunk was created
         await session.execute("UPDATE arrivals SET arrived_at = now() - INTERVAL '6 days'")

@@ -38,7 +38,7 @@ class Patience:
         return self._factor
 
     def seconds(self, idle_s: float) -> float:
-        """Return the present timeout in seconds of a step that takes at most `idle_s` on an idle machine."""
+        """Return the current timeout in seconds of a step that takes at most `idle_s` on an idle machine."""
         return idle_s * self.factor()
 
 
@@ -50,7 +50,7 @@ def _spin() -> float:
 
 
 def _load_per_core() -> float:
-    """Return the runnable threads per core: the larger of the present number and the last minute's, at least 1."""
+    """Return the runnable threads per core: the larger of the current number and the last minute's, at least 1."""
     try:
         last_minute, _, _, runnable, *_ = Path("/proc/loadavg").read_text().split()
     except OSError:

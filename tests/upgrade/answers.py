@@ -138,9 +138,9 @@ def _sorted(value: Any) -> Any:
 
 
 def _by_symbol(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the rows of all frames by type and symbol, the sorted status events, and the end offsets of each topic.
+    """Return the rows of all messages by type and symbol, the sorted status events, and the end offsets of each topic.
 
-    The rows keep their order. The number of rows in a frame, and their partitions, depend on the time of reading.
+    The rows keep their order. The number of rows in a message, and their partitions, depend on the time of reading.
     """
     found: dict[str, Any] = {}
     ends: dict[str, dict[str, int]] = {}

@@ -1,4 +1,4 @@
-"""Commands that wait report their work as done when it is done; otherwise they name what remains, with exit code 3."""
+"""Commands that wait report their completed work; otherwise they name the remaining work and exit with code 3."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def test_the_sandbox_accepts_the_former_option(tmp_path: Path) -> None:
     assert "--chaos and --fault-seed" in refused.stderr
 
 
-def test_a_child_process_gets_present_names_and_no_crash_point(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_process_gets_current_names_and_no_crash_point(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("FAULT", "a:1"), ("TESTING__CRASH_AT", "a:1"), ("SANDBOX__CHAOS", "4")):
         monkeypatch.setenv(f"TICKERPLANT_{name}", value)
     child = {name: value for name, value in child_environment().items() if name.startswith("TICKERPLANT_")}

@@ -88,7 +88,7 @@ def test_a_small_disk_is_named_by_the_command(tmp_path: Path) -> None:
     assert "the plant takes in no data: only 16 MiB are free" in done.stdout
 
 
-def test_what_is_wrong_with_the_clock_is_found_as_far_as_it_can_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_clock_is_found_if_it_is_measurable(monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
     now_us = time.time_ns() // 1_000
@@ -127,7 +127,7 @@ def test_the_limit_of_open_files(monkeypatch: pytest.MonkeyPatch, hard: int, sta
         ({"timescaledb": None, "available": None}, True, {"store": OK, "timescaledb": OK}),
     ],
 )  # fmt: skip
-def test_a_database_server_is_judged_by_its_settings(
+def test_a_database_server_is_checked_by_its_settings(
     change: dict[str, Any], embedded: bool, wanted: dict[str, str]
 ) -> None:
     found = list(store.judge(HEALTHY | change, embedded=embedded))
@@ -135,7 +135,7 @@ def test_a_database_server_is_judged_by_its_settings(
     assert all(one.advice for one in found if one.state != OK)
 
 
-def test_a_real_server_has_the_facts(dsn: str, tmp_path: Path) -> None:
+def test_a_real_server_passes_the_checks(dsn: str, tmp_path: Path) -> None:
     found = {one.name: one for one in store.store(Settings(data=tmp_path, store=SecretStr(dsn)))}
     assert found["store"].state == OK, found
     assert "PostgreSQL 1" in found["store"].sentence

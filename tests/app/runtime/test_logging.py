@@ -41,7 +41,7 @@ def test_an_unavailable_database_is_logged_once_without_a_traceback(caplog: pyte
     assert json.dumps(caplog.records[0].getMessage()).count("Connection refused") == 1
 
 
-def test_invalid_requests_of_clients_write_one_line_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+def test_repeated_invalid_requests_of_clients_write_one_line(caplog: pytest.LogCaptureFixture) -> None:
     server, only = logging.getLogger("uvicorn.error"), _ClientFilter()
     server.addFilter(only)
     try:

@@ -106,7 +106,7 @@ def test_a_clock_is_read_from_all_its_parts(tmp_path: Path, text: str, expected:
         ("28.03.24 09:31", "line 2: .* write the year with four digits"),
     ],
 )
-def test_a_text_that_is_no_time_is_refused_with_what_to_do(tmp_path: Path, text: str, reason: str) -> None:
+def test_a_text_that_is_no_time_is_refused_with_advice(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(BadInput, match=f"f.csv.*{reason}"):
         read(tmp_path, HEAD + text + VALUES, tz="UTC", **MINUTE)
 

@@ -472,7 +472,7 @@ async def test_a_vendor_whose_bars_differ_is_chosen_only_if_no_other_is_left() -
 # Corporate actions ---------------------------------------------------------------------------------------------------
 
 
-async def test_corporate_actions_come_from_the_first_vendor_that_answers() -> None:
+async def test_corporate_actions_are_those_of_the_first_vendor_that_answers() -> None:
     setup = Setup(
         Vendor("n", replace(OFFER, actions=False)),
         Vendor("dear", replace(OFFER, actions_credits=40)),
