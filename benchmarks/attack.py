@@ -67,7 +67,7 @@ NAMED: Final = {
     "slow": r"clients of the stream dropped",
     "vendor": r"feed hostile|vendor of hostile",
 }  # fmt: skip
-"""What `/health` must say about each attack. An attack without a text has no effect that health reports."""
+"""Patterns that `/health` must contain, by attack. An attack without a pattern has no effect that health reports."""
 
 
 def isolate() -> str:
@@ -88,7 +88,7 @@ def isolate() -> str:
 
 @dataclass
 class Probe:
-    """What another client and the operator notice: latencies, failures, and the answers of `/health`."""
+    """Effects on another client and on the operator: latencies, failures, and the answers of `/health`."""
 
     port: int
     plain_ms: list[float] = field(default_factory=list)

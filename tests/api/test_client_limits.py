@@ -100,7 +100,7 @@ def test_the_connections_of_one_client_leave_room_for_others(monkeypatch: pytest
     greedy = [OpenConnection(guard, "greedy", open_now) for _ in range(30)]
     assert all(one.admitted for one in greedy)
     assert Counter(one.client_name for one in open_now) == {"greedy": 18}
-    assert not open_now & set(greedy[:12]), "its oldest connections made room"
+    assert not open_now & set(greedy[:12]), "its oldest connections were closed"
     modest = [OpenConnection(guard, "modest", open_now) for _ in range(4)]
     assert all(one.admitted for one in modest)
     assert Counter(one.client_name for one in open_now) == {"greedy": 16, "modest": 4}
@@ -134,7 +134,7 @@ async def test_turns_belong_to_the_client_that_has_used_least_and_are_few_per_it
     turns, order = LoopTurns(), list[str]()
     for number in range(100):
         turns.take("greedy", lambda number=number: order.append(f"greedy {number}"))  # type: ignore[misc]
-    assert len(order) == TURN_ITEMS, "the rest waits for later iterations"
+    assert len(order) == TURN_ITEMS, "the other turns wait for later iterations"
     await asyncio.sleep(0)
     begun = len(order)
     assert begun <= 2 * TURN_ITEMS

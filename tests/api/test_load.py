@@ -394,8 +394,8 @@ def test_an_answer_that_is_not_read_is_bounded_and_ends_its_connection(
             lambda: "because the client did not read the answer" in client.get("/health").text,
             "the first connection is closed", 20,
         )  # fmt: skip
-        until(lambda: client.get(path).status_code == 200, "its bytes are free again", 20)
-        assert closed(first), "what the socket holds can still be read"
+        until(lambda: client.get(path).status_code == 200, "its bytes are no longer counted", 20)
+        assert closed(first), "the bytes in the socket can still be read"
 
 
 def test_descriptors_remain_for_the_plant(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,11 +34,11 @@ def test_a_plant_with_a_key_is_live_and_ready_without_it(log: EmbeddedLog, store
 def test_a_plant_without_its_database_is_live_but_not_ready(log: EmbeddedLog, store: MemoryStore) -> None:
     with serving(log, store) as (client, _, _):
         store.broken = True
-        until(lambda: client.get(READY).status_code == 503, "the database is missed", 20)
+        until(lambda: client.get(READY).status_code == 503, "the outage of the database is detected", 20)
         assert client.get(READY).json() == {"status": "not_ready", "wrong": ["store: the database is unavailable"]}
         assert client.get(LIVE).status_code == 200
         store.broken = False
-        until(lambda: client.get(READY).status_code == 200, "the database is back", 20)
+        until(lambda: client.get(READY).status_code == 200, "the database is available again", 20)
 
 
 def test_a_plant_without_its_log_is_ready_because_rest_answers(log: EmbeddedLog, store: MemoryStore) -> None:

@@ -106,7 +106,7 @@ def test_a_full_disk_is_failed_at_once_and_the_feed_continues_without_loss(tmp_p
     assert "no space left for the event log" in found["text"]
     assert found["errors"] == 3
     assert 40 <= found["readable"] < found["rows"]
-    assert found["rows"] == found["distinct"] == 2 * found["at"], "each tick once"
+    assert found["rows"] == found["distinct"] == 2 * found["at"], "each tick is stored once"
 
 
 def test_a_start_on_a_full_disk_ends_with_one_line(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_vendors_with_keys_precede_yahoo(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not settings.wants_sandbox
     order = vendors.orders(settings)
     assert order["daily"] == order["intraday"] == ("alphavantage", "acme", "yahoo")
-    assert order["actions"] == ("yahoo", "acme", "alphavantage"), "vendors with cheaper action requests come first"
+    assert order["actions"] == ("yahoo", "acme", "alphavantage"), "vendors with cheaper action requests are first"
     assert order["stream"] == ("alphavantage", "acme")
     both = settings_of(monkeypatch, TWELVE_DATA_KEY="k", INTRADAY="yahoo, twelvedata", ACTIONS="none")
     order = vendors.orders(both)
