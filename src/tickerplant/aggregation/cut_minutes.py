@@ -1,9 +1,10 @@
 """Minutes that two files cut: the minute and its roll-ups are incomplete, with the reason `cut`.
 
-A file claims the entire minute in which it begins or ends. The claim is void for a symbol if another file of the
-source has prints of the minute outside this file's range. A file begins and ends in its first and last minute. A file
-sorted by symbol may be cut inside the prints of one symbol. It therefore also begins in the minute of its first row,
-for the symbol of that row, and ends in the minute of its last row.
+A file has a *claim* on the minute in which it begins and on that in which it ends: these minutes count as complete. The
+claim is void for a symbol if another file of the source has prints of the minute outside this file's range. A file
+begins and ends in its first and last minute. A file sorted by symbol may be cut inside the prints of one symbol. It
+therefore also begins in the minute of its first row, for the symbol of that row, and ends in the minute of its last
+row.
 
 The row of a file in a minute has the times of the first and the last print that set a price. Two cases are different:
 

@@ -195,7 +195,7 @@ class State:
         return None if number is None else self.feeds[number]
 
     def file_claims(self) -> dict[int, list[int]]:
-        """Return the numbers of the files that begin or end in a minute and claim all of it, by the minute's start."""
+        """Return the numbers of the files that have a claim on a minute (see `cut_minutes`), by the minute's start."""
         if self._file_claims is None:
             self._file_claims = {}
             for feed in self.feeds.values():

@@ -6,8 +6,9 @@ Effect of a bar:
 - final or withdrawn, not later: a revision. Values are recomputed from that bar on and equal a batch over the revised
   bars. The values are published with the version of the revision (the newest version wins). The row of a withdrawn bar
   is `withdrawn`;
-- a revision older than memory: no values. The revision is counted (`EngineCounters.beyond_memory`) and rejected
-  (`drain_rejected`), so that the series is computed again from stored history. Only a withdrawal is published at once;
+- a revision of a bar that can no longer be computed from the retained bars: no values. The revision is counted
+  (`EngineCounters.beyond_memory`) and rejected (`drain_rejected`), so that the series is computed again from stored
+  history. Only a withdrawal is published at once;
 - marked `history` and not later than all bars of its symbol: also rejected, because source priority is decided in
   the store;
 - final without prices (none of its trades may set a price), or with prices beyond ±1e100: the indicators ignore it,

@@ -218,8 +218,9 @@ class IntervalEngine:
     def revise(self, rows: BarRows) -> tuple[Chunk | None, int]:
         """Apply bars of one symbol at or before its newest bar, in order of time. A row without prices removes its bar.
 
-        Return the changed values, from the first different bar on, and the count of rows older than memory. The values
-        have the version of the revision. Rows older than memory are not applied and change no value.
+        Return the changed values, from the first different bar on, and the count of rows that are too old. The values
+        have the version of the revision. A row that is too old precedes the bars that can be computed again. It is not
+        applied and changes no value.
         """
         row, history = int(rows.symbols[0]), self.history
         oldest, known = history.oldest(row), history.read_times(row)

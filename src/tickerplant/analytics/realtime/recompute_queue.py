@@ -2,7 +2,7 @@
 
 The stage queues a series, with the time from which its values are wrong, after:
 
-- a revision of a bar older than memory;
+- a revision of a bar that can no longer be computed from the retained bars;
 - a bar marked `history` at or before the newest bar of its symbol, because source priority is decided in the store;
 - a split, a new indicator in the settings, or a new alert rule;
 - a record of closed bars that the state already contains (`known_to`), or a start without the store.
