@@ -105,7 +105,7 @@ class Dividend(NamedTuple):
 
 
 class Market(Protocol):
-    """A view of a market at `now_us`. Methods are pure. Except for `find`, a symbol argument must be a known symbol."""
+    """A view of a market at `now_us`. Methods are pure. A symbol argument must be a known symbol, except for `find`."""
 
     @property
     def now_us(self) -> int:

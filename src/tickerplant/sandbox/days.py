@@ -8,7 +8,7 @@ depends on earlier trades.
 - The price within a day is a Brownian bridge from open to close. Its argument is the trade's index, not the time, so
   that busy minutes are volatile. A trade is at the bid or the ask around that price, rounded to price increments.
 - The day's first and last trade and up to 63 trades between them determine its high and low. Other trades are reflected
-  into that range. Up to nine trades of a minute, and those that determine the day's range, determine the minute's
+  into that range. Up to nine trades of a minute, and the trades that determine the day's range, determine the minute's
   range. Bars of any length therefore equal the bars of the trades. Their cost does not depend on the number of trades.
 - Random weights around the day's shape distribute activity over the day's blocks of 30 minutes, and over a block's
   minutes. A minute with n trades has n equal parts, with one trade at a random time in each part.

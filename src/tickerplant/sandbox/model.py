@@ -110,8 +110,9 @@ class SimulatedMarket:
     def bars(self, symbol: str, start_us: int, end_us: int, length_us: int) -> Bars:
         """Return a symbol's bars that start in the range, on the grid of `length_us` from `start_us`.
 
-        The bars equal those of the symbol's trades. Years of daily bars are cheap if `start_us` is 00:00 UTC: the model
-        computes a day's bar without its minutes. Raises ValueError if length or start are not multiples of a minute.
+        The bars equal the bars of the symbol's trades. Years of daily bars are cheap if `start_us` is 00:00 UTC: the
+        model computes a day's bar without its minutes. Raises ValueError if length or start are not multiples of a
+        minute.
         """
         by_day = not (length_us % DAY_US or start_us % DAY_US)
         if length_us <= 0 or length_us % MINUTE_US or start_us % MINUTE_US:

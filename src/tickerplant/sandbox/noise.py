@@ -1,8 +1,8 @@
 """Random functions that can be evaluated at any point: hashes, and Brownian paths by Lévy's construction.
 
-A path is a sum over levels of tent functions with hashed heights. The tents of each level are half as wide as those of
-the level before, and lower by a factor of √2. The path is a random walk between points at a level's distance.
-A point costs one hash per level, independent of its distance to other points. Times are 30-bit integers, so that a path
+A path is a sum over levels of tent functions with hashed heights. The tents of each level are half as wide as the tents
+of the level before, and lower by a factor of √2. The path is a random walk between points at a level's distance. A
+point costs one hash per level, independent of its distance to other points. Times are 30-bit integers, so that a path
 has the same bits in every array.
 """
 

@@ -54,7 +54,8 @@ class SandboxSettings:
 
     `stamp` adds `sent_ns` (the clock at sending) to each message of Twelve Data's stream. `quotas`: quotas of each
     vendor. `credits_per_minute`: one more quota of Twelve Data; 0 adds none. `pace_s`: minimum seconds between two
-    requests of a key, by vendor. `errors_200`: Twelve Data's errors have HTTP status 200, as the vendor's sometimes do.
+    requests of a key, by vendor. `errors_200`: Twelve Data's errors have HTTP status 200, as some errors of the real
+    vendor do.
 
     `connections`: maximum open streams of a vendor; a further stream closes the oldest. `max_symbols`: maximum
     subscriptions of one connection to Twelve Data, 0 means no limit. `clock`: the sandbox's time. `fault_script`: pairs

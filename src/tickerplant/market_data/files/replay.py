@@ -338,7 +338,7 @@ class _Run:
             )
 
     def _add_notes(self, reader: RowReader) -> None:
-        """Add notes about conditions, and about prints that daily bars leave out, to the summary."""
+        """Add notes about conditions, and about prints that daily bars do not contain, to the summary."""
         summary, notes = self.summary, list(self.summary.notes)
         notes += [choice for choice in reader.choices if choice not in notes]
         summary.unknown_conditions = {**reader.conditions.unknown}

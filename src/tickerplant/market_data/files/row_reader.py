@@ -130,7 +130,7 @@ class RowReader:
 
     @property
     def choices(self) -> list[str]:
-        """Return notes for the user about how ambiguous or inexact values of the rows so far were read."""
+        """Return notes for the user about the reading of ambiguous or inexact values in the rows so far."""
         found = self.first_choices
         if self._widened:
             found.append(f"{self._widened:,} {_WIDENED} (first: {self._first_widened})")
@@ -184,7 +184,7 @@ class RowReader:
         return times[good]
 
     def groups(self, symbols: pa.DictionaryArray, grid: pa.DictionaryArray) -> Int64Array:
-        """Return for each bar a number that identifies its symbol and interval in `BarChecks`."""
+        """Return a number for each bar, which identifies its symbol and interval in `BarChecks`: int64[rows]."""
         codes = [self._file_symbols.codes.get(symbol, 0) for symbol in symbols.dictionary.to_pylist()] or [0]
         return group_codes(np.array(codes)[symbols.indices.to_numpy(zero_copy_only=False)], grid)
 

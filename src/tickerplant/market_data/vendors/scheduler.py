@@ -327,7 +327,7 @@ class RequestScheduler:
         self._unsaved.add(name)
         if not verdict.usable:
             log.warning(
-                "the vendor's bars differ from those of other vendors and are not used",
+                "the vendor's bars differ from other vendors' bars and are not used; other vendors get the requests",
                 vendor=name,
                 symbol=symbol,
                 interval=interval,
