@@ -8,12 +8,12 @@ Seven concepts, each with its module:
 1. window (`windows`): the ticks of one feed, symbol and minute until the window closes.
 2. candidate (`candidates`): a closed bar of one source. Several candidates of one bar compete.
 3. winner (`candidates`, `source_priority`): the candidate that is published.
-4. roll-up (`rollup`): 1m to 5m to 1d, from the winners.
+4. roll-up (`rollup`): a bar built from the winners of the next finer interval: 5m of 1m, 1d of 5m.
 5. forming bar (`forming`): the state that an open bar would have if it closed now.
 6. correction, cancel (`corrections`): a message that changes or removes an earlier trade. The engine recomputes the
-trade's bar from the log.
+   trade's bar from the log.
 7. completeness (`completeness`): which bars are complete, and which expected symbols had no bar.
 
-Read `bar_aggregator` first: its docstring shows how these concepts work together. `dispatch` maps raw records to its
-methods. `BarAggregator._add_late_ticks` makes a revision from late ticks.
+Read `bar_aggregator` first: its docstring describes how these concepts work together. `dispatch` maps raw records to
+its methods. `BarAggregator._add_late_ticks` makes a revision from late ticks.
 """

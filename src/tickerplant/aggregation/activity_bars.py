@@ -62,7 +62,7 @@ class _Counter:
                 setattr(self, name, np.concatenate((getattr(self, name), np.full(more, nothing, dtype=np.int64))))
 
     def count(self, ticks: TickColumns, sessions: Int64Array) -> list[Rows]:
-        """Count ticks, sorted by time; return the bars that have ended, in parts."""
+        """Count ticks, sorted by time; return the ended bars as a list of parts."""
         order = np.argsort(ticks.symbol, kind="stable")
         ticks, sessions = ticks.at(order), sessions[order]
         symbols = ticks.symbol
@@ -89,7 +89,7 @@ class _Counter:
     def _merge(
         self, rows: Rows, buckets: Int64Array, sessions: Int64Array, totals: Int64Array, size: int
     ) -> list[Rows]:
-        """Merge groups, sorted by symbol and time, into the open bars; return the bars that have ended."""
+        """Merge groups, sorted by symbol and time, into the open bars; return the ended bars."""
         symbols = rows["symbol"]
         ended = []
         head = np.ones(len(rows), dtype=np.bool_)

@@ -244,7 +244,7 @@ class BarAggregator:
             self._outcome.closed.setdefault(interval, []).append(rows)
 
     def unsupported(self, name: str, reason: str, count: int) -> None:
-        """Add the count of input that the engine cannot use to the outcome for `market.status`."""
+        """Add a status entry to the outcome: reason and count of input that the engine cannot use."""
         self._outcome.unsupported(name, self.state.feed(name).watermark_us, reason, count)
 
     def _known_feed(self, name: str, watermark_us: int) -> FeedState:
@@ -368,7 +368,7 @@ class BarAggregator:
         """Close the feed's bars that end at or before `limit_us`, and declare the intervals that are over.
 
         Changes propagate to 5m and 1d. Coarser bars close up to the lesser of `limit_us` and `coarser_us`.
-        `redo_since_us` is explained in `rollup.close_coarser`.
+        See `rollup.close_coarser` for `redo_since_us`.
         """
         state = self.state
         if feed.windows.first_start + MINUTE_US <= limit_us:

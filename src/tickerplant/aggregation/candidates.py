@@ -3,9 +3,9 @@
 A block contains all candidates of one interval with one start, sorted by symbol. These rules decide the winner of a
 symbol, in this order:
 
-1. A bar with trades wins over one whose trades were all cancelled.
-2. Complete wins over incomplete.
-3. The better rank in the order of sources (`rules.sources`) wins.
+1. A bar with trades wins over a bar whose trades were all cancelled.
+2. A complete bar wins over an incomplete bar.
+3. The bar with the better rank in the order of sources (`rules.sources`) wins.
 4. A bar rolled up from vendors' finer bars loses to every other kind of bar.
 5. The first candidate to arrive wins.
 
@@ -232,7 +232,7 @@ class CandidateBlocks:
             self._blocks[start] = rows[begin:end]
 
     def _restart_fresh(self) -> None:
-        """Reset the early revisions of this step, because a bar may change once more in this step."""
+        """Reset the revisions that `_insert` has set in this step, because a bar may change again in this step."""
         fresh, self._fresh = self._fresh, []
         if not fresh:
             return

@@ -110,7 +110,7 @@ class _Edges:
 
     @classmethod
     def of(cls, state: State, feed: FeedState, start: int, rows: Rows) -> _Edges:
-        """Return the edges of a file in the minute `start`, for these rows of it."""
+        """Return the edges of a file in the minute `start`, for these rows of the file."""
         count = len(rows)
         first, last = state.file_rows(feed)
         return cls(

@@ -6,8 +6,8 @@ the raw records of both feeds. Thus the result does not depend on the time betwe
 contains the other feed's records, dependent bars are published incomplete, with the reason `cut`. These are the daily
 bar, and the 1m and 5m bars in which this file begins or ends.
 
-This applies only to the first and the last session of a file. A file has all trades of the sessions between them. A
-file sorted by symbol begins or ends inside a session of one symbol, that of its first or last row.
+This applies only to the first and the last session of a file. A file contains all trades of the sessions between them.
+A file sorted by symbol begins or ends inside a session of one symbol, that of its first or last row.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from tickerplant.core import schemas
 from tickerplant.core.times import timestamps
 
 MAX_ROWS = 100_000
-"""Maximum bars per record. At about 140 bytes per bar, this is half of the largest log record."""
+"""Maximum bars per record. At about 140 bytes per bar, this is less than half of the largest log record."""
 
 _STATES = pa.array(schemas.STATES)
 _FORMING, _FINAL, _WITHDRAWN = range(len(schemas.STATES))

@@ -17,7 +17,7 @@ Coverage = list[tuple[int, int]]
 """Ranges `[start, end)` in microseconds. Those of a live feed are in order; rounds of a backfill are in any order."""
 
 _MAX_COVERAGE_RANGES: Final = 512
-"""Maximum coverage ranges per feed. Each costs about 3 µs whenever a minute closes."""
+"""Maximum coverage ranges per feed. Each range takes about 3 µs whenever a minute closes."""
 
 
 class UnmatchedCorrections:
@@ -103,7 +103,7 @@ class FeedState:
     open_fives: set[int] = field(default_factory=set)
     """Starts of 5m bars that have parts of this feed and close with its horizon."""
     open_days: set[tuple[int, int]] = field(default_factory=set)
-    """(calendar, session) of daily bars that have parts of this feed and close with its horizon."""
+    """Pairs (calendar, session) of daily bars that have parts of this feed and close with its horizon."""
     retained_from: list[int] = field(default_factory=list)
     """Start of the feed's retained range, by calendar."""
     retained_until_us: int = NEVER_US

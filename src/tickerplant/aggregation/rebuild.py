@@ -2,7 +2,7 @@
 
 A second engine reads the raw partition again from well before the range. It applies the named symbols only, and starts
 with the final coverage of each feed. The bars that it closes in the range replace the retained bars. The new bars are
-published with the version of the `Rebuild` record, even if they equal the retained ones. A rebuild thus restores bars
+published with the version of the `Rebuild` record, even if they equal the retained bars. A rebuild thus restores bars
 that a store has lost or changed. A bar that is no longer retained is published in its last recomputed state.
 
 The range is widened to whole 5m bars and sessions, so that each coarser bar still equals its published parts. A change

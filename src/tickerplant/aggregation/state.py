@@ -210,7 +210,7 @@ class State:
         return {feed.first_minute_us, *feed.last_minutes_us} | rows
 
     def file_rows(self, feed: FeedState) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-        """Return symbol and time of the first and, if the file has ended, of its last row; None if not known."""
+        """Return (symbol, time) of a file's first row, and of its last row after the end; None for an unknown row."""
         span = self.file_spans.get(feed.name)
         return (None, None) if span is None else (span.first_row, span.last_row if feed.ended else None)
 

@@ -176,7 +176,7 @@ class AnalyticsStage(Stage):
         return result
 
     def _apply_alert_rule(self, header: records.AlertRule, offset: int) -> None:
-        """Apply an alert rule, and queue its series, so that its indicators count from the first stored bar."""
+        """Apply an alert rule, and queue its series, so that its indicators are computed from the first stored bar."""
         self.alerts.apply_alert_rule(header, self.engine)
         series = Series(header.rule.interval, header.rule.symbol)
         if not header.removed and self.alerts.watches(series):

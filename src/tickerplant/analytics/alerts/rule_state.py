@@ -95,7 +95,7 @@ class RuleState(msgspec.Struct):
     def observe_closed(self, times: Int64Array, truths: list[int], *, fire: int = NEW_BARS) -> list[Firing]:
         """Observe closed bars in order of time and return their firings.
 
-        The bars are new, or they are all bars from a revised one on. `fire` selects the bars that may fire. `row` of a
+        The bars are new, or they are all bars from a revised bar on. `fire` selects the bars that may fire. `row` of a
         firing is an index into the given bars.
         """
         rows = [

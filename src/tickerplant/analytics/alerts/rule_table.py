@@ -24,7 +24,7 @@ class RuleTable:
     rows: Int64Array
     """The symbol's row in the watch engine."""
     sign: Float64Array
-    """1 if the left operand must be above the right one, -1 if below."""
+    """1 if the left operand must be above the right operand, -1 if below."""
     inclusive: BoolArray
     on_update: BoolArray
     columns: list[tuple[str, str]]

@@ -7,7 +7,7 @@ symbols of a partition are one array, float64[width, symbols].
 `step` processes one bar of each of many symbols. `run` processes many bars of one symbol. Both must give the same bits,
 so they apply the same operations in the same order. `run` is optional: the default calls `step` bar by bar, which is
 slow. An indicator of the last few bars subclasses `window.Windowed`. An indicator whose state depends on all bars since
-the first one subclasses `recursive.Recursive`. Both bases implement `step` and `run` from one formula.
+the first bar subclasses `recursive.Recursive`. Both bases implement `step` and `run` from one formula.
 
 `step` receives its symbols in one of two forms. The general form is an array of rows with an array of bar counts. The
 other form, for symbols with equal bar counts that close together, is a slice of rows with one bar count. Reading the
@@ -164,7 +164,7 @@ class Indicator(ABC):
     def run(self, state: Float64Array, index: int, inputs: tuple[Float64Array, ...]) -> Run:
         """Process many bars of one symbol and return their outputs and states.
 
-        `state` is float64[width] and is updated in place. `index` is the count of bars before the first one here.
+        `state` is float64[width] and is updated in place. `index` is the count of bars before these bars.
         """
         bars = len(inputs[0])
         outputs = np.empty((len(self.OUTPUTS), bars))

@@ -1,10 +1,10 @@
-"""Base class for indicators whose state depends on all bars since the first one. `step` and `run` share one formula.
+"""Base class for indicators whose state depends on all bars since the first bar. `step` and `run` share one formula.
 
 A formula consists of elementwise operations on arrays. It requests from `Past` the values that depend on earlier bars.
 Such a value is that of a series one bar ago, a running average or sum (`smoothing`), or another recursion. Each request
-uses the next floats of the state. A formula must therefore make the same requests in the same order every time. In
-`step` an array contains one value per symbol, in `run` one value per bar. The operations, and therefore the bits, are
-the same.
+uses the next floats of the state. A formula must therefore make the same requests in the same order every time. An
+array contains one value per symbol in `step`, and one value per bar in `run`. The operations, and therefore the bits,
+are the same.
 """
 
 from __future__ import annotations
