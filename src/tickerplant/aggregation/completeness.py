@@ -5,8 +5,8 @@ complete if all its parts are complete and its feeds together were up for the wh
 the vendor marks it complete. `cut_minutes` adds the rules for files.
 
 An interval of a feed is *declared over* when the feed's horizon reaches the interval's end. The declaration contains
-the expected symbols and marks those that have a bar. If a later record shows that the feed was down, the interval is
-declared again.
+the expected symbols and marks the symbols that have a bar. If a later record shows that the feed was down, the interval
+is declared again.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class StoreProbe:
         self._checked_s = -FRESH_S
 
     async def error(self) -> str:
-        """Return why the database does not answer; "" if it answers. Waits for `WAIT_S` at most."""
+        """Return the reason why the database does not answer; "" if it answers. Waits for `WAIT_S` at most."""
         checking = self._checking
         if checking is None or (checking.done() and time.monotonic() - self._checked_s > FRESH_S):
             checking = self._checking = asyncio.create_task(self._check())

@@ -14,7 +14,7 @@ class Clock(Protocol):
 
     @property
     def speed(self) -> float:
-        """Return how many seconds of this clock pass in one second of the machine's clock."""
+        """Return the seconds of this clock that pass in one second of the machine's clock."""
         ...
 
     def now_us(self) -> int:

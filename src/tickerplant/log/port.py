@@ -76,7 +76,7 @@ class RebalanceListener(Protocol):
         ...
 
     def before_rebalance(self) -> None:
-        """Commit what a next owner of the partitions can use. The reader still owns its partitions.
+        """Commit the state that a next owner of the partitions can use. The reader still owns its partitions.
 
         An adapter calls it only if members give up their partitions before they are assigned again, as on Kafka. The
         call should take less than a second, because all members of the group wait.
@@ -294,7 +294,7 @@ class EventLog(Protocol):
         ...
 
     def outage(self) -> str:
-        """Return why the log is unavailable, as far as known without a request; "" if nothing is known.
+        """Return the reason why the log is unavailable, without a request; "" if no reason is known.
 
         Never waits. The text contains the duration of the outage.
         """

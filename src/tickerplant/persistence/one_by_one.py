@@ -55,7 +55,7 @@ async def apply_one_by_one(
 async def _refusal_of(
     session: Session, log: Log, batch: WriteBatch, sources: Mapping[int, Sequence[str]]
 ) -> str | None:
-    """Apply a batch; return the error's text if the database refuses it at every attempt, else None."""
+    """Apply a batch; return the error's text if the database refuses it at every attempt; otherwise None."""
     for pause_s in (*CONFIRM_AFTER_S, None):
         try:
             await apply(session, log, [batch], sources)

@@ -57,7 +57,7 @@ async def role_exists(session: Session, name: str) -> bool:
 
 
 async def ensure_reader(session: Session, name: str, password: str | None, *, alone: bool = False) -> ReaderState:
-    """Create the role if it does not exist and `password` is given, and grant it what it may read.
+    """Create the role if it does not exist and `password` is given, and grant the role its rights.
 
     `password` is set for an existing role too; None changes only rights. `alone`: True if no other application uses
     the server. No role but the owner may then create temporary tables.

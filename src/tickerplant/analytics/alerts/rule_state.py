@@ -18,7 +18,7 @@ from tickerplant.core.times import NEVER_US, Int64Array
 
 FALSE, TRUE, UNKNOWN = 0, 1, -1
 ANY_BAR, NEW_BARS, NO_BAR = range(3)
-"""Bars that may fire: all; those that ended after the rule was created; none."""
+"""Bars that may fire: all bars, the bars that ended after the rule was created, or no bars."""
 MAX_REMEMBERED: Final = 64
 """Maximum transitions, and maximum fired bars, in the state of a rule.
 

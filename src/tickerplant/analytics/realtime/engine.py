@@ -115,7 +115,7 @@ class Engine:
         return [one.name for one, wanted in planned.items() if not former.get(one.name, set()) >= {*wanted}]
 
     def wanted_indicators(self, rules: Rules) -> tuple[Mapping[Interval, Sequence[Indicator]], frozenset[Indicator]]:
-        """Return the indicators by interval, and those that are also computed on forming bars. Raises BadInput."""
+        """Return the indicators by interval, and the indicators that also use forming bars. Raises BadInput."""
         return plan_indicators(rules), frozenset(parse(text) for text in rules.forming_indicators)
 
     @property

@@ -210,7 +210,7 @@ class GuardedHttp(PacedProtocol, H11Protocol):
 
 
 def share_of_client(places: int) -> int:
-    """Return how many of these places one client may take."""
+    """Return the maximum number of these places that one client may use."""
     return places - max(1, int(places * OTHERS_SHARE))
 
 

@@ -59,7 +59,7 @@ READ: Final = "read"
 STORED: Final = "stored"
 
 SPACE_POLL_S: Final = 0.5
-"""Seconds between two looks at the free space, while the disk is almost full."""
+"""Seconds between two checks of the free space, while the disk is almost full."""
 OUTAGE_S: Final = 120.0
 """Maximum seconds to wait for a log that becomes unavailable during a replay. A restarted broker is available
 again within seconds."""

@@ -45,7 +45,7 @@ def versions() -> Iterator[Finding]:
 
 
 def port(settings: Settings, *, running: bool) -> Iterator[Finding]:
-    """Yield whether the API can listen on its port. `running`: a plant runs on the data folder."""
+    """Yield a finding about the port of the API, free or in use. `running`: a plant runs on the data folder."""
     host, number = settings.api.host, settings.api.port
     if number == 0:
         yield Finding("port", OK, "the API chooses a free port (api.port is 0)")
@@ -105,7 +105,7 @@ def _existing(folder: Path) -> Path:
 
 
 def clock(newest_us: int | None) -> Iterator[Finding]:
-    """Yield what is known about the clock without a network. `newest_us`: time of the log's newest record, or None.
+    """Yield the findings about the clock that need no network. `newest_us`: time of the log's newest record, or None.
 
     The check cannot detect a clock that is wrong by a constant time, unless the kernel reports it or the log is ahead.
     """

@@ -61,7 +61,7 @@ class Monitoring:
         return _answer(start, "404 Not Found", {"error": "the paths here are /metrics, /health/live and /health/ready"})
 
     def _unready(self) -> Sequence[str]:
-        """Return why the process does not work yet or any more: services that wait, or that crash repeatedly."""
+        """Return the reasons why the process does not work: services that wait, or that crash repeatedly."""
         if self.supervisor is None:
             return ["the services have not started yet: they wait for the log or the database"]
         return [

@@ -1,4 +1,4 @@
-"""Run services in one process, each in its own thread, and restart those that crash.
+"""Run services in one process, each in its own thread, and restart crashed services.
 
 A service is a function that runs until its stop event is set. Services run in threads, not in processes: the heavy work
 (Arrow, NumPy, SQLite, sockets) releases the GIL, and one process needs a third of the memory. An asynchronous service
@@ -319,7 +319,7 @@ class Supervisor:
                 gc.freeze()
 
     def stop(self) -> list[str]:
-        """Stop all services in order; return the names of those that did not end in time. Idempotent."""
+        """Stop all services in order; return the names of the services that did not end in time. Idempotent."""
         late: list[str] = []
         if self._stopped:
             return late

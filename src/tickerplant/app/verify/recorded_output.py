@@ -66,7 +66,7 @@ class RecordedOutput:
         return None
 
     def find_extra(self, version: int) -> Difference | None:
-        """Return the difference if the log has a further record with a version up to `version`, else None."""
+        """Return the difference if the log has a further record with a version up to `version`; otherwise None."""
         found = self._peek()
         if found is None or self._version(found) > version:
             return None

@@ -56,7 +56,7 @@ def create_followed_topics(dsn: str, log: EventLog, partitions: int) -> None:
 
 
 def followed(dsn: str, log: EventLog) -> str | None:
-    """Return the name of this log if the store follows it, else None. Raises StoreMismatch if the store is ahead."""
+    """Return the name of this log, None if the store does not follow it. Raises StoreMismatch if the store is ahead."""
     if not is_created(log):
         return None
     identity, former = log.identity(), with_store(dsn, lambda store: store.bound_to())

@@ -92,7 +92,7 @@ def reader_login(settings: Settings, dsn: str, listen: str = "", socket: str = "
 
 
 async def ensure_reader(settings: Settings, store: Store, *, create: bool) -> ReaderState:
-    """Create the read-only role if `create` is true and it does not exist, and grant it what it may read.
+    """Create the read-only role if `create` is true and it does not exist, and grant the role its rights.
 
     The embedded database always has the role. The password is stored in the data folder, unless it is a setting.
     """

@@ -88,7 +88,7 @@ def has_store(data: Path) -> bool:
 
 
 def with_store(dsn: str, work: Callable[[Store], Awaitable[T]], patience_s: float | None = None) -> T:
-    """Return what `work` returns for the opened store. Runs an event loop, so the thread must not have one.
+    """Return the result of `work` for the opened store. Runs an event loop, so the thread must not have one.
 
     Raises StoreUnavailable if opening and work take longer than `patience_s`; None: no limit.
     """
@@ -112,7 +112,7 @@ def with_store(dsn: str, work: Callable[[Store], Awaitable[T]], patience_s: floa
 
 
 def migrate(dsn: str, settings: Settings, *, plain: bool = False, create_reader: bool = False) -> Migrated:
-    """Apply the pending migrations, and grant the read-only role what it may read.
+    """Apply the pending migrations, and grant the read-only role its rights.
 
     `plain`: see `store.migrations.migrate`. `create_reader`: create the role in another database too; the embedded
     database always has it.
@@ -130,7 +130,7 @@ def migrate(dsn: str, settings: Settings, *, plain: bool = False, create_reader:
 
 
 def migration_status(dsn: str, patience_s: float | None = None) -> MigrationStatus:
-    """Return which migrations are applied and which are pending."""
+    """Return the applied and the pending migrations."""
     from tickerplant.store import migrations
 
     return with_store(dsn, migrations.status, patience_s)

@@ -6,7 +6,7 @@ With a dictionary of such records, 1 to 2 kB become about 100 bytes. Compression
 
 The file contains all dictionaries that its records need. A record names its dictionary; 0 means that the record is not
 compressed. A writer builds the first dictionary of a topic from `_FIRST` records. Later it builds new ones from newer
-records, at increasing intervals. It keeps those that save at least a fifth of the bytes.
+records, at increasing intervals. It keeps the dictionaries that save at least a fifth of the bytes.
 """
 
 from __future__ import annotations

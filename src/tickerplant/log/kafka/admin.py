@@ -249,7 +249,7 @@ class Admin:
         return {group.group_id: group.state not in _WITHOUT_MEMBERS for group in found.valid}
 
     def outage(self) -> str:
-        """Return why the brokers cannot be reached, as far as known without a request; "" if nothing is known."""
+        """Return the reason why the brokers cannot be reached, without a request; "" if no reason is known."""
         self._client.poll(0)
         return self._cluster.errors.outage()
 

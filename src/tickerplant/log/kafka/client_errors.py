@@ -62,12 +62,12 @@ class ConnectionErrors:
         self._away, self._refused, self._last = None, None, ""
 
     def refusal(self) -> str:
-        """Return why the brokers refuse the clients' TLS or SASL settings; "" if none has lasted for `GRACE_S`."""
+        """Return the reason why the brokers refuse TLS or SASL settings; "" if no refusal has lasted for `GRACE_S`."""
         refused = self._refused
         return refused[1] if refused is not None and self._clock() - refused[0] >= GRACE_S else ""
 
     def outage(self) -> str:
-        """Return why no broker can be reached, and for how long; "" if no such error has occurred since a success."""
+        """Return the reason and the duration of an outage of all brokers; "" without such an error since a success."""
         refused, away = self._refused, self._away
         if refused is None and away is None:
             return ""

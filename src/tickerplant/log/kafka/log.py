@@ -264,7 +264,7 @@ class KafkaLog:
         return KafkaLeadership(self._context, name, member)
 
     def outage(self) -> str:
-        """Return why the brokers cannot be reached, or refuse the client's settings; "" if nothing is known."""
+        """Return the reason why the brokers cannot be reached or refuse the settings; "" if no reason is known."""
         return self._context.admin.outage()
 
     def _has_positions(self, group: str) -> bool:

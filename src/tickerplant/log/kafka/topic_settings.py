@@ -66,7 +66,7 @@ class Findings:
 
 
 def check(topic: str, spec: TopicSpec, config: Mapping[str, str], replicas: int) -> Findings:
-    """Return the settings of an existing topic that are refused, and those that shorten what users can read."""
+    """Return the refused settings of an existing topic, and the settings that shorten the range that users can read."""
     found, wanted = Findings(topic, replicas), new_topic(spec, replicas)
 
     def refuse(name: str) -> None:

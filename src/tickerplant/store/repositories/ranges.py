@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 MAX_ARRAY_ROWS: Final = 250_000
-"""Maximum rows that are read as arrays: those of a page and those that it skips. The database builds them in memory."""
+"""Maximum rows that are read as arrays: the rows of a page and the rows before it. The database builds them in
+memory."""
 
 
 @dataclass(frozen=True, slots=True)
