@@ -39,7 +39,7 @@ from benchmarks.plant import cpu_of, descendants, environment, memory_of, plant 
 from benchmarks.support.figures import report  # noqa: E402
 
 ADDRESSES = 16
-"""Number of loopback addresses that the clients come from."""
+"""Number of loopback addresses of the clients."""
 CONNECT_S = 120.0
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 SUBSCRIBE = json.dumps({"action": "subscribe", "symbols": ["*"]}).encode()

@@ -30,8 +30,8 @@ BASE_COLUMNS: Final = (
 MAX_BASE_ROWS: Final = 200_000
 """Maximum stored rows from which one answer builds coarser bars."""
 LONG_OVER_US: Final = DAY_US
-"""Time after the end of a bar from which it is final, even if no feed reports that the symbol did not trade. Files and
-removed subscriptions report nothing after their last bar."""
+"""Maximum time from the end of a bar until the bar is final, even if no feed reports that the symbol did not trade.
+Files and removed subscriptions report nothing after their last bar."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,11 @@ _DAY_S: Final = 86_400
 _OF_DAY: Final = {4: ("minutes", _DAY_S // 60), 6: ("seconds", _DAY_S), 9: ("milliseconds", 1_000 * _DAY_S)}
 """Units of the time since midnight that clocks of so many digits resemble, and their number per day."""
 _FEW: Final = 10
-"""Number of different clocks from which they are no seconds since midnight. A third of the seconds look like clocks."""
+"""Minimum number of different clocks that shows that they are not seconds since midnight. A third of the seconds look
+like clocks."""
 _MOSTLY: Final = 0.8
-"""Share of clocks above which the other values are errors. A third of the seconds since midnight look like clocks."""
+"""Minimum share of clocks with which the other values are errors. A third of the seconds since midnight look like
+clocks."""
 
 
 def parts_of(clock: str, others: Mapping[str, str]) -> list[str]:

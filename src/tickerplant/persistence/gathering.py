@@ -17,11 +17,11 @@ from tickerplant.core.errors import UnreadableRecord
 from tickerplant.log.port import ConsumedRecord, Reader, TopicPartition
 
 FEW_RECORDS: Final = 32
-"""Maximum records of a poll after which more records are awaited."""
+"""Maximum records of a poll with which more records are awaited."""
 MAX_GATHERED: Final = 256
-"""Number of gathered records from which no more are awaited."""
+"""Minimum number of gathered records with which no more records are awaited."""
 MAX_GATHERED_BYTES: Final = 1 << 20
-"""Size of the gathered records from which no more are awaited."""
+"""Minimum size of the gathered records with which no more records are awaited."""
 _PATIENT: Final = (records.Ticks, records.Mark, records.Bars, records.Values)
 _IMPATIENT_FEEDS: Final = (records.FILE_FEED, records.BACKFILL_FEED)
 

@@ -38,7 +38,7 @@ class PersistenceCounters:
     refused_partitions: int = 0
     """Number of partitions whose next record the database refuses; they are not written."""
     error_since_s: float = 0.0
-    """Time in seconds since 1970 from which on the present error repeats; 0 without an error."""
+    """Time of the first occurrence of the present error, in seconds since 1970; 0 without an error."""
 
 
 class Metrics(Protocol):

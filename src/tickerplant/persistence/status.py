@@ -20,9 +20,9 @@ from tickerplant.log.port import EventLog, TopicPartition
 REFUSED_PREFIX: Final = "persistence:refused:"
 OUTAGE_PREFIX: Final = "persistence:outage:"
 STALE_S: Final = 60.0
-"""Age in seconds from which an outage report is ignored. A member renews its report after each failed attempt, and the
-pauses between attempts are at most 5 s. An older report is usually that of a process that has ended. An attempt whose
-database statement waits for its timeout of 120 s is an exception."""
+"""Minimum age, in seconds, of an outage report that is ignored. A member renews its report after each failed attempt,
+and the pauses between attempts are at most 5 s. An older report is usually that of a process that has ended. An attempt
+whose database statement waits for its timeout of 120 s is an exception."""
 DISK_FULL: Final = "(SQLSTATE 53100)"
 """Text of each error of a database whose disk is full."""
 REMEDY: Final = "remove the cause in the database, then restart persistence"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 LAG: Final = dt.timedelta(minutes=10)
-"""Age from which bars are compared. The check roll-up lags by about five minutes, bars by the allowed lateness."""
+"""Minimum age of compared bars. The check roll-up lags by about five minutes, bars by the allowed lateness."""
 
 _CLAIM: Final = """
     UPDATE arrivals SET comparing_from = least(comparing_from, changed_from), changed_from = NULL

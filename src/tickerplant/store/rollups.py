@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROLLUP_5M: Final = "ohlcv_5m_rollup"
 ROLLUP_1D: Final = "ohlcv_1d_rollup"
 COMPRESS_AFTER: Final = {ROLLUP_5M: dt.timedelta(days=10), ROLLUP_1D: dt.timedelta(days=100)}
-"""Age from which chunks of a continuous aggregate are compressed. Their ticks and 1m bars rarely change then."""
+"""Minimum age of the compressed chunks of a continuous aggregate. Their ticks and 1m bars rarely change then."""
 _COLUMNS: Final = "time, symbol, source, open, high, low, close, volume, trades"
 _FROM_TICKS: Final = """
     SELECT to_timestamp(floor(date_part('epoch', time) / 300) * 300), symbol, source,

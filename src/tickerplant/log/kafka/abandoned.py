@@ -1,8 +1,9 @@
 """Transactions that a dead member of a group has left open.
 
-Readers stop at an open transaction, and its positions are not stable. The brokers abort it after its timeout of 10 s,
-for which they look every 10 s. The new owner of a partition therefore ends the transaction itself: a new producer with
-the writer's name aborts it. The metadata of a group's positions contains the name of the writer that committed them.
+Readers stop at an open transaction, and its positions are not stable. The brokers check every 10 s for transactions
+that exceed their timeout of 10 s, and abort them. The new owner of a partition therefore ends the transaction itself: a
+new producer with the writer's name aborts it. The metadata of a group's positions contains the name of the writer that
+committed them.
 """
 
 from __future__ import annotations
