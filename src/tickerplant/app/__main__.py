@@ -1,4 +1,4 @@
-"""`python -m tickerplant.app` is the command line."""
+"""Run the command line as `python -m tickerplant.app`."""
 
 from tickerplant.app.cli import main
 

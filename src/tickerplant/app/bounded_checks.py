@@ -1,7 +1,8 @@
-"""Health checks with a time limit: each runs in its own thread, and an old answer is returned while it waits.
+"""Health checks with a time limit. Each check runs in its own thread, and while it waits, its old answer is returned.
 
-A broker or a database that is unavailable blocks a check for as long as its client waits. `BoundedChecks.run` returns
-within `WAIT_S` all the same: with the newest answer of each check, its age, and how long the present try has waited.
+A broker or a database that is unavailable blocks a check for as long as its client waits. `BoundedChecks.run` still
+returns within `WAIT_S`, with the newest answer of each check. An old answer states its age. A check without an answer
+for `LATE_S` has failed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ LATE_S: Final = 5.0
 """Seconds without an answer after which a check has failed. A busy machine needs seconds for an answer."""
 
 OLD_S: Final = 10.0
-"""Age in seconds above which an answer is old: its sentence states the age, and its components are degraded."""
+"""Age in seconds above which an answer is old: its components are degraded, and their sentences state the age."""
 
 Components = Callable[[], Iterable[ComponentHealth]]
 Evidence = Callable[[], str]
@@ -29,7 +30,10 @@ Evidence = Callable[[], str]
 
 @dataclass(slots=True)
 class _Check:
-    """One check, the answer that it gave last, and the try that waits. Its thread and `run` share it under `lock`."""
+    """One check, its newest answer, and the try in progress.
+
+    The check's thread and `run` share the fields under `lock`.
+    """
 
     name: str
     components: Components
@@ -38,15 +42,16 @@ class _Check:
     lock: threading.Lock = field(default_factory=threading.Lock)
     done: threading.Event = field(default_factory=threading.Event)
     began_s: float | None = None
-    """Start of the try that waits for its answer; None if no try waits."""
+    """Start of the try in progress, in seconds of `clock`; None if no try is in progress."""
     failure: ComponentHealth | None = None
     """The component with which the newest try failed; None if it has succeeded."""
     known: Sequence[ComponentHealth] = ()
     known_s: float | None = None
-    """Time of the newest success, whose components are `known`; None before the first."""
+    """Time of the newest success, whose components are `known`, in seconds of `clock`; None before the first
+    success."""
 
     def begin(self) -> None:
-        """Start a try, unless one waits."""
+        """Start a try, unless a try is in progress."""
         with self.lock:
             if self.began_s is not None:
                 return
@@ -67,7 +72,10 @@ class _Check:
         self.done.set()
 
     def answer(self) -> list[ComponentHealth]:
-        """Return the components of the newest answer, with the reason and the age if it is not the present one."""
+        """Return the components of the newest answer, which state their age if the answer is old.
+
+        If the newest try has failed or is late, a component with the reason precedes them.
+        """
         with self.lock:
             now_s = self.clock()
             began_s, failure, known, known_s = self.began_s, self.failure, self.known, self.known_s
@@ -82,7 +90,7 @@ class _Check:
         return [failure, *(_aged(one, age_s) for one in known if one.name != self.name)]
 
     def _without_answer(self, waits_s: float, *, is_known: bool) -> ComponentHealth | None:
-        """Return the failed component of a try that waits; None while the former answer counts."""
+        """Return a failed or degraded component for the try in progress; None while the newest answer still applies."""
         why = self.evidence() if self.evidence is not None else ""
         if why:
             return ComponentHealth(self.name, FAILED, f"no answer: {why}")
@@ -119,7 +127,7 @@ class BoundedChecks:
 
 
 def _aged(component: ComponentHealth, age_s: float) -> ComponentHealth:
-    """Return a component as it was known `age_s` seconds ago. It is at least degraded."""
+    """Return a component with its age in the sentence and the details. An `ok` component becomes degraded."""
     return replace(
         component,
         state=DEGRADED if component.state == OK else component.state,

@@ -1,4 +1,4 @@
-"""The command line. Commands import the other packages when they run, so that `--help` answers at once."""
+"""The command line. Commands import the other packages when they run, so that `--help` prints at once."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def main() -> None:
 
     An error that a user can correct prints one line, without a traceback.
     """
-    os.umask(0o077)  # the data folder and its files belong to the user alone
+    os.umask(0o077)  # only this user may read the data folder and its files
     try:
         app()
     except TickerplantError as error:
@@ -128,7 +128,7 @@ def main() -> None:
 
 
 def _report(error: str) -> None:
-    """Write an error to stderr: as a JSON line if all lines are JSON."""
+    """Write an error to stderr, as a JSON line if all lines must be JSON."""
     configured = sys.modules.get("tickerplant.app.runtime.logging")  # absent if the settings are wrong
     if configured is not None and configured.writes_json():
         configured.announce(error, {}, "error")

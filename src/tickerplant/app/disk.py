@@ -1,4 +1,4 @@
-"""The health of the disk below the data folder: whether anything can still be written, and how much is free."""
+"""The health of the disk with the data folder: whether files can be written, and the free space."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def intake_folders(settings: Settings) -> list[Path]:
-    """Return the local folders that grow with the intake: of the embedded log, and of the embedded database."""
+    """Return the local folders of the embedded log and the embedded database, which grow with the intake."""
     folders = [settings.data] if settings.embedded_store or settings.log == "embedded:" else []
     if settings.log.startswith("sqlite:///"):
         folders.append(Path(settings.log.removeprefix("sqlite://")).parent)
@@ -33,7 +33,10 @@ def intake_folders(settings: Settings) -> list[Path]:
 
 
 def free_space(settings: Settings) -> FreeSpace:
-    """Return the free space that the intake needs. It is never low if log and database are elsewhere."""
+    """Return the free space that the intake needs.
+
+    It is never low if log and database are on servers, or if `min_free_mb` is 0.
+    """
     folders = intake_folders(settings)
     if not folders or not settings.min_free_mb:
         return UNLIMITED
@@ -41,7 +44,7 @@ def free_space(settings: Settings) -> FreeSpace:
 
 
 def _free_bytes(folders: Sequence[Path]) -> int:
-    """Return the free bytes of the fullest of these folders' disks. A folder that cannot be checked has no limit."""
+    """Return the free bytes of the fullest of these folders' disks. A folder that cannot be checked is ignored."""
     found = [1 << 62]
     for folder in folders:
         try:
@@ -53,7 +56,7 @@ def _free_bytes(folders: Sequence[Path]) -> int:
 
 
 def plant_disk_health(settings: Settings) -> Iterable[ComponentHealth]:
-    """Yield the health of the disk with the data folder, and of the log's disk if that is another one."""
+    """Yield the health of the disk with the data folder, and of the log's disk if that is a different disk."""
     folders = intake_folders(settings)
     seen = set()
     for folder in dict.fromkeys((settings.data, *folders)):
@@ -69,9 +72,9 @@ def plant_disk_health(settings: Settings) -> Iterable[ComponentHealth]:
 
 
 def disk_health(folder: Path, *, least_bytes: int = 0, name: str = "disk") -> Iterable[ComponentHealth]:
-    """Yield whether the data folder can be written. Leaves no file behind. Yields nothing if the folder does not exist.
+    """Yield the health of a folder's disk. Leaves no file behind. Yields nothing if the folder does not exist.
 
-    `least_bytes`: free bytes below which the plant takes in no data; 0: it never stops.
+    `least_bytes`: free bytes below which the plant takes in no data; 0: no minimum.
 
     The check allocates space, because the free space that the system reports ignores quotas.
     """
@@ -98,7 +101,7 @@ def disk_health(folder: Path, *, least_bytes: int = 0, name: str = "disk") -> It
         )
         yield ComponentHealth(name, FAILED, sentence, details)
     elif free < max(LOW_BYTES, 2 * least_bytes):
-        sentence = f"only {free // MIB:,} MiB are free for {folder}; free some"
+        sentence = f"only {free // MIB:,} MiB are free for {folder}; free some space"
         if free < resume_bytes:
             sentence += f". Feeds that have stopped continue at {resume_bytes // MIB:,} MiB"
         yield ComponentHealth(name, DEGRADED, sentence, details)
@@ -107,7 +110,7 @@ def disk_health(folder: Path, *, least_bytes: int = 0, name: str = "disk") -> It
 
 
 def _probe(folder: Path) -> OSError | None:
-    """Return the error of allocating `PROBE_BYTES` in a file without a name; None if it works or is not supported."""
+    """Return the error of allocating `PROBE_BYTES` in a file without a name; None if this works or is not supported."""
     try:
         machine.allocate_unnamed(folder, PROBE_BYTES)
     except OSError as error:  # another user's folder, or a file system without such files, cannot be checked

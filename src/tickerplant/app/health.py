@@ -103,7 +103,7 @@ def log_health(event_log: EventLog) -> Iterable[ComponentHealth]:
         state, sentence = DEGRADED if lag > LAG_DEGRADED else OK, f"{lag} records behind" if lag else UP_TO_DATE
         if losses:
             details["lost"] = [{**asdict(loss), "offsets": loss.offsets} for loss in losses]
-            remedy = f"stop {group} and move on with `tickerplant skip-lost {group} --yes`"
+            remedy = f"stop {group}, then run `tickerplant skip-lost {group} --yes`"
             state, sentence = FAILED, f"retention has dropped unread records: {'; '.join(map(str, losses))}; {remedy}"
         if group in skips:
             details["skipped"] = [msgspec.to_builtins(skip) for skip in skips[group]]
@@ -128,9 +128,11 @@ def plant_health(event_log: EventLog, *, held: bool) -> Iterable[ComponentHealth
 
 
 def feed_health(event_log: EventLog, now_us: int) -> Iterable[ComponentHealth]:
-    """Yield each feed's newest state on `market.status`. A live feed that has not written lately counts as down.
+    """Yield each feed's newest state on `market.status`.
 
-    The count of conflicting rows is informational: trades are dead letters, and of a bar the last row is kept.
+    A live feed that has written nothing for `STALE_FEED_US` is down.
+
+    The count of conflicting rows is informational: such trades are dead letters, and the last row of a bar is kept.
     """
     states = feed_states(event_log)
     live = {feed: live_watermark_us(event_log, feed) for feed, newest in states.items() if newest.state == "up"}
@@ -173,9 +175,9 @@ def feed_states(event_log: EventLog) -> dict[str, FeedState]:
 def _recent_feeds(event_log: EventLog, feeds: Collection[str], since_us: int) -> set[str]:
     """Return the feeds among `feeds` that have written to the raw topic since `since_us`.
 
-    Reads the topic from that time until all have written, for at most `RECENT_FEEDS_S`. A live feed writes a mark every
-    second, so a second's records are usually enough. If a feed is silent, all records since then are read. If the time
-    runs out, all feeds are returned.
+    Reads the topic from that time until all feeds have written, for at most `RECENT_FEEDS_S`. A live feed writes a mark
+    every second, so a second's records are usually enough. If a feed is silent, all records since that time are read.
+    If the time runs out, all feeds are returned.
     """
     from tickerplant.log.port import at_time
 
@@ -210,8 +212,8 @@ def _when(us: int) -> str:
 def service_health(statuses: Iterable[Status]) -> Iterable[ComponentHealth]:
     """Yield the health of each service of this process.
 
-    A service that crashes repeatedly shows its error, and since when. It is failed if waiting cannot remove the cause,
-    and degraded while it waits for the database or the log.
+    The sentence of a service that crashes repeatedly contains the error and its first time. Such a service is failed if
+    waiting cannot remove the cause, and degraded while it waits for the database or the log.
     """
     for status in statuses:
         times = f", restarted {status.restarts} times" if status.restarts else ""
@@ -331,7 +333,10 @@ def webhook_health(counts: Mapping[str, float]) -> Iterable[ComponentHealth]:
 
 
 def left_out_health(feeds: Iterable[dict[str, Any]]) -> Iterable[ComponentHealth]:
-    """Yield the counts of ticks and bars left out of bars, by feed. Informational: the ticks are stored."""
+    """Yield the counts of ticks and bars left out of bars, by feed.
+
+    The state is always ok, because the ticks are stored.
+    """
     sentences, details = [], {}
     for row in feeds:
         counts = {name: int(row[name]) for name in ("late_ticks", "unsupported", "differences")}

@@ -79,7 +79,7 @@ FEED_UP: Final = MetricSpec(
 )  # fmt: skip
 DISK_FREE: Final = MetricSpec(
     "tickerplant_disk_free_bytes", "gauge", "Free bytes of the disk of the data folder.",
-    "Below 1 GiB: free some space; `tickerplant health` shows the consumers, and docs/store.md how long rows are kept.",
+    "Below 1 GiB: free some space; docs/store.md states how long the store keeps rows.",
 )  # fmt: skip
 CATALOGUE: Final = (
     SERVICE_UP, SERVICE_RESTARTS, GROUP_LAG, GROUP_LOST, LOG_END, LOG_AGE, SERVICE_COUNT, SERVICE_ERROR, REFUSED,
@@ -110,11 +110,11 @@ class PlantCollector(Collector):
         self._log_reader = LogMetricsReader(event_log) if event_log is not None else None
 
     def describe(self) -> Iterable[Metric]:
-        """Return the catalogue, so that registering does not read the log."""
+        """Return the catalogue as empty families, so that registering does not read the log."""
         return [_family(spec) for spec in CATALOGUE]
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metric families of the services, then those of the log."""
+        """Yield the metric families of the services, then the families of the log."""
         now_s = time.time()
         up, restarts = _family(SERVICE_UP), _family(SERVICE_RESTARTS)
         counts, errors, refused = _family(SERVICE_COUNT), _family(SERVICE_ERROR), _family(REFUSED)

@@ -35,7 +35,7 @@ _JOIN_S: Final = 30.0
 class Loss:
     """A partition whose next record for a group is no longer in the log.
 
-    `position` is the offset of that record, `first` the first retained offset.
+    `position` is the offset of that record, and `first` is the first retained offset.
     """
 
     topic: str
@@ -86,9 +86,9 @@ def read_skips(log: EventLog) -> list[Skip]:
 def skip_lost(log: EventLog, group: str, topics: Sequence[str], losses: Sequence[Loss]) -> Skip:
     """Move a group to the first retained records, and store the skipped ranges, in one transaction.
 
-    Also deletes the newest snapshot of the partition of aggregation or analytics, because its state lacks the lost
-    records. The service then starts the partition without state. The group must have no members. Raises LogError if
-    another member joins.
+    Also deletes the newest snapshot of each such partition of aggregation or analytics, because its state lacks the
+    lost records. The service then starts the partition without state. The group must have no members. Raises LogError
+    if another member joins.
     """
     skip = Skip(group, time.time_ns() // 1000, list(losses))
     starts = {TopicPartition(loss.topic, loss.partition): loss.first for loss in losses}

@@ -56,10 +56,10 @@ class ServiceManager:
         self._send("STOPPING=1", "STATUS=stopping")
 
     def beat(self, find_troubles: Callable[[], Sequence[str]] = tuple) -> None:
-        """Send `WATCHDOG=1` if half of the watchdog's time has passed. Cheap enough for several calls per second.
+        """Send `WATCHDOG=1` if half of the watchdog's time has passed. Several calls per second are cheap.
 
-        `find_troubles` returns the troubles that only a restart removes. Nothing is sent while there are any, so that
-        the manager restarts the process.
+        `find_troubles` returns the troubles that only a restart removes. While there are troubles, they are sent as the
+        status and the signal is omitted, so that the manager restarts the process.
         """
         now_s = self._clock()
         if not self._interval_s or now_s < self._due_s:

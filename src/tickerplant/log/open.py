@@ -20,7 +20,7 @@ _FORMS = "`embedded:`, `sqlite:///path/of/a/file` or `kafka://host:port[,host:po
 
 
 def has_file(url: str, data: Path) -> bool:
-    """Return whether the file of an embedded log exists; True for brokers, which need none."""
+    """Return True if the file of an embedded log exists, or if the log is on brokers."""
     parts = urlsplit(url)
     path = data / FILE_NAME if parts.scheme == "embedded" else Path(parts.path)
     return parts.scheme == "kafka" or path.exists()

@@ -4,10 +4,10 @@ A log has topics, a topic has partitions, and a partition is one sequence of rec
 appends in transactions; a `Reader` reads. There are two adapters, Apache Kafka and one SQLite file. Both pass one
 conformance suite (`tests/conformance`).
 
-Calls block for at most their timeout, and release the GIL while they wait. A Reader or a Writer belongs to one
-thread at a time. An event loop calls them from an executor.
+Calls block for at most their timeout, and release the GIL while they wait. A Reader or a Writer belongs to one thread
+at a time. An event loop calls them from an executor.
 
-Offsets increase and never repeat, but are not always dense: Kafka uses some for transaction markers. A *position* is
+Offsets increase and never repeat, but may have gaps: Kafka uses some offsets for transaction markers. A *position* is
 the offset of the next record to read.
 
     with log.writer("aggregation-0") as writer, log.reader([RAW], group="aggregation") as reader:
@@ -58,7 +58,7 @@ def at_positions(positions: Mapping[TopicPartition, int]) -> Start:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Identity of a log. A log that continues an older one in new topics has a new generation."""
+    """Identity of a log. A log that continues an older log in new topics has a new generation."""
 
     log_id: str
     generation: int
@@ -76,7 +76,7 @@ class RebalanceListener(Protocol):
         ...
 
     def before_rebalance(self) -> None:
-        """Commit the state that a next owner of the partitions can use. The reader still owns its partitions.
+        """Commit the state that the next owner of the partitions can use. The reader still owns its partitions.
 
         An adapter calls it only if members give up their partitions before they are assigned again, as on Kafka. The
         call should take less than a second, because all members of the group wait.
@@ -147,13 +147,17 @@ class Transaction(Protocol):
 
 
 class Writer(Protocol):
-    """Appends in transactions. A restarted process uses the same name: a newer writer of a name fences the old one."""
+    """Appends in transactions.
+
+    A restarted process uses the same name: a newer writer of a name fences older writers.
+    """
 
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Begin a transaction. Leaving the block commits it; an exception in the block aborts it. Only one may be open.
 
-        The commit raises Fenced if another process owns the name or the partitions: stop. The commit raises
-        LogUnavailable if it is unknown whether the transaction was written: resume from the last commit.
+        The commit raises Fenced if another process owns the name or the partitions; the caller must stop. The commit
+        raises LogUnavailable if it is unknown whether the transaction was written; the caller must resume from the last
+        commit.
         """
         ...
 
@@ -280,8 +284,8 @@ class EventLog(Protocol):
     ) -> list[str]:
         """Abort the transactions that dead former owners of these inputs left open; return the names of their writers.
 
-        A stage calls it for partitions that it gained, before it reads positions and state. Its outputs are in the same
-        partitions of the topics `outputs`. `own` is the name of its writer. Blocks for seconds if there is such a
+        Call it for gained partitions, before positions and state are read. The outputs are in the same partitions of
+        the topics `outputs`. `own` is the name of the caller's writer. Blocks for seconds if there is such a
         transaction.
         """
         ...
@@ -289,7 +293,7 @@ class EventLog(Protocol):
     def lead(self, name: str, member: str) -> Leadership:
         """Return a member's wait for the leadership `name`. `member` names it in the brokers' tools.
 
-        If the leader dies, another member leads when its session ends; in one file, at once.
+        If the leader dies, another member leads when the leader's session ends. In the embedded log, it leads at once.
         """
         ...
 
@@ -318,7 +322,7 @@ class EventLog(Protocol):
     def hold_retention(self, holder: str, positions: Mapping[TopicPartition, int] | None) -> None:
         """Retain partitions from these offsets on for `holder`, replacing its earlier holds; None releases them.
 
-        Kafka's retention cannot be held back (`trim`).
+        Kafka's retention cannot be held back: see `trim`.
         """
         ...
 

@@ -63,12 +63,13 @@ MAX_PAUSE_S: Final = 0.05
 HANDOVER_RECORDS: Final = 100
 """Minimum records since the newest snapshot for a snapshot before a rebalance. A next owner replays fewer records."""
 HANDOVER_BYTES: Final = 16 * 1024 * 1024
-"""Maximum size of all snapshots before a rebalance, by the sizes of the former ones. All members wait meanwhile."""
+"""Maximum bytes of all snapshots before a rebalance, estimated from the previous snapshots. All members wait
+meanwhile."""
 COMMIT_EVERY_S: Final = 1.0
-"""Maximum time for which steps without outputs wait for a commit, if they may (`Stage.commit_may_wait`). Most ticks
+"""Maximum seconds for which steps without outputs wait for a commit, if they may (`Stage.commit_may_wait`). Most ticks
 cause no outputs, and a restart may repeat their steps. These steps share a transaction with the next outputs."""
 WAITING_POLL_S: Final = 0.05
-"""Maximum duration of a poll while a stage has background work."""
+"""Maximum seconds of a poll while a stage has background work."""
 _MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024  # maximum outputs in memory; above it a batch commits before its end
 
 log = structlog.get_logger(__name__)
@@ -146,14 +147,14 @@ class Processor:
     _discarded_before: int = 0
     _committed_s: float = 0.0
     _stepping: bool = False
-    """Whether outputs may be in no transaction: during steps and, after an error, until the stages are dropped."""
+    """True while outputs may be in no transaction: during steps and, after an error, until the stages are dropped."""
     _outage: Outage = field(default_factory=Outage)
 
     def run(self, stop: threading.Event, *, poll_s: float = 0.5) -> None:
         """Process records until `stop` is set, then snapshot all owned partitions and return.
 
-        Raises Fenced if another member of this name took over, SnapshotRefused if a snapshot has another format. The
-        processor restarts after LogUnavailable.
+        Raises Fenced if another member of this name took over, and SnapshotRefused if a snapshot has another format.
+        The processor restarts after LogUnavailable.
         """
         while not stop.is_set():
             self._stages.clear()
@@ -218,7 +219,7 @@ class Processor:
             log.info("no snapshot before the rebalance", service=self.name, error=str(error))
 
     def _poll_s(self, poll_s: float) -> float:
-        """Return the maximum duration of the next poll."""
+        """Return the maximum duration of the next poll, in seconds."""
         if any(owned.stage.has_background_work() for owned in self._stages.values()):
             return min(poll_s, WAITING_POLL_S)
         return poll_s
@@ -420,7 +421,7 @@ def _behind(owned: _Partition) -> bool:
 
 
 class _StageLifecycle(RebalanceListener):
-    """Opens the stages of assigned partitions and drops those of revoked partitions. Reads from snapshot positions."""
+    """Opens the stages of assigned partitions and drops the stages of revoked ones. Reads from snapshot positions."""
 
     def __init__(self, processor: Processor) -> None:
         self._processor = processor

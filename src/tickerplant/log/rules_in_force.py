@@ -1,4 +1,4 @@
-"""The rules in force: those of the newest `Settings` record, as the log's state contains them."""
+"""The rules in force: the rules of the newest `Settings` record, as the log's state contains them."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ from tickerplant.log.snapshots import SNAPSHOT_KEY, KeptSnapshot, first_record_f
 MAX_HOLD_RETENTIONS: Final = 2
 """Maximum age of a held record, in multiples of the topic's retention.
 
-For a retention of 5 days, this allows one more day for the session that retention cuts. It also allows the 4 days of a
+If the retention is 5 days, this allows one more day for the session that retention cuts. It also allows the 4 days of a
 long weekend between the sessions that a stage reads. The bound also applies if a clock runs far ahead, or if no session
-follows an old one.
+follows an old session.
 """
 
 log = structlog.get_logger(__name__)
@@ -33,9 +33,9 @@ log = structlog.get_logger(__name__)
 class SnapshotRetention:
     """Drops the due kept snapshots of one service, and holds retention of the service's input back for the others.
 
-    The process that applies retention calls `run` just before it does so. If several processes call it, the later ones
-    find nothing left to drop. `topic` is the service's input, `retention_us` that topic's retention. One run requests
-    the keys and offsets of each partition. Each kept snapshot is read only once.
+    The process that applies retention calls `run` just before it does so. If several processes call `run`, the later
+    calls find nothing left to drop. `topic` is the service's input, and `retention_us` is that topic's retention in µs.
+    One run requests the keys and offsets of each partition. Each kept snapshot is read only once.
     """
 
     event_log: EventLog

@@ -34,7 +34,8 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True):
     """Label of the newest kept snapshot, this one included."""
     state: bytes
     oldest: int | None = None
-    """Smallest input offset that the stage may still read through its history. None: nothing before its position."""
+    """Smallest input offset that the stage may still read through its history. None: it reads nothing before its
+    position."""
 
 
 def encode(snapshot: Snapshot) -> bytes:
@@ -98,7 +99,7 @@ def kept_snapshots(
 
 
 def first_record_from(event_log: EventLog, source: TopicPartition, offset: int, end: int) -> ConsumedRecord | None:
-    """Return the first record of a partition in `[offset, end)`, or None. Reads one record if offsets are dense."""
+    """Return the first record of a partition in `[offset, end)`, or None. Reads one record if offsets have no gaps."""
     for reach in (1, _SPARSE):
         found = next(iter(event_log.read_range(source, offset, min(offset + reach, end))), None)
         if found is not None:

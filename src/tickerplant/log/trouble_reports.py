@@ -1,7 +1,7 @@
 """Reports of repeating errors as state keys of the log, so that `health` in any process shows them.
 
-A *trouble* is an error that repeats: a service that crashes again and again, a vendor that floods its connection. Each
-is one JSON object in partition 0 of `STATE_FEEDS`, so that health reads one partition.
+A *trouble* is an error that repeats: a service that crashes repeatedly, or a vendor that floods its connection. Each
+trouble is one JSON object in partition 0 of `STATE_FEEDS`, so that health reads one partition.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ MAX_ERROR_CHARS: Final = 500
 
 
 class Trouble(msgspec.Struct):
-    """An error that repeats. `times`: count of reports in a row; times of day are seconds since 1970."""
+    """An error that repeats.
+
+    `times`: count of reports in a row. `since_s` and `reported_s` are in seconds since 1970.
+    """
 
     error: str
     since_s: float
     times: int
     reported_s: float
     permanent: bool = True
-    """True if no wait removes the cause."""
+    """True if waiting cannot remove the cause."""
 
 
 def service_key(service: str, instance: str) -> str:
@@ -61,7 +64,7 @@ def withdraw(log: EventLog, key: str) -> None:
 
 
 def read(log: EventLog, now_us: int) -> dict[str, Trouble]:
-    """Return the recent troubles by key. A report of the future is of a clock that was wrong. Raises LogError."""
+    """Return the recent troubles by key. Ignores a report from the future, after a wrong clock. Raises LogError."""
     found = {}
     for key in sorted(log.state_keys(STATE_FEEDS, 0)):
         if key.startswith(PREFIX):
@@ -79,4 +82,4 @@ def _put(log: EventLog, key: str, value: bytes | None) -> None:
 def _decoded(value: bytes | None) -> Trouble | None:
     with contextlib.suppress(msgspec.MsgspecError):
         return None if value is None else msgspec.json.decode(value, type=Trouble)
-    return None  # of a newer version
+    return None  # written by a newer version

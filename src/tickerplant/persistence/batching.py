@@ -1,4 +1,4 @@
-"""Collects consumed records into the batch of one database transaction. Pure, on whole columns.
+"""Collects consumed records into the batch of one database transaction. Pure. Each operation processes entire columns.
 
 A `PartitionBuffer` belongs to one partition of one topic. It adds consumed records in order. `flush` returns a
 `WriteBatch`: all rows of the records, only the newest version of each live bar and value, and the partition's new
@@ -6,8 +6,9 @@ position.
 
 Closed states are flushed at once. Forming states are conflated: the newest state of each key waits until a second after
 the last forming rows were flushed. A crash may therefore lose rows in memory that belong to applied records. Each
-position has a `resume`: the offset of the oldest record with a forming row still in memory. Reading starts there. The
-buffer only restores the forming rows of a record between `resume` and the position; its other rows have been applied.
+position has a `resume`: the offset of the oldest record with a forming row still in memory. Reading starts at this
+offset. The buffer only restores the forming rows of a record between `resume` and the position; its other rows have
+been applied.
 
 Bars and values differ in one respect. A closed bar replaces the forming one, which then need not be written. The values
 of a forming bar have their own table. Their newest state is written even if the bar has closed since.
@@ -35,10 +36,10 @@ from tickerplant.store.repositories.prices import with_arrival
 from tickerplant.store.row_selection import filter_rows, is_closed, newest_by_key, not_newer
 
 FORMING_EVERY_US: Final = SECOND_US
-"""Time after which pending forming rows are due."""
+"""Microseconds after which pending forming rows are due."""
 FORMING_WITH_OTHERS_US: Final = FORMING_EVERY_US * 3 // 4
-"""Minimum time between two writes of forming rows. They are written before they are due if a transaction is needed for
-other rows, so that they need none of their own."""
+"""Minimum microseconds between two writes of forming rows. If other rows need a transaction, forming rows are written
+with these rows before they are due."""
 OFFSET: Final = "_offset"
 """Column of a pending row: the offset of its record."""
 
@@ -69,21 +70,21 @@ class WriteBatch:
     values: list[pa.Table] = field(default_factory=list)
     """One table per set of columns. A closed and a forming state of one key may both be present."""
     splits: list[tuple[pa.Table, int]] = field(default_factory=list)
-    """(rows, version of their record)."""
+    """Splits, as (rows, version of their record)."""
     dividends: list[tuple[pa.Table, int]] = field(default_factory=list)
-    """(rows, version of their record)."""
+    """Dividends, as (rows, version of their record)."""
     answers: list[tuple[pa.Table, int]] = field(default_factory=list)
-    """(rows, version of their record)."""
+    """Vendors' answers, as (rows, version of their record)."""
     interval_overs: list[records.Record] = field(default_factory=list)
     feeds: list[records.FeedState] = field(default_factory=list)
     differences: list[tuple[records.Differences, int]] = field(default_factory=list)
-    """(record, count of bars that differ between two sources); only the count is stored."""
+    """Differences, as (record, count of bars that differ between two sources). Only the count is stored."""
     alerts: list[tuple[pa.Table, int]] = field(default_factory=list)
-    """(rows, `sent_at_us` of their record). The alerts fired at that time."""
+    """Alerts, as (rows, `sent_at_us` of their record). The alerts fired at that time."""
     dead: list[tuple[records.Record, int]] = field(default_factory=list)
-    """(dead letter, offset of its record)."""
+    """Dead letters, as (dead letter, offset of its record)."""
     sources: tuple[str, ...] | None = None
-    """The order of sources, if the log contains a new valid one."""
+    """The order of sources, if the log contains a new valid order; else None."""
     unreadable: int = 0
     out_of_range: int = 0
 
@@ -100,7 +101,7 @@ class WriteBatch:
 class PartitionBuffer:
     """Records of one topic partition that were read and not yet written. The reader bounds its size.
 
-    `position` is the store's position; `generation` is that of the log.
+    `position` is the store's position; `generation` is the log's generation.
     """
 
     def __init__(self, source: TopicPartition, generation: int, position: int) -> None:
@@ -161,7 +162,7 @@ class PartitionBuffer:
 
         All rows are due if `last` is true.
 
-        `now_us` is a monotonic clock. The next WriteBatch expects that this one was applied.
+        `now_us` is a monotonic clock. The next WriteBatch expects that this batch was applied.
         """
         since_us = now_us - self._formed_us
         due = last or since_us >= (FORMING_WITH_OTHERS_US if self.moved else FORMING_EVERY_US)
@@ -306,12 +307,13 @@ def _with_offset(batch: pa.RecordBatch, offset: int) -> pa.Table:
 def lane_number(source: TopicPartition, partitions: int, lanes: int) -> int:
     """Return the number of the lane that writes a partition.
 
-    Topics with one partition are written by two lanes: values of indicators, and everything else.
+    Topics with one partition are written by two lanes: one for values of indicators, and one for all other topics.
 
     >>> [lane_number(TopicPartition(schemas.RAW, number), 4, 2) for number in range(4)]
     [0, 1, 0, 1]
     >>> [lane_number(TopicPartition(topic, 0), 1, 2) for topic in (schemas.RAW, schemas.OHLCV, schemas.ANALYTICS)]
     [0, 0, 1]
+
     """
     return (source.partition if partitions > 1 else int(source.topic == schemas.ANALYTICS)) % lanes
 

@@ -1,4 +1,4 @@
-"""Which records may wait for others before they are written, and how the log's thread gathers them.
+"""Gathering of consumed records: the records that may wait for others, and the polls that gather them.
 
 A transaction costs the same for one tick as for fifty. The rows of a live feed therefore wait for each other, unless
 they arrive in large numbers. Records of files and of the backfill are written at once, because the next request may
@@ -37,10 +37,10 @@ def may_wait(consumed: ConsumedRecord) -> bool:
 
 
 class Gathering:
-    """Polls a reader until no more records are worth waiting for. Belongs to the log's thread, except `hurry`.
+    """Polls a reader until no more records need to be awaited. Belongs to the log's thread, except `hurry`.
 
-    `pause_s`: pause after a poll of few records. `longest_s`: maximum time for which records wait that may wait. The
-    pause is 0.1 s and the maximum 1 s by default; a poll without records waits for the first one.
+    `pause_s`: seconds of the pause after a poll of few records. `longest_s`: maximum seconds for which records wait.
+    The settings' defaults are 0.1 s and 1 s. A poll without records waits for the first record.
     """
 
     def __init__(self, pause_s: float, longest_s: float) -> None:
@@ -51,7 +51,7 @@ class Gathering:
         self._hurry = threading.Event()
 
     def hurry(self) -> None:
-        """End the current pause, and all later ones. Thread-safe."""
+        """End the current pause, and all later pauses. Thread-safe."""
         self._hurry.set()
 
     def restart(self, partitions: Collection[TopicPartition]) -> None:

@@ -35,10 +35,10 @@ async def apply_one_by_one(
     sources: Mapping[int, Sequence[str]],
     applied: Callable[[WriteBatch], Awaitable[None]],
 ) -> tuple[int, str] | None:
-    """Apply records in order; return (offset, error) of the first refused one, or None if all are applied.
+    """Apply records in order; return (offset, error) of the first refused record, or None if all are applied.
 
-    `buffer` is new, at the store's position. `applied` is called after each transaction. Raises the errors of `apply`
-    that are not refusals.
+    `buffer` is new and starts at the store's position. `applied` is called after each transaction. Raises the errors of
+    `apply` that are not refusals.
     """
     for record in consumed:
         buffer.add(record)

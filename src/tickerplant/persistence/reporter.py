@@ -1,4 +1,4 @@
-"""Reports what a member of persistence cannot write: in log lines, in counters, and as state keys (`status`)."""
+"""Reports outages and refusals of a member of persistence: in log lines, in counters, and as state keys (`status`)."""
 
 from __future__ import annotations
 

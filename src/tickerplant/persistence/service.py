@@ -5,9 +5,9 @@ One thread reads the log, one poll ahead of the writers. `gathering` defines how
 that the database stores the rows of one lane while the other encodes. A lane writes as soon as its last transaction and
 the pause after it have ended. A busy plant commits tens of thousands of ticks at once.
 
-Effects, in this order. Each is safe to repeat, because a repetition stops at Step 3:
+The effects have this order. Each is safe to repeat, because a repetition stops at Step 3:
 
-1. The log makes durable what was read (`_poll`), so that the store is never ahead of its log.
+1. The log makes the records durable that were read (`_poll`), so that the store is never ahead of its log.
 2. Missing table partitions and columns are created (`write_batch` applies Steps 2 to 5).
 3. In one database transaction: the positions move from their expected values,
 4. ticks, and rows of new series, are inserted by COPY; all others are upserted, and the newest version wins,
@@ -17,11 +17,11 @@ Effects, in this order. Each is safe to repeat, because a repetition stops at St
    is off. Their records must still be in the log.
 
 Failures: an unavailable database or log ends a `_StoreSession`. After a pause the next session starts at the database's
-positions. Rows that the database refuses for good stop only their own partition. Its records are applied one by one up
-to the refused one (`one_by_one`). The offset and the error of that record are reported (`reporter`). An unexpected
-position means that another process has applied it, and the transaction is rolled back. If the partition is still
-assigned to this member (its former owner finished late), reading restarts at the database's position. After
-`MAX_CONFLICTS` conflicts the partition is no longer written.
+positions. Rows that the database refuses permanently stop only their own partition. Its records are applied one by one
+up to the refused record (`one_by_one`). The offset and the error of that record are reported (`reporter`). An
+unexpected position means that another process has written this partition, and the transaction is rolled back. If the
+partition is still assigned to this member (its former owner finished late), reading restarts at the database's
+position. After `MAX_CONFLICTS` conflicts the partition is no longer written.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ log = structlog.get_logger(__name__)
 
 
 class Persistence:
-    """The service. It may run in its own thread and event loop. `gathering` defines the two times."""
+    """The service. It may run in its own thread and event loop. `gather_s` and `longest_gather_s`: see `gathering`."""
 
     def __init__(
         self,
@@ -188,14 +188,14 @@ class _StoreSession:
             self._thread.shutdown(wait=False)
 
     def _readable(self, orders: Mapping[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
-        """Return the valid orders of sources. A newer version may have stored an order that is invalid here."""
+        """Return the valid orders of sources. An order that a newer version has stored may be invalid."""
         found = {}
         for partition, sources in orders.items():
             try:
                 SourceOrder(sources)
             except ConfigError as error:
                 self._counts.unreadable += 1
-                log.warning("stored order of sources is invalid", partition=partition, error=str(error))
+                log.warning("invalid stored order of sources; using the default", partition=partition, error=str(error))
             else:
                 found[partition] = sources
         return found
@@ -337,18 +337,18 @@ class _StoreSession:
         batches: list[WriteBatch] = []
         for buffer in list(lane.buffers.values()):
             if ticks and ticks + buffer.buffered_ticks > MAX_TICKS:
-                continue  # the next transaction contains it, if the others have fewer ticks then
+                continue  # a later transaction contains this buffer
             ticks += buffer.buffered_ticks
             batch = buffer.flush(now_us, last=last)
             if batch is not None:
                 batches.append(batch)
-                lane.buffers[buffer.source] = lane.buffers.pop(buffer.source)  # it is the last in the next transaction
+                lane.buffers[buffer.source] = lane.buffers.pop(buffer.source)  # the last in the next transaction
         return batches
 
     async def _apply_all(self, session: Session, lane: Lane, batches: list[WriteBatch]) -> None:
         """Apply batches. Drop the batches with a position conflict, and apply the others again.
 
-        If the database refuses the rows, apply each batch alone, and a batch that is still refused record by record.
+        If the database refuses the rows, apply each batch alone. Apply a batch that is still refused record by record.
         """
         while batches:
             began = time.monotonic()
@@ -376,7 +376,7 @@ class _StoreSession:
         """Apply the records of a refused batch one by one, and stop its partition at the record that is refused."""
         source = refused.source
         if source not in lane.buffers:
-            return  # revoked meanwhile; its new owner applies it
+            return  # the partition was revoked meanwhile; its new owner applies the batch
         applied = (await all_positions(session))[source]
         self._restart_partition(source, applied)
         consumed = await asyncio.get_running_loop().run_in_executor(
@@ -438,7 +438,7 @@ class _StoreSession:
             else:
                 abandoned = True
                 log.error(
-                    "another process keeps applying this partition; this process no longer writes it",
+                    "another process also writes this partition, so this process no longer does; stop one of the two",
                     partition=tp, error=str(conflict),
                 )  # fmt: skip
         if abandoned and not any(one.buffers for one in self._lanes):

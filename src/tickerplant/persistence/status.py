@@ -1,6 +1,6 @@
-"""State keys of the log that report what persistence cannot write. `health` of every process reads them.
+"""State keys of the log that report refusals and outages of persistence. `health` of every process reads them.
 
-A *refusal* is a record that the database refuses for good. An *outage report* is the repeating error of one member.
+A *refusal* is a record that the database refuses permanently. An *outage report* is the repeating error of one member.
 Both are JSON objects in partition 0 of `STATE_FEEDS`, so that health reads one partition.
 """
 
@@ -21,7 +21,7 @@ REFUSED_PREFIX: Final = "persistence:refused:"
 OUTAGE_PREFIX: Final = "persistence:outage:"
 STALE_S: Final = 60.0
 """Minimum age, in seconds, of an outage report that is ignored. A member renews its report after each failed attempt,
-and the pauses between attempts are at most 5 s. An older report is usually that of a process that has ended. An attempt
+and the pauses between attempts are at most 5 s. An older report usually belongs to a process that has ended. An attempt
 whose database statement waits for its timeout of 120 s is an exception."""
 DISK_FULL: Final = "(SQLSTATE 53100)"
 """Text of each error of a database whose disk is full."""
@@ -30,7 +30,7 @@ REMEDY: Final = "remove the cause in the database, then restart persistence"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A record that the database refuses. Its partition stays at `offset`; nothing of it is skipped."""
+    """A record that the database refuses. Its partition stays at `offset`; no record is skipped."""
 
     topic: str
     partition: int
@@ -54,7 +54,7 @@ class _RefusalValue(msgspec.Struct):
 
 
 class OutageReport(msgspec.Struct):
-    """The repeating error of one member of persistence; times are seconds since 1970."""
+    """The repeating error of one member of persistence; times are in seconds since 1970."""
 
     error: str
     since_s: float
@@ -97,7 +97,10 @@ def read_refusals(log: EventLog) -> list[Refusal]:
 
 
 def read_outages(log: EventLog, now_us: int) -> dict[str, OutageReport]:
-    """Return the current outage reports by member. A report of the future is of a wrong clock. Raises LogError."""
+    """Return the current outage reports by member.
+
+    Ignores a report from the future, after a wrong clock. Raises LogError.
+    """
     found = {member: msgspec.json.decode(value, type=OutageReport) for member, value in _values(log, OUTAGE_PREFIX)}
     return {name: one for name, one in found.items() if abs(now_us / SECOND_US - one.reported_s) < STALE_S}
 

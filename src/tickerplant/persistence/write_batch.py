@@ -1,4 +1,4 @@
-"""One database transaction of persistence: rows and their log positions. Steps 2 to 5 of `service`."""
+"""One database transaction of persistence: rows and their log positions. It executes Steps 2 to 5 of `service`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tickerplant.store.session import Session
 async def apply(
     session: Session, log: Log, batches: Sequence[WriteBatch], sources: Mapping[int, Sequence[str]]
 ) -> None:
-    """Write these batches in one database transaction. `sources` is the order of sources by partition.
+    """Write these batches in one database transaction. `sources` contains the order of sources by partition.
 
-    Raises PositionConflict and writes nothing if a position differs from the expected one.
+    Raises PositionConflict and writes nothing if a position differs from the expected position.
     """
     ticks = [batch.ticks for batch in batches if batch.ticks is not None]
     prices = sorted_ticks(pa.concat_tables(ticks).unify_dictionaries()) if ticks else None

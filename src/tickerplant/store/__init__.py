@@ -1,7 +1,7 @@
-"""The store: PostgreSQL, with TimescaleDB where the extension is installed. Arrow tables in, Arrow tables out.
+"""The store: PostgreSQL, with TimescaleDB where the extension is installed. It accepts and returns Arrow tables.
 
-Start at `pool` (connections, write and read sessions). `repositories` contains the statements, `migrations` the
-schema, `maintenance` the scheduled jobs, `server` the embedded PostgreSQL.
+Start at `pool` (connections, write and read sessions). `repositories` contains the statements, and `migrations`
+contains the schema. `maintenance` runs the scheduled jobs, and `server` runs the embedded PostgreSQL.
 """
 
 from tickerplant.store.pool import Store

@@ -1,7 +1,7 @@
 """Rows of a query as one row of arrays, one per column, which become Arrow columns without an object per value.
 
 PostgreSQL sends an array as one value: a head of 20 bytes, then each element with its length. NumPy reads the elements
-of a column at once. Missing numbers are sent as NaN, or as the least bigint, because null has another length.
+of a column at once. Missing numbers are sent as NaN, or as the smallest bigint, because null has another length.
 """
 
 from __future__ import annotations

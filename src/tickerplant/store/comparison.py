@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 LAG: Final = dt.timedelta(minutes=10)
-"""Minimum age of compared bars. The check roll-up lags by about five minutes, bars by the allowed lateness."""
+"""Minimum age of compared bars. The check roll-up lags by about five minutes, and bars lag by the allowed lateness."""
 
 _CLAIM: Final = """
     UPDATE arrivals SET comparing_from = least(comparing_from, changed_from), changed_from = NULL
@@ -109,10 +109,10 @@ class _Counts:
 
 
 async def compare(session: Session, now: dt.datetime) -> str:
-    """Compare what changed since the last comparison; return the counts, or those of the last one if nothing changed.
+    """Compare the ranges that have changed; return the counts as text, or the last text if nothing has changed.
 
-    A difference is not necessarily an error. The check roll-up contains all ticks of a source: late ones that are in
-    no bar, and those of all its feeds. `rebuild` repairs a wrong bar through the log.
+    A difference is not necessarily an error. The check roll-up contains all ticks of a source: also late ticks that are
+    in no bar, and the ticks of all its feeds. `rebuild` repairs a wrong bar through the log.
 
     1. Claim the changed ranges. Later rows set a new mark.
     2. Compare each day up to `LAG` before now. A day whose check roll-up is pending stays claimed for the next run.

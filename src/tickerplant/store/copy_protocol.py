@@ -18,7 +18,7 @@ FEW_ROWS: Final = 32
 """Maximum rows of an INSERT from arrays.
 
 A COPY into a staging table and an INSERT from this table are faster for more rows. They cost one more round trip, and
-arrays some microseconds per row.
+arrays cost some microseconds per row.
 """
 
 ENCODED_ROWS: Final = 8_192
@@ -93,7 +93,7 @@ async def stage_rows(session: Session, name: str, batch: pa.RecordBatch) -> tupl
     """Return (FROM item, its arguments) that provide the rows to a statement of the open transaction.
 
     Many rows are copied into a temporary table. The table contains the rows until the end of the transaction, or until
-    the next call with the same `name` and columns. The columns are those of the batch.
+    the next call with the same `name` and columns. The rows have the columns of the batch.
     """
     if batch.num_rows <= FEW_ROWS or not session.copies:
         return unnest_rows(batch)
@@ -147,7 +147,7 @@ async def read_numbers(session: Session, query: str, values: int, *arguments: An
 
 
 def selected(schema: pa.Schema, prefix: str = "") -> str:
-    """Return the select list for `table_of`. Times are selected as seconds: ten times faster than datetimes."""
+    """Return the select list for `table_of`. Times are selected as seconds, ten times faster than as datetimes."""
     return ", ".join(
         f"date_part('epoch', {prefix}\"{f.name}\")" if f.type == TIMESTAMP else f'{prefix}"{f.name}"' for f in schema
     )

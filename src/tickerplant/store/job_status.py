@@ -1,4 +1,4 @@
-"""The status of the scheduled jobs: those of the plant, and TimescaleDB's own."""
+"""The status of the scheduled jobs: the plant's jobs, and TimescaleDB's own jobs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OVERDUE_FACTOR: Final = 2
 """Number of intervals without a run after which a job is overdue."""
 RETRIED: Final = ("40P01", "40001", "55P03")
 """SQLSTATEs of jobs that run again soon: deadlock, serialization failure, lock not available. TimescaleDB repeats its
-jobs after a minute, the plant after seconds."""
+jobs after a minute, and the plant repeats its jobs after seconds."""
 
 COMPRESSION: Final = ("policy_compression", "policy_columnstore")
 """Names of TimescaleDB's compression policy, by version."""

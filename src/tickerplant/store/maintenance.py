@@ -36,8 +36,8 @@ RETRY_SOON: Final = """
     SELECT alter_job(job_id, retry_period => INTERVAL '1 minute') FROM timescaledb_information.jobs
     WHERE hypertable_schema IN (current_schema(), '_timescaledb_internal') AND retry_period <> INTERVAL '1 minute'
 """
-"""Lets TimescaleDB's jobs retry after a minute. A refresh and a compression that run at the same time can deadlock; one
-of them then fails. The default pause is up to an hour."""
+"""Statement that sets the pause before a retry of TimescaleDB's jobs to a minute. A refresh and a compression that run
+at the same time can deadlock; one of them then fails. The default pause is up to an hour."""
 
 LOCK_WAIT: Final = "2s"
 """Maximum wait for a partition's readers before the partition is dropped. New readers queue behind the drop. After this
@@ -45,7 +45,7 @@ wait, the partition remains until the next run."""
 
 
 RETRY_AFTER_S: Final = (0.2, 1.0, 5.0)
-"""Pauses in seconds before a job of the plant runs again after a deadlock or a lock that it did not get. On
+"""Pauses in seconds before a job of the plant runs again after a deadlock or a lock that was not available. On
 TimescaleDB, a check roll-up, a compression and a writer can deadlock, and the server ends one of them."""
 
 
@@ -122,7 +122,7 @@ async def _run_again(name: str, session: Session, now: dt.datetime) -> str:
 
 
 async def retention(session: Session, now: dt.datetime) -> str:
-    """Drop expired rows, and return a text that lists the dropped partitions and the count of those in use.
+    """Drop expired rows, and return a text that lists the dropped partitions and the count of partitions in use.
 
     Rows expire by the later of their time and their arrival. Rows of `dead_letters`, `alert_firings` and
     `alert_webhooks` expire by a single time: when they were sent, fired or finished.

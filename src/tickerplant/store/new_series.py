@@ -38,8 +38,8 @@ _STORED: Final = """
 async def copy_new_series(session: Session, relation: str, rows: pa.Table) -> tuple[int, pa.Table]:
     """Copy the rows of new series into the table, in the open transaction; return their count and the other rows.
 
-    The keys (symbol, interval, time) of the rows are unique. Nothing is copied if a COPY would not pay, if the session
-    must not use COPY, and into a hypertable, whose chunks may be compressed.
+    The keys (symbol, interval, time) of the rows are unique. Nothing is copied if a COPY would save no time, or if the
+    session must not use COPY. Nothing is copied into a hypertable, because its chunks may be compressed.
     """
     if rows.num_rows < MIN_ROWS or session.timescale or not session.copies:
         return 0, rows

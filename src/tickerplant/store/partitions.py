@@ -1,6 +1,7 @@
 """Table partitions of plain PostgreSQL, and chunks of TimescaleDB: created on demand before rows are written.
 
-Retention drops them whole. On TimescaleDB, the function `tickerplant_make_chunks` decides which chunks are created.
+Retention drops entire partitions and chunks. On TimescaleDB, the function `tickerplant_make_chunks` decides which
+chunks are created.
 
 There is no default partition: its rows would have to move when their partition is created. A partition is created as a
 separate table and attached. Attaching does not block readers and writers of other partitions; CREATE … PARTITION OF
@@ -64,7 +65,7 @@ async def ensure_partitions(session: Session, relation: str, times: Int64Array) 
     """Create the missing partitions for these times. Call it outside a transaction.
 
     Other connections can then use the partitions at once. The session caches the existing partitions, and the days of
-    the existing chunks. If retention drops one of them, a later row of it makes TimescaleDB create a short chunk.
+    the existing chunks. If retention drops a chunk, TimescaleDB creates a short chunk for a later row of its range.
     """
     if not len(times):
         return

@@ -26,8 +26,8 @@ CONNECT_S: Final = 10.0
 COMMAND_S: Final = 120.0
 """Statement timeout in seconds. The longest statement, which updates the check roll-up of a day, takes seconds."""
 DECOMPRESSION: Final = "SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
-"""Removes TimescaleDB's limit of 100,000 rows that a transaction may decompress. One minute of 100 symbols in a
-compressed chunk exceeds it. PostgreSQL without TimescaleDB stores the setting and ignores it."""
+"""Statement that removes TimescaleDB's limit of 100,000 rows that a transaction may decompress. One minute of 100
+symbols in a compressed chunk exceeds it. PostgreSQL without TimescaleDB stores the setting and ignores it."""
 
 
 class ReadSession:
@@ -49,7 +49,7 @@ class ReadSession:
         self.outbox = Outbox(session)
 
     async def positions(self) -> dict[tuple[str, int], int]:
-        """Return the next offset to apply by (topic, partition)."""
+        """Return the next offset to apply, by (topic, partition)."""
         return {key: applied.position for key, applied in (await self.applied()).items()}
 
     async def bound_to(self) -> position_rows.Log | None:
@@ -91,7 +91,7 @@ class Store:
 
         `direct_compress` allows COPY to write compressed chunks of TimescaleDB.
 
-        Raises StoreUnavailable if the database is unavailable, StoreError if it refuses the login.
+        Raises StoreUnavailable if the database is unavailable, and StoreError if the database refuses the login.
         """
         unchanged: set[int] = set()
 
@@ -134,7 +134,7 @@ class Store:
                 self.database.direct_compress = exists and self.database.may_compress and self.database.copies
 
     async def close(self) -> None:
-        """Close all connections; wait at most 5 seconds for those in use. May be called twice."""
+        """Close all connections; wait at most 5 seconds for connections in use. May be called twice."""
         with contextlib.suppress(*DRIVER_ERRORS):
             await asyncio.wait_for(self._pool.close(), 5.0)
             return
@@ -154,7 +154,7 @@ class Store:
     async def read_once(self, sql: str, *arguments: Any) -> Any:
         """Return the only row of one reading statement, in one round trip.
 
-        The statement is its own transaction, so all that it reads is of one moment.
+        The statement is its own transaction, so it reads one consistent state.
         """
         with translate_errors():
             connection = await self._pool.acquire(timeout=CONNECT_S)
@@ -167,7 +167,7 @@ class Store:
         return row
 
     async def check_log(self, log_id: str, generation: int, ends: position_rows.Ends) -> None:
-        """Bind a new store to this log, or check that an existing one follows it and is not ahead.
+        """Bind a new store to this log, or check that an existing store follows this log and is not ahead.
 
         See `positions.check_log`.
         """
@@ -219,5 +219,5 @@ class Store:
 
 
 async def _set_session(connection: Any) -> None:
-    """Set what every session of the pool needs. A startup parameter would be refused by some connection poolers."""
+    """Set the parameters of every session of the pool. Some connection poolers refuse startup parameters."""
     await connection.execute(DECOMPRESSION)

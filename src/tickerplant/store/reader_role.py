@@ -44,7 +44,7 @@ _ITERATIONS: Final = 4_096
 
 @dataclass(frozen=True, slots=True)
 class ReaderState:
-    """The state of the role. `advice` is what an administrator must do, on one line; "" if nothing."""
+    """The state of the role. `advice` states what an administrator must do, on one line; "" if nothing is needed."""
 
     exists: bool
     created: bool = False
@@ -57,10 +57,10 @@ async def role_exists(session: Session, name: str) -> bool:
 
 
 async def ensure_reader(session: Session, name: str, password: str | None, *, alone: bool = False) -> ReaderState:
-    """Create the role if it does not exist and `password` is given, and grant the role its rights.
+    """Create the role if it does not exist and `password` is given, and grant its rights; return its state.
 
-    `password` is set for an existing role too; None changes only rights. `alone`: True if no other application uses
-    the server. No role but the owner may then create temporary tables.
+    `password` is set for an existing role too; None changes only rights. `alone`: True if no other application uses the
+    server. No role but the owner may then create temporary tables.
     """
     async with session.transaction():
         await session.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, LOCK_ROLES)
@@ -84,7 +84,9 @@ async def ensure_reader(session: Session, name: str, password: str | None, *, al
 
 def _denied(name: str, *, exists: bool) -> ReaderState:
     if exists:
-        return ReaderState(True, advice=f"this login may not set the password of the role {name}")
+        return ReaderState(
+            True, advice=f"this login may not set the password of the role {name}; set the password as an administrator"
+        )
     return ReaderState(
         False,
         advice=f"this login may not create the role {name}. As an administrator, run CREATE ROLE {name} LOGIN "

@@ -1,8 +1,8 @@
 """Check roll-ups: 5m bars built from stored ticks, and days built from stored 1m bars, to check published bars.
 
-On TimescaleDB they are continuous aggregates, on plain PostgreSQL ordinary tables. `arrivals` contains the ranges of
-time in which rows arrived since the last run. A run recomputes only these ranges. A check roll-up therefore keeps its
-rows when retention drops their ticks or bars. If rows arrive later in a dropped range, the recomputed part contains
+They are continuous aggregates on TimescaleDB, and ordinary tables on plain PostgreSQL. `arrivals` contains the ranges
+of time in which rows arrived since the last run. A run recomputes only these ranges. A check roll-up therefore keeps
+its rows when retention drops their ticks or bars. If rows arrive later in a dropped range, the recomputed part contains
 only these rows.
 """
 
@@ -35,7 +35,8 @@ _FROM_TICKS: Final = """
     FROM realtime_prices WHERE time >= $1 AND time < $2 GROUP BY 1, 2, 3
     HAVING count(*) FILTER (WHERE flags & 12 = 0) > 0
 """
-"""Bits of `flags`: 13 = no price, cancel or correction; 14 = no volume, cancel or correction; 12 = the last two."""
+"""Bits of `flags`: 13 = no price, cancel or correction; 14 = no volume, cancel or correction; 12 = cancel or
+correction."""
 _FROM_BARS: Final = """
     SELECT date_trunc('day', time, 'UTC'), symbol, source,
         (array_agg(open ORDER BY time) FILTER (WHERE open IS NOT NULL))[1],
@@ -66,7 +67,7 @@ async def _roll_up(session: Session, relation: str, rollup: str, bucket_us: int,
 
     1. Claim: dirty ranges become claimed. Writers mark ranges as dirty in their own transactions, so all marks visible
        now belong to committed rows. Later rows set a new mark.
-    2. Recompute and replace, then remove the claim. After a failure the claim remains for the next run.
+    2. Recompute and replace the rows, then remove the claim. After a failure the claim remains for the next run.
     """
     await session.execute(
         """UPDATE arrivals SET claimed_from = least(claimed_from, dirty_from), dirty_from = NULL

@@ -1,4 +1,4 @@
-"""Lengths of ranges that contained a number of rows, so that a read of few rows names a short range.
+"""A cache of the lengths of ranges that contained a number of rows, so that a read of few rows requests a short range.
 
 A table of two years of intraday bars has 105 partitions. A query for the newest 100 rows without a start plans and
 opens all of them. It takes 2.5 ms, and 0.2 ms with a start near the end.
@@ -12,9 +12,9 @@ from typing import Any, Final
 from tickerplant.core.times import DAY_US, Int64Array
 
 MAX_SPANS: Final = 10_000
-"""Maximum remembered spans. All are forgotten beyond it."""
+"""Maximum number of cached spans. A further span clears the cache."""
 MARGIN_US: Final = 4 * DAY_US
-"""Time added to a span where it is applied to another part of the history: a weekend with a holiday, and a day."""
+"""Microseconds added to a span that is applied to another part of the history: a weekend with a holiday, and a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class RowSpans:
     ) -> tuple[int | None, int | None]:
         """Return a range within [`start_us`, `end_us`) that probably contains `count` of the wanted rows.
 
-        Without a start, the newest rows are wanted, otherwise the oldest. The result of a query with that range is
-        right if it has `count` rows. If not, the caller must repeat it with the wanted range.
+        The newest rows are wanted if there is no start, otherwise the oldest rows. The result of a query with that
+        range is right if it has `count` rows. If not, the caller must repeat the query with the wanted range.
         """
         span = self._spans.get((*key, count.bit_length()))
         if span is None or span.count < count:
@@ -60,5 +60,5 @@ class RowSpans:
         self._spans[*key, count.bit_length()] = _Span(count, oldest_us, int(times[-1]) - oldest_us)
 
     def clear(self) -> None:
-        """Forget all spans."""
+        """Drop all spans."""
         self._spans.clear()

@@ -32,7 +32,7 @@ TRANSIENT: Final = (
     asyncpg.IdleSessionTimeoutError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.TransactionTimeoutError,
-    asyncpg.QueryCanceledError,  # the server's statement_timeout; a later attempt may find less load
+    asyncpg.QueryCanceledError,  # the server's statement_timeout; a later attempt may succeed under less load
     asyncpg.DiskFullError,
     asyncpg.OutOfMemoryError,
     asyncpg.TooManyConnectionsError,
@@ -117,7 +117,7 @@ class SchemaCache:
     partitions: set[tuple[str, int]] = field(default_factory=set)
     columns: set[str] = field(default_factory=set)
     spans: RowSpans = field(default_factory=RowSpans)
-    """Lengths of ranges of rows. A stale one costs a second query."""
+    """Lengths of ranges of rows. A stale length costs a second query."""
     outputs: tuple[str, ...] = ()
     """Columns of indicator values at the last read of the newest state."""
 
@@ -219,7 +219,7 @@ async def release_lock(session: Session, number: int) -> None:
 
 
 async def flavour_of(session: Session) -> str:
-    """Return the recorded flavour or, before the first migration, the one implied by the installed extensions."""
+    """Return the recorded flavour or, before the first migration, the flavour that the extensions imply."""
     if await session.value("SELECT to_regclass('schema_migrations') IS NOT NULL"):
         recorded = await session.value("SELECT max(flavour) FROM schema_migrations")
         if recorded is not None:

@@ -27,10 +27,10 @@ _OUTPUTS: Final = f"""SELECT array_agg(attname::text ORDER BY attname) FROM pg_a
 PUBLIC_BARS: Final = pa.schema(
     [field for field in schemas.BARS if field.name not in ("symbol", "interval", "history", "published_at")]
 )
-"""Columns of a bar in an answer that names the symbol and the interval."""
+"""Columns of a bar in an answer that contains the symbol and the interval only once."""
 
 Positions = dict[tuple[str, int], int]
-"""The next offset to apply by (topic, partition)."""
+"""The next offset to apply, by (topic, partition)."""
 
 
 class Part(Protocol):

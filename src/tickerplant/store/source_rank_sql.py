@@ -16,7 +16,7 @@ from tickerplant.store.row_selection import codes
 
 @dataclass(frozen=True, slots=True)
 class SourceRanks:
-    """Ranks of some sources: those of their bars, and those of bars built from their ticks. 0 is the best rank."""
+    """Ranks of some sources: ranks of their bars, and ranks of bars built from their ticks. 0 is the best rank."""
 
     names: tuple[str, ...]
     of_bars: tuple[int, ...]

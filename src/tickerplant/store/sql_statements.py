@@ -49,10 +49,11 @@ def _is_blank(text: str) -> bool:
 
 
 def unique_names(names: list[str]) -> list[str]:
-    """Return the names, with a number after each repeated one.
+    """Return the names, with a number after each repeated name.
 
     >>> unique_names(["a", "a", "b"])
     ['a', 'a_2', 'b']
+
     """
     return list(_numbered(names))
 

@@ -208,7 +208,8 @@ def test_read_only_commands_report_unavailable_brokers_and_the_time_waited(plant
     parts = {part["name"]: part for part in report["parts"]}
     assert (result.code, parts["plant"]["state"], parts["log"]["state"]) == (1, "failed", "failed")
     assert (
-        "no broker at kafka://127.0.0.1:1 answered within 4 s; start it, or correct --log" in parts["log"]["sentence"]
+        "no broker at kafka://127.0.0.1:1 answered within 4 s; start a broker, or correct --log"
+        in parts["log"]["sentence"]
     )
     assert parts["store"]["sentence"] == "postgresql answers"
     refusal = "no broker at kafka://127.0.0.1:1 answered within"

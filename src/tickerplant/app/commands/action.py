@@ -196,7 +196,7 @@ def _date(text: str) -> int:
     except ValueError:
         raise BadInput(f"DATE {text!r} is not a date; write a date such as 2020-08-31") from None
     if day.year not in YEARS:
-        raise BadInput(f"DATE {text!r} is outside the years {YEARS[0]} to {YEARS[-1]}")
+        raise BadInput(f"DATE {text!r} is outside the years {YEARS[0]} to {YEARS[-1]}; correct the year")
     return micros_of(day)
 
 

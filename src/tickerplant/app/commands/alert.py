@@ -118,9 +118,9 @@ def firings(
 
 
 def _read(secret: str | None) -> str | None:
-    """Return the option's secret, None without the option.
+    """Return the secret of the option, or None if the option is missing.
 
-    A dash reads it from standard input, so that process lists do not contain it.
+    The value `-` reads the secret from standard input, so that process lists do not contain the secret.
     """
     from_stdin = secret is not None and secret.strip() == "-"
     return sys.stdin.readline().strip() if from_stdin else secret

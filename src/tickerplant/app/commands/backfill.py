@@ -40,7 +40,9 @@ def backfill(
     ] = None,
     interval: Annotated[
         list[str] | None,
-        typer.Option("--interval", "-i", help="1m, 5m or 1d; repeatable. Default: those of the setting history."),
+        typer.Option(
+            "--interval", "-i", help="1m, 5m or 1d; repeatable. Default: all intervals of the setting history."
+        ),
     ] = None,
     from_: Annotated[
         str | None,
@@ -103,7 +105,7 @@ def _order(symbols: Sequence[str], intervals: Sequence[str], from_: str | None, 
 
 
 def _fetch(plant: Plant, order: Order, stop: threading.Event, shown: _Progress) -> Progress:
-    """Fetch with a backfill manager in this process."""
+    """Fetch the order with a backfill manager in this process; return the final progress."""
     from tickerplant.app.runtime import services
     from tickerplant.app.wiring.sandbox import sandbox_process
 
@@ -123,7 +125,7 @@ def _fetch(plant: Plant, order: Order, stop: threading.Event, shown: _Progress) 
 def _wait_until_computed(
     plant: Plant, done: Progress, stop: threading.Event, shown: _Progress, *, own_services: bool
 ) -> str:
-    """Wait for the indicators of the fetched bars; return what remains, "" if nothing does."""
+    """Wait for the indicators of the fetched bars; return a sentence about the remaining work, "" if there is none."""
     from tickerplant.core.schemas import RAW
 
     if not done.bars:
@@ -133,7 +135,10 @@ def _wait_until_computed(
 
 
 def _order_and_watch(plant: Plant, order: Order, stop: threading.Event, shown: _Progress) -> Progress:
-    """Place the order with the running plant, and watch its progress."""
+    """Place the order with the running plant, and watch its progress; return the progress of the completed order.
+
+    Raises TickerplantError at `stop`, or if no service accepts the order.
+    """
     from tickerplant.market_data.backfill import Progress
     from tickerplant.market_data.backfill.orders import place_order
     from tickerplant.market_data.backfill.progress import read_progress

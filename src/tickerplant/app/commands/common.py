@@ -65,7 +65,7 @@ _OPTIONS: Mapping[str, tuple[Any, str]] = {
 }
 
 LASTING: Final = ("up", "run", "sandbox")
-"""Commands that run until they are stopped. By default they log at info, and other commands log at warning."""
+"""Commands that run until they are stopped. They log at info by default, and other commands log at warning."""
 
 WITHOUT_DATA: Final = ("config_", "init")
 """Commands that need no Arrow."""
@@ -89,9 +89,7 @@ DecimalOption = Annotated[
     str | None,
     typer.Option("--decimal", help="Decimal mark of numbers such as 1,234.", metavar="point|comma"),
 ]
-StrictOption = Annotated[
-    bool, typer.Option("--strict", help="Refuse a file whose reading requires a choice between two readings.")
-]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse a file that can be read in two ways.")]
 
 START_HELP = "Start of the range, inclusive; UTC if it has no time zone."
 END_HELP = "End of the range, exclusive."
@@ -136,7 +134,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         level = loaded.settings.log_level
         ends_quietly = command.__name__ not in LASTING and "log_level" not in loaded.origins
         if ends_quietly:
-            level = "warning"  # the user reads the command's output, not the log of the components behind it
+            level = "warning"  # the user reads the command's output, not the log lines of its components
         logging.hide(secret_values(loaded.settings))
         logging.configure(
             level, loaded.settings.log_format, client_lines=not ends_quietly, lasting=command.__name__ in LASTING
@@ -212,13 +210,15 @@ def time_option(text: str | None, name: str) -> int | None:
     except BadInput as error:
         raise BadInput(f"{name} {error}; write 2012-06-21 or 2012-06-21T13:30:00Z") from None
     except OverflowError:
-        raise BadInput(f"{name} {text!r} is outside the years 1 to 9999") from None
+        raise BadInput(f"{name} {text!r} is outside the years 1 to 9999; correct the year") from None
 
 
 def time_range(
     start: str | None, end: str | None, names: tuple[str, str] = ("--from", "--to")
 ) -> tuple[int | None, int | None]:
-    """Return two time options in µs, as `clamp_range` limits them. `names`: the options.
+    """Return start and end in µs, limited by `clamp_range`; None for a missing option.
+
+    `names`: the names of the options.
 
     Raises BadInput if the start is not before the end.
     """
@@ -247,7 +247,10 @@ def stored_interval(text: str) -> str:
 
 
 def readable_interval(text: str) -> str:
-    """Return the name of an interval whose bars are stored or built from stored bars. Raises BadInput for others."""
+    """Return the name of an interval whose bars are stored or built from stored bars.
+
+    Raises BadInput for other texts.
+    """
     from tickerplant.core.interval import parse
 
     return parse(text).name

@@ -84,7 +84,7 @@ def _differences(event_log: EventLog, start_us: int | None, end_us: int | None) 
 def price_bp(row: Mapping[str, Any]) -> float | None:
     """Return the largest difference of the four prices, in basis points of the published price.
 
-    None if no price is known from both sources.
+    A published price of 0 is ignored. None if no other price is known from both sources.
     """
     pairs = [(row[name], row[f"other_{name}"]) for name in PRICES]
     found = [abs(other - price) / abs(price) * 10_000 for price, other in pairs if price and other is not None]
@@ -92,7 +92,10 @@ def price_bp(row: Mapping[str, Any]) -> float | None:
 
 
 def volume_percent(row: Mapping[str, Any]) -> float | None:
-    """Return the difference of the volumes in percent of the published volume; None without a published volume."""
+    """Return the difference of the volumes in percent of the published volume.
+
+    None if a volume is unknown, or if the published volume is 0.
+    """
     volume, other = row["volume"], row["other_volume"]
     return (other - volume) / volume * 100 if volume and other is not None else None
 

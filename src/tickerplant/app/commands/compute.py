@@ -44,7 +44,7 @@ def compute(
     ],
     symbol: Annotated[
         str | None,
-        typer.Option("--symbol", help="Use only bars of this symbol. In a file without symbols: symbol of all bars."),
+        typer.Option("--symbol", help="Use only bars of this symbol. If the file has no symbols: symbol of its bars."),
     ] = None,
     interval: Annotated[str | None, typer.Option("--interval", help="Interval of the bars in the file.")] = None,
     tz: Annotated[str | None, typer.Option("--tz", help="Time zone of times without one; default UTC.")] = None,
@@ -99,7 +99,7 @@ def compute(
 
 
 def _notify(name: str, found: FileBars) -> None:
-    """Print the choices between readings, the first reasons of unreadable rows, and the number of further rows."""
+    """Print choices between two readings, reasons for the first unreadable rows, and the count of further such rows."""
     for choice in found.choices:
         notify(f"{name}: {choice}")
     for row in found.broken[:_FEW_BROKEN]:

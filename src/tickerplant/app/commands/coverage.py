@@ -63,7 +63,7 @@ def coverage(
             emit(_as_dict(report, symbol, step))
         return
     if not report.found:
-        notify("the store has no bars and no answer of a vendor")
+        notify("the store has no bars and no vendor's answers")
         return
     _print_counts(report, step)
     _print_chart(draw(report.found, report.calendars, step, _width()))
@@ -136,7 +136,7 @@ def _print_chart(chart: CoverageChart) -> None:
 
 
 def _below(times: Sequence[str], across: int) -> str:
-    """Return the axis labels: first, middle and last time, as many as fit."""
+    """Return the line of axis labels: the first, the middle and the last time, as many as fit."""
     first, middle, last = times
     gap = across - len(first) - len(last)
     if gap < 1:
@@ -182,7 +182,7 @@ def _reason(one: StatusRange) -> str:
 
 
 def _end(one: StatusRange, step: Interval) -> str:
-    """Return the exclusive end of a range; its time alone if it is on the same day as the start."""
+    """Return the exclusive end of a range as text, without the date if the end is on the same day as the start."""
     begin, end = _time(one.from_us, step), _time(one.to_us, step)
     return end[11:] if step.is_intraday and end[:10] == begin[:10] else end
 

@@ -22,13 +22,13 @@ POLL_S: Final = 0.05
 STOPPED: Final = "stopped before {}; all records are in the log, and a running plant completes this"
 HINT_S: Final = 15.0
 GIVE_UP_S: Final = 60.0
-"""Maximum seconds without progress of the tables if no service runs."""
+"""Seconds without progress of the tables after which a command gives up, if no service runs."""
 COMPUTED_S: Final = 120.0
 """Maximum seconds to wait for recomputed indicators without progress. A running backfill can delay them for longer."""
 REFUSALS_S: Final = 2.0
-"""Seconds between two checks whether the database refuses the records that a command waits for."""
+"""Seconds between two checks for records that the database refuses."""
 WORK_REMAINS: Final = 3
-"""Exit code of a command that waited, and whose work another process completes."""
+"""Exit code of a command that has waited but leaves work to another process."""
 
 LOCAL: Final = ("aggregation", "analytics", "persistence")
 """The services that convert raw records to rows of the tables."""
@@ -38,9 +38,9 @@ LOCAL: Final = ("aggregation", "analytics", "persistence")
 def plant_to_feed(loaded: Loaded, *, made_up: bool = False) -> Iterator[tuple[Plant, bool]]:
     """Yield a plant on the log of the settings, and whether this process runs its services.
 
-    If the log is embedded and no plant runs, this process runs the services `LOCAL` for the block. Otherwise, and
-    always on Kafka, other processes run them. `made_up` is true if the sandbox feeds the plant. Its stocks may trade
-    round the clock.
+    If the log is embedded and no plant runs, this process runs the services `LOCAL` during the block. Otherwise, and
+    always on Kafka, other processes run them. `made_up` is true if the sandbox feeds the plant. The sandbox's stocks
+    may trade round the clock.
     """
     from tickerplant.app.runtime import plant as plants
     from tickerplant.app.wiring.rules import always_open, ensure_rules
@@ -73,8 +73,8 @@ def wait_until_stored(
 
     `own_services` is true if this process runs the services. If it is false, a long wait prints which results are
     missing. Calls `report(total, missing)` with two counts of partitions of the three topics that fill the tables: all
-    partitions, and those with records that are not stored yet. Raises TickerplantError when stopped, when a service of
-    this process has failed or refuses records, or when nothing arrives and no service runs.
+    partitions, and partitions with records that are not stored yet. Raises TickerplantError when stopped, when a
+    service of this process has failed or refuses records, or when nothing arrives and no service runs.
     """
     from tickerplant.app.ingest_progress import STAGES, ProgressTracker
     from tickerplant.app.wiring.positions import StorePositions, read_positions
@@ -122,7 +122,7 @@ def _check_refusals(plant: Plant, missing: Collection[tuple[str, int]]) -> None:
 
 
 def _any_service_runs(plant: Plant) -> bool:
-    """Return True if a service runs, or if the log does not answer."""
+    """Return True if a service of `LOCAL` runs, or if the log does not answer."""
     try:
         return any(plant.event_log.members(name) for name in LOCAL)
     except LogError:
@@ -142,8 +142,8 @@ def wait_until_computed(
     """Block until analytics has recomputed its queued series and their values are in the tables; return "".
 
     Call it after `wait_until_stored`. `symbol`: wait for the series of this symbol only. After `COMPUTED_S` without
-    progress, return a sentence: what remains, and which process completes it. Raises TickerplantError when stopped, or
-    when a service of this process has failed.
+    progress, return a sentence about the remaining work and the process that completes it. Raises TickerplantError when
+    stopped, or when a service of this process has failed.
     """
     from tickerplant.app.wiring.positions import StorePositions, queued_series
     from tickerplant.core.schemas import ANALYTICS
@@ -175,7 +175,7 @@ def wait_until_computed(
 
 
 def exit_if_remaining(remaining: str) -> None:
-    """Print what remains of a command's work and exit with `WORK_REMAINS`; return if `remaining` is ""."""
+    """Print a command's remaining work and exit with `WORK_REMAINS`; return if `remaining` is ""."""
     if remaining:
         notify(remaining)
         raise typer.Exit(WORK_REMAINS)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 LOG_S: Final = 4.0
 STORE_S: Final = 4.0
-"""Maximum seconds to wait for the store; `LOG_S` is the maximum for the log. After the log or the store has not
-answered, most later checks do not use it."""
+"""Maximum seconds to wait for the store. If the store does not answer, most later checks do not use it. `LOG_S` is the
+maximum for the log."""
 
 
 def health(
@@ -30,7 +30,8 @@ def health(
 ) -> None:
     """Print the health of each component, whether or not the plant runs.
 
-    Exits with 0 if a plant runs and every component is ok, else with 1. Takes about 10 s if log or store do not answer.
+    Exits with 0 if a plant runs and every component is ok, else with 1. Takes about 10 s if the log or the store does
+    not answer.
     """
     from tickerplant.app import component
     from tickerplant.app import health as plant_health
@@ -52,7 +53,7 @@ def health(
 
 
 def _check_log(settings: Settings) -> Iterator[ComponentHealth]:
-    """Yield the health of all components, the log first. The store is not compared with a log that does not answer."""
+    """Yield the health of all components. If the log does not answer, the store is not compared with the log."""
     from tickerplant.app import health
     from tickerplant.app.component import FAILED, ComponentHealth, check
     from tickerplant.app.disk import plant_disk_health

@@ -92,7 +92,7 @@ def _title(symbol: str, interval: str, adjust: str) -> str:
 
 
 def _notify_about(input_bars: InputBars, chosen: list[Calculation]) -> None:
-    """Print which indicators need more bars, and whether older bars were not read."""
+    """Print how many more bars each indicator needs, and the first bar that was read if older bars were not read."""
     from tickerplant.analytics.ondemand.query import MAX_BARS, remaining
     from tickerplant.core.times import iso
 

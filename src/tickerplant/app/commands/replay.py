@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 class Published:
     """The bars that a replay published: the count of closed bars by interval, without revisions, and cut minutes.
 
-    `cut`: symbol and start of each minute that this file and another file of its source cut. `unused`: the count of
-    rows that bars do not contain, by reason. `remaining`: a sentence about indicators that are not recomputed yet, ""
-    if there are none.
+    `cut`: symbol and start of each minute whose prints this file shares with another file of its source. `unused`: the
+    count of rows that bars do not contain, by reason. `remaining`: a sentence about indicators that are not recomputed
+    yet, "" if there are none.
     """
 
     bars: dict[str, int] = field(default_factory=dict)
@@ -49,8 +49,8 @@ WholeOption = Annotated[
     bool | None,
     typer.Option(
         "--whole/--partial",
-        help="First and last minute of the file are complete, or incomplete. Default: complete, unless another file of "
-        "the source continues the minute.",
+        help="Treat the first and last minute of the file as complete or incomplete. Default: complete, unless another "
+        "file of the source continues the minute.",
         show_default=False,
     ),
 ]
@@ -194,7 +194,7 @@ def _feed(
         except LogUnavailable as error:
             if began > retry_until:
                 raise
-            if time.monotonic() - began > OUTAGE_S:  # the attempt ran for long before it failed
+            if time.monotonic() - began > OUTAGE_S:  # the attempt ran for a long time before it failed
                 retry_until = time.monotonic() + OUTAGE_S
             notify(f"the log is unavailable, retrying from the last position: {error}")
             if stop.wait(1.0):
@@ -208,13 +208,13 @@ def _wait_for_space(space: FreeSpace, stop: threading.Event) -> None:
     """Wait while the disk is almost full, until `stop`."""
     if space.is_low():
         least, resume = space.least_bytes // MIB, space.resume_bytes // MIB
-        notify(f"waiting: less than {least:,} MiB are free (min_free_mb); free some space, to {resume:,} MiB or more")
+        notify(f"waiting: less than {least:,} MiB are free (min_free_mb); free space until {resume:,} MiB are free")
         while space.is_low() and not stop.wait(SPACE_POLL_S):
             pass
 
 
 def _published_since(event_log: EventLog, positions: dict[TopicPartition, int], feed: str) -> Published:
-    """Return the bars that records of this feed published after these positions."""
+    """Return the bars that aggregation published from records of this feed after these positions."""
     import pyarrow.compute as pc
 
     from tickerplant.core.interval import parse
@@ -268,8 +268,8 @@ def _note_of_unused(reason: str, count: int) -> str:
 
     if reason == NO_PRINT:
         return (
-            f"{count:,} cancels or corrections came before or without a print of their id, time and symbol in this "
-            "file; without one they change no bar: replay one file with the prints and them"
+            f"{count:,} cancels or corrections have no earlier print with their id, time and symbol in this file, so "
+            "they change no bar; replay one file that contains the prints and the later cancels and corrections"
         )
     return f"{count:,} rows or symbols not used for bars: {reason}"
 

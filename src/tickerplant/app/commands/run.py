@@ -196,7 +196,7 @@ def sandbox(
 class Announcement:
     """The message of a process that serves: its first line, and values by name.
 
-    `api`: settings of the API that must accept connections before the message; None: the message is due at once.
+    `api`: settings of the API that must accept connections before the message is written; None: there is no such API.
     """
 
     event: str
@@ -239,7 +239,10 @@ def supervise(supervisor: Supervisor, stop: threading.Event, up: Announcement, m
 
 
 def _answers(settings: Settings) -> bool:
-    """Return True if the API's port accepts connections, or if it is 0. The API's log line then has the chosen port."""
+    """Return True if the API's port accepts connections, or if the setting is 0.
+
+    The API's log line contains a chosen port.
+    """
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api.host, settings.api.host)  # noqa: S104
     with contextlib.suppress(OSError):
         if settings.api.port:

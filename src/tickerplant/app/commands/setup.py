@@ -86,7 +86,7 @@ def create_topics(
     with open_log(settings, make_topics=False) as event_log:
         if settings.partitions is None:
             made = create_missing(event_log, settings.new_partitions)
-        else:  # raises an error if existing topics have another count
+        else:  # raises an error if existing topics have another number of partitions
             made = event_log.create_topics(TOPICS, settings.partitions)
         partitions, identity = event_log.partitions(RAW), event_log.identity()
     if json:

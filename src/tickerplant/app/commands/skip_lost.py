@@ -1,4 +1,4 @@
-"""`tickerplant skip-lost`: moves a service on after Kafka's retention has dropped records that it had not read."""
+"""`tickerplant skip-lost`: moves a service past records that Kafka's retention has dropped unread."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def skip_lost(
 
 
 def _losses(loaded: Loaded, event_log: EventLog, service: str) -> list[Loss]:
-    """Return the service's lost partitions. The positions of persistence are those of the store."""
+    """Return the service's losses, one per partition. The positions of persistence are the store's positions."""
     from tickerplant.app import retention_loss
     from tickerplant.app.health import GROUPS
 

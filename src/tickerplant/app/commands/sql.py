@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 def dsn(
     loaded: Loaded,
     read_only: Annotated[
-        bool, typer.Option("--read-only", help="Print the address for the read-only role, which sees market data only.")
+        bool,
+        typer.Option("--read-only", help="Print the address for the read-only role, which can read only market data."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Print the address of the database, with its password, for psql, notebooks and other programs.
 
-    Without --read-only, it is the address that the plant itself uses.
+    The plant itself uses the address that is printed without --read-only.
     """
     from tickerplant.app.wiring.database import store_address
     from tickerplant.app.wiring.reader import reader_login, split_login
@@ -60,7 +61,7 @@ def sql(
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Run SQL statements as the read-only role: one from the command line, several from stdin, or at a prompt.
+    """Run SQL statements as the read-only role: from the command line, from stdin, or at a prompt.
 
     The prompt is psql if it is installed.
     """
@@ -135,7 +136,7 @@ async def _print(result: Result, *, csv: bool, json: bool) -> None:
 
 
 def _value(value: Any) -> Any:
-    """Return a value for JSON: times as ISO 8601 in UTC, and numbers that JSON does not have as text."""
+    """Return a value for JSON: times as ISO 8601 in UTC, and numbers that JSON cannot represent as text."""
     from tickerplant.core.times import iso
 
     if isinstance(value, dt.datetime):

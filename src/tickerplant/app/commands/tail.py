@@ -126,7 +126,7 @@ class _SelectedRecord:
 def _last_rows(
     records: Iterable[ConsumedRecord], show: Show, limit: int, stop: threading.Event
 ) -> list[_SelectedRecord]:
-    """Return the last records that have `limit` rows together, or all records if they have fewer."""
+    """Return the last records that together have at least `limit` rows, or all records if they have fewer rows."""
     found: deque[_SelectedRecord] = deque()
     count = 0
     for record in records:
@@ -157,7 +157,7 @@ def _start(event_log: EventLog, topic: str, from_: str | None, limit: int | None
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """Selects the rows of a record: all, those of one symbol, or with `headers` one row with the header's fields."""
+    """Selects the rows of a record: all, or the rows of one symbol. If `headers`: one row with the header's fields."""
 
     symbol: str | None = None
     headers: bool = False

@@ -64,7 +64,7 @@ class NewestRows:
         self._rows: dict[str, dict[Any, dict[str, Any]]] = {}
 
     def add(self, row: dict[str, Any]) -> None:
-        """Add a row of `Bars` or `Values`. The newest version of a time replaces older ones, even if withdrawn."""
+        """Add a row of `Bars` or `Values`. The newest version of a time replaces older versions, even if withdrawn."""
         known = self._rows.setdefault(row["symbol"], {})
         former = known.get(row["time"])
         if former is None or former["version"] <= row["version"]:

@@ -129,7 +129,7 @@ class _Progress:
         """Show the progress of a partition. Raises TickerplantError if `stop` is set."""
         del total
         if self._stop.is_set():
-            raise TickerplantError("stopped before everything was compared; no difference was found so far")
+            raise TickerplantError("stopped before everything was compared; run the same command again")
         done += self._finished
         self._bars.update(LABEL, done, self._total, f"partition {partition}, {done:,} of {self._total:,} records")
 

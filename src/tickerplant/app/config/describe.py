@@ -21,7 +21,7 @@ UNDOCUMENTED = "testing."
 """Prefix of the settings that docs/settings.md does not list."""
 
 _SECRETS = ("password", "secret", "token", "key")
-"""Parts of names that mark an entry of a free table as secret."""
+"""Parts of names that mark an entry of a table with free keys as secret."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def _rows(kind: type[BaseModel], value: BaseModel, default: BaseModel, loaded: L
             yield from _rows(type(present), present, usual, loaded, f"{dotted}.")
             continue
         origin = loaded.origins.get(dotted)
-        if origin is None:  # a free table may have been given entry by entry
+        if origin is None:  # a table with free keys may be set entry by entry
             origin = next((o for n, o in loaded.origins.items() if n.startswith(f"{dotted}.")), "default")
         shown = shown_name(dotted)
         shown_value, default_value = (_plain(one, address=dotted == "store") for one in (present, usual))
@@ -61,7 +61,7 @@ def _rows(kind: type[BaseModel], value: BaseModel, default: BaseModel, loaded: L
 
 
 def secret_values(settings: BaseModel) -> Iterator[str]:
-    """Yield the secrets of the settings: keys, passwords of the database, and secret entries of free tables."""
+    """Yield the secrets of the settings: keys, passwords of the database, and secret entries of tables."""
     for name in type(settings).model_fields:
         yield from _secrets_in(getattr(settings, name), address=name == "store")
 
@@ -87,7 +87,10 @@ def _secrets_in(value: Any, *, address: bool = False) -> Iterator[str]:
 
 
 def _plain(value: Any, *, address: bool = False) -> Any:
-    """Return a value for a table. `address`: the value is an address, and only its password is secret."""
+    """Return a value for a table, with secrets hidden.
+
+    `address`: the value is an address, and only its password is secret.
+    """
     if isinstance(value, SecretStr):
         text = value.get_secret_value()
         return text if text == "embedded:" else (without_password(text) if address else HIDDEN)
@@ -101,10 +104,11 @@ def _plain(value: Any, *, address: bool = False) -> Any:
 
 
 def without_password(url: str) -> str:
-    """Return the address of a database with every password hidden: the one before `@`, and those of parameters.
+    """Return the address of a database with every password hidden, before `@` and in parameters.
 
     >>> without_password("postgresql://u:secret@h/d?password=secret&sslmode=require")
     'postgresql://u:********@h/d?password=********&sslmode=require'
+
     """
     scheme, _, rest = url.partition("://")
     place, mark, query = rest.partition("?")

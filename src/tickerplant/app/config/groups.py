@@ -129,7 +129,7 @@ class AlertSettings(SettingsGroup):
 
 
 def _quota_table(value: Any) -> Any:
-    """Parse `twelvedata=610/minute, twelvedata=5000/day`, or a JSON table, to a table of lists."""
+    """Parse `twelvedata=610/minute, twelvedata=5000/day`, or a JSON table, into a table of lists."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             value = json.loads(value)
@@ -414,7 +414,7 @@ class RulesSettings(SettingsGroup):
             except BadInput:
                 good = False
             if not good:
-                raise ValueError(f"{name!r} is not an activity interval such as 100t, 10000v or 1000000d")
+                raise ValueError(f"{name!r} is not an activity interval; write 100t, 10000v or 1000000d, for example")
         return table
 
     @field_validator("indicators")

@@ -1,6 +1,6 @@
 """Settings under their former names, which work for one more version with a warning. Pure.
 
-Remove an entry of `RENAMED` in the version after the one that renamed it.
+Remove an entry of `RENAMED` one version after its setting was renamed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def rename_keys(tree: dict[str, Any], origin: str) -> list[FormerName]:
 
 
 def variable(dotted: str) -> str:
-    """Return the environment variable of a setting."""
+    """Return the name of a setting's environment variable."""
     return ENV_PREFIX + dotted.replace(".", "__").upper()
 
 
@@ -89,7 +89,10 @@ def _rename_keys(tree: dict[str, Any], origin: str) -> Iterator[FormerName]:
 def _table_of(
     tree: MutableMapping[str, Any], dotted: str, *, make: bool = False
 ) -> tuple[MutableMapping[str, Any] | None, str]:
-    """Return the table that contains a setting, None if there is no such table, and the setting's name in it."""
+    """Return the table that contains a setting, and the setting's name in it.
+
+    The table is None if it does not exist.
+    """
     *groups, last = dotted.split(".")
     table: Any = tree
     for group in groups:

@@ -58,7 +58,7 @@ def _is_private(name: str, value: str) -> bool:
 
 
 def access_variables(settings: Settings) -> dict[str, str]:
-    """Return the environment that gives a child process these addresses of the store, also those of `--config`."""
+    """Return variables that pass the store's listen address and socket to a child process, also if a file sets them."""
     access = settings.store_access
     given = {"store.listen": access.listen, "store.socket": str(access.socket or "")}
     return {variable(name): value for name, value in given.items() if value}
@@ -122,15 +122,15 @@ class Settings(BaseSettings):
         ge=0,
         le=10_000,
         description="Maximum time in milliseconds for which `persistence` gathers ticks, and bars and values of a live "
-        "feed, into one transaction. It waits only while they arrive slowly. The end of an interval, files and the "
-        "backfill end the wait. 0, or `gather_ms` of 0: no longer wait.",
+        "feed, into one transaction. It waits only while records arrive slowly. The end of an interval, files and the "
+        "backfill end the wait. 0, or `gather_ms` of 0: no additional wait.",
     )
     min_free_mb: int = Field(
         default=256,
         ge=0,
         le=1_000_000,
-        description="Minimum free space of the disk with the embedded log or database, in MiB. Below it, feeds, the "
-        "backfill and `replay` take in no data; they continue at 1.25 times this space. 0: they never stop.",
+        description="Minimum free space of the disk with the embedded log or database, in MiB. If less is free, "
+        "feeds, the backfill and `replay` take in no data; they continue at 1.25 times this space. 0: they never stop.",
     )
     snapshot_interval_records: int = Field(
         default=2_000,
@@ -278,7 +278,10 @@ class Loaded:
     """Settings that were given under a former name; commands warn about them."""
 
     def for_files(self) -> Loaded:
-        """Return the settings of a command that loads a file, whose symbols may be many."""
+        """Return the settings for a command that loads a file.
+
+        The file may have many symbols, so the default number of partitions is `MANY_PARTITIONS`.
+        """
         settings = self.settings.model_copy(update={"partitions": self.settings.partitions or MANY_PARTITIONS})
         return replace(self, settings=settings)
 
@@ -326,7 +329,7 @@ def _environment() -> tuple[dict[str, Any], list[FormerName]]:
     except ConfigError:
         raise
     except Exception as error:  # a SettingsError has only the field's name; its cause is JSON that cannot be parsed
-        raise ConfigError(f"the environment cannot be read: {error}") from error
+        raise ConfigError(f"the environment cannot be read: {error}; correct the variable") from error
 
 
 def _file(path: Path, *, must_exist: bool) -> dict[str, Any]:
@@ -337,7 +340,7 @@ def _file(path: Path, *, must_exist: bool) -> dict[str, Any]:
             raise ConfigError(f"there is no settings file {path}; correct --config") from None
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"the settings file {path} cannot be read: {error}") from None
+        raise ConfigError(f"the settings file {path} cannot be read: {error}; correct the file") from None
 
 
 _WHOLE = {"rules.calendars", "rules.activity_bars", "rules.indicators"}

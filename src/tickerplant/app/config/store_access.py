@@ -1,8 +1,8 @@
 """The settings `store.…`: access to the embedded database from outside the plant, and the read-only role.
 
 `store` itself is a text, the address of the database. The group therefore has another name in the tree, and its
-settings are shown and read as `store.listen`, `TICKERPLANT_STORE__LISTEN`, or `listen` in the table `[store]`. In that
-table, `url` is `store`.
+settings are shown and read as `store.listen`, `TICKERPLANT_STORE__LISTEN`, or `listen` in the table `[store]`. The key
+`url` of that table sets `store`.
 """
 
 from __future__ import annotations
@@ -75,12 +75,17 @@ class StoreAccessSettings(SettingsGroup):
     def _check_password(cls, value: SecretStr | None) -> SecretStr | None:
         text = value.get_secret_value() if value is not None else ""
         if value is not None and (len(text) < MIN_PASSWORD_CHARS or not text.isascii() or not text.isprintable()):
-            raise ValueError(f"not a password of {MIN_PASSWORD_CHARS} or more printable ASCII characters")
+            raise ValueError(
+                f"the password is not strong enough; use {MIN_PASSWORD_CHARS} or more printable ASCII characters"
+            )
         return value
 
 
 def listen_address(text: str) -> Authority | None:
-    """Return host and port of `store.listen`; None if the text is no address. The default port is `DEFAULT_PORT`."""
+    """Return host and port of `store.listen`; None if the text is not an address.
+
+    The default port is `DEFAULT_PORT`.
+    """
     address = parse_authority(text)
     return None if address is None else Authority(address.host, address.port or DEFAULT_PORT)
 

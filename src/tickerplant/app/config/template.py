@@ -1,7 +1,7 @@
 """The commented settings file that `tickerplant init` writes.
 
-Prose begins with a hash and a blank. A setting begins with a hash alone, so that removing the hash sets it. The file
-therefore loads as it is, and with all settings uncommented it equals the defaults.
+Prose begins with a hash and a blank. A setting begins with a hash alone, so that removing the hash sets it. The
+unchanged file therefore loads, and a file with all settings uncommented sets the defaults.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tickerplant.app.config.describe import UNDOCUMENTED, Row, rows
 from tickerplant.app.config.settings import FILE_NAME, Loaded, Settings, default_folder
 
 WIDTH: Final = 100
-"""Maximum width of a line of prose."""
+"""Maximum width of a line of prose, in characters."""
 
 TABLE_NAMES: Final = {"store": "store.url"}
 """Names of settings in a file that has a table of the same name (`store_access`)."""

@@ -28,7 +28,7 @@ def _all(settings: Settings, *, ask_vendors: bool) -> Iterator[Finding]:
     yield from _checked("disk", lambda: machine.disk(settings))
     yield from _checked("open files", lambda: machine.open_files(settings))
     yield from _checked("log", lambda: log.log(settings, newest_us))
-    # A sandbox with a clock of its own may be ahead of the machine.
+    # A sandbox with its own clock may be ahead of the machine's clock.
     own_clock = settings.wants_sandbox and (settings.sandbox.start or settings.sandbox.speed != 1)
     newest = None if own_clock else max(newest_us, default=None)
     yield from _checked("clock", lambda: machine.clock(newest))

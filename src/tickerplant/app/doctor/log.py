@@ -17,7 +17,7 @@ CREATED: Final = "the first `tickerplant up` creates it"
 
 
 def log(settings: Settings, found: list[int]) -> Iterator[Finding]:
-    """Yield the state of the log. Adds the time in µs of its newest raw record to `found`, if it has records."""
+    """Yield the state of the log. Adds the times in µs of the newest raw records to `found`, if there are records."""
     from tickerplant.app.wiring import open_readonly
     from tickerplant.app.wiring.log import has_log
     from tickerplant.core.schemas import RAW
@@ -34,14 +34,14 @@ def log(settings: Settings, found: list[int]) -> Iterator[Finding]:
             if not settings.embedded_log:
                 yield from topics(event_log)
     except UnknownTopic as error:
-        yield Finding("log", WARN, f"the brokers answer, and have no log: {error}", "run tickerplant create-topics")
+        yield Finding("log", WARN, f"the brokers answer, but have no log: {error}", "run tickerplant create-topics")
     except TickerplantError as error:
-        advice = "check the file and its disk" if settings.embedded_log else "check log, the network and the brokers"
+        advice = "check the file and its disk" if settings.embedded_log else "check --log, the network and the brokers"
         yield Finding("log", FAIL, str(error), advice)
 
 
 def _newest_us(event_log: EventLog) -> Iterator[int]:
-    """Yield the time of the newest raw record of each partition, by the records' headers."""
+    """Yield the times of sending, in µs, from the headers of the newest raw records of each partition."""
     from tickerplant.core.errors import UnreadableRecord
     from tickerplant.core.records import header_of
     from tickerplant.core.schemas import RAW
@@ -55,7 +55,7 @@ def _newest_us(event_log: EventLog) -> Iterator[int]:
 
 
 def topics(event_log: EventLog) -> Iterator[Finding]:
-    """Yield the settings of the topics, by the check that runs at the start of a plant."""
+    """Yield the findings about the topics' settings, from the check that also runs at the start of a plant."""
     from tickerplant.core.schemas import TOPICS
     from tickerplant.log.kafka import KafkaLog
 
@@ -67,4 +67,4 @@ def topics(event_log: EventLog) -> Iterator[Finding]:
     for text in warned:
         yield Finding("topics", WARN, f"a setting shortens what users can read: {text}", "run this command")
     if not refused and not warned:
-        yield Finding("topics", OK, f"the settings of {len(TOPICS)} topics are right")
+        yield Finding("topics", OK, f"the settings of {len(TOPICS)} topics are correct")

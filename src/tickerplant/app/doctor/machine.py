@@ -30,7 +30,8 @@ OLDEST: Final = dt.datetime(2025, 1, 1, tzinfo=dt.UTC)
 LATEST: Final = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 SAMPLE_S: Final = 0.2
 DRIFT_S: Final = 0.02
-"""Maximum difference between the wall clock and the monotonic clock over `SAMPLE_S`. Corrections by NTP are smaller."""
+"""Maximum difference in seconds between wall clock and monotonic clock over `SAMPLE_S`. Corrections by NTP are
+smaller."""
 LEAST_INODES: Final = 10_000
 LEAST_DESCRIPTORS: Final = 1_024
 PLENTY_BYTES: Final = 5 << 30
@@ -76,7 +77,9 @@ def disk(settings: Settings) -> Iterator[Finding]:
         least_bytes = settings.min_free_mb * MIB if folder in growing else 0
         name = "disk" if folder == settings.data else f"disk {folder}"
         if not os.access(place, os.W_OK | os.X_OK):
-            yield Finding(name, FAIL, f"{place} cannot be written by this user", "change its owner, or data (--data)")
+            yield Finding(
+                name, FAIL, f"{place} cannot be written by this user", "change its owner, or use another --data"
+            )
             continue
         for part in disk_health(place, least_bytes=least_bytes):
             state, advice = _STATES.get(part.state, OK), ""
@@ -92,7 +95,7 @@ def disk(settings: Settings) -> Iterator[Finding]:
 
 def _inodes(place: Path, name: str) -> Iterator[Finding]:
     found = os.statvfs(place)
-    if found.f_files == 0:  # file systems such as btrfs have no fixed number
+    if found.f_files == 0:  # file systems such as btrfs have no fixed number of inodes
         return
     few = found.f_favail < LEAST_INODES
     advice = "delete small files, or use a file system with more inodes" if few else ""
@@ -105,7 +108,7 @@ def _existing(folder: Path) -> Path:
 
 
 def clock(newest_us: int | None) -> Iterator[Finding]:
-    """Yield the findings about the clock that need no network. `newest_us`: time of the log's newest record, or None.
+    """Yield the state of the clock, checked without a network. `newest_us`: time of the log's newest record, or None.
 
     The check cannot detect a clock that is wrong by a constant time, unless the kernel reports it or the log is ahead.
     """
@@ -132,7 +135,7 @@ def clock(newest_us: int | None) -> Iterator[Finding]:
 
 
 def open_files(settings: Settings) -> Iterator[Finding]:
-    """Yield the limit of open files."""
+    """Yield the limit of open files, and whether the API needs a higher limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or hard >= WANTED:
         yield Finding("open files", OK, f"the limit is {'none' if hard == resource.RLIM_INFINITY else f'{hard:,}'}")

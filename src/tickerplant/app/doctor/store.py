@@ -17,7 +17,7 @@ OLDEST_VERSION, NEWEST_VERSION = 15, 18
 NEEDED_CONNECTIONS: Final = 30
 """Connections of one process with all services: pools of the API, persistence, analytics and the backfill."""
 OTHER_WORKERS: Final = 3
-"""Worker processes that the server starts besides those of TimescaleDB and parallel queries."""
+"""Number of worker processes of the server besides the workers of TimescaleDB and of parallel queries."""
 
 _FACTS: Final = """
 SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer / 10000 AS major,
@@ -57,7 +57,7 @@ async def _facts(store: Store) -> dict[str, Any]:
 
 
 def judge(facts: dict[str, Any], *, embedded: bool) -> Iterator[Finding]:
-    """Yield the findings about a server's facts. Pure."""
+    """Yield the findings about a server from the values of `_FACTS`. Pure."""
     version, major, timescaledb = facts["version"], facts["major"], facts["timescaledb"]
     if major < OLDEST_VERSION:
         yield Finding("store", FAIL, f"PostgreSQL {version} is too old", f"upgrade it to {OLDEST_VERSION} or newer")
@@ -70,7 +70,7 @@ def judge(facts: dict[str, Any], *, embedded: bool) -> Iterator[Finding]:
         yield Finding("timescaledb", OK, f"TimescaleDB {timescaledb} is installed and loaded")
         yield from _workers(facts)
     elif facts["available"]:
-        sentence = f"TimescaleDB {facts['available']} is on the server, and this database does not use it"
+        sentence = f"TimescaleDB {facts['available']} is on the server, but this database does not use it"
         yield Finding("timescaledb", WARN, sentence, "if that is not intended, see docs/store.md")
     else:
         where = "the embedded server has no TimescaleDB" if embedded else "the server has no TimescaleDB"
@@ -89,10 +89,10 @@ def _workers(facts: dict[str, Any]) -> Iterator[Finding]:
         f"max_worker_processes {facts['workers']}"
     )
     if background == 0:
-        advice = "set timescaledb.max_background_workers to 8 or more, or no policy ever runs"
+        advice = "set timescaledb.max_background_workers to 8 or more; otherwise no policy runs"
         yield Finding("background workers", FAIL, sentence, advice)
     elif facts["workers"] < needed:
-        advice = f"set max_worker_processes to {needed} or more, or jobs may not find a worker"
+        advice = f"set max_worker_processes to {needed} or more; otherwise jobs may find no worker"
         yield Finding("background workers", WARN, sentence, advice)
     else:
         yield Finding("background workers", OK, sentence)

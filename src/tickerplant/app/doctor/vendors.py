@@ -1,4 +1,4 @@
-"""Checks of the vendors' keys: with one cheap request for each vendor, debited to the plant's quotas."""
+"""Checks of the vendors' keys with one cheap request for each vendor, debited to the plant's quotas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 REQUEST_S: Final = 30.0
 DAYS: Final = 7
-"""Days of daily bars of one request. They contain a session."""
+"""Number of days of daily bars in one request. Every period of this length contains a session."""
 
 
 def vendors(settings: Settings, *, ask: bool, running: bool) -> Iterator[Finding]:
@@ -74,7 +74,7 @@ def _asked(settings: Settings, names: list[str]) -> Iterator[Finding]:
 
 
 async def _one(scheduler: RequestScheduler, name: str, symbols: tuple[str, ...]) -> Finding:
-    """Request a few daily bars of the first symbol that the vendor may have, through the scheduler."""
+    """Request a few bars of the first symbol that the vendor may have, through the scheduler; return the finding."""
     from tickerplant.core.times import DAY_US
     from tickerplant.market_data.vendors.errors import NoData, VendorError
     from tickerplant.market_data.vendors.port import DAILY, INTRADAY, KINDS, BarsRequest
@@ -89,7 +89,7 @@ async def _one(scheduler: RequestScheduler, name: str, symbols: tuple[str, ...])
     offered = [interval for interval in ("1d", "5m", "1m") if made[name].offer.of(interval) is not None]
     kinds = [kind for kind in (DAILY, INTRADAY) if name in {provider.name for provider in scheduler.providers(kind)}]
     if not offered or not kinds:
-        return Finding(title, OK, "it serves no bars here, so no request was sent")
+        return Finding(title, OK, "the vendor supplies no bars to this plant, so no request was sent")
     interval = "1d" if DAILY in kinds and "1d" in offered else next((one for one in offered if one != "1d"), "")
     others = [other for other in made if other != name]
     choice: Choice | Blocked = Blocked("", "it offers no bars of these symbols")

@@ -1,5 +1,5 @@
-"""Running a plant: its services and their supervisor, logging, fault injection and cores.
+"""Running a plant: its services and their supervisor, logging, fault injection and CPU affinity.
 
 In: the settings. Out: an opened `Plant`, whose services run in threads of this process. Begin with `plant`, then
-`services` (what each service runs) and `supervisor` (threads, restarts, shutdown).
+`services` (the function of each service) and `supervisor` (threads, restarts, shutdown).
 """

@@ -22,7 +22,7 @@ QUIETER: Final = 0.15
 
 
 class CoreAffinity:
-    """The core of this process's services. No effect where threads cannot be placed, or with only one core."""
+    """The core of this process's services. Has no effect if threads cannot be placed, or if there is only one core."""
 
     def __init__(self) -> None:
         self._cores = machine.cores()

@@ -16,7 +16,7 @@ def raise_limit() -> int:
     if soft == resource.RLIM_INFINITY or soft >= WANTED:
         return soft
     wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
-    with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it; the present limit then remains
+    with contextlib.suppress(OSError, ValueError):  # a container may forbid the change
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         return wanted
     return soft

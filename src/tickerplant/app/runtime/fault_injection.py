@@ -1,4 +1,7 @@
-"""The setting `testing.crash_at`: kills the process at a named fault point, or at a random instant. For tests."""
+"""The setting `testing.crash_at`: kills the process at a named fault point, or at a random instant.
+
+Only tests use it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from tickerplant.core import faults
 
 
 def install(crash_at: str | None) -> None:
-    """Arm `point:count` or `random:seconds`. None arms nothing."""
+    """Arm `point:count` or `random:seconds`. None has no effect."""
     if crash_at is None:
         return
     name, _, number = crash_at.rpartition(":")

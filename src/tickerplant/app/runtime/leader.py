@@ -1,4 +1,7 @@
-"""A service whose members work one at a time. The others wait, and one of them takes over when the worker ends."""
+"""A service whose members work one at a time.
+
+The others wait, and one of them takes over when the active member ends.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ POLL_S: Final = 0.2
 SLICE_S: Final = 0.05
 RETRY_S: Final = 1.0
 QUIET_S: Final = 3.0
-"""Seconds of waiting after which the log states that another member works."""
+"""Seconds of waiting after which a log line reports that another member works."""
 JOIN_S: Final = 5.0
 
 log = structlog.get_logger(__name__)
@@ -75,7 +78,7 @@ class Leader:
                 return False
             await asyncio.sleep(SLICE_S)
             if waited_s < QUIET_S <= waited_s + SLICE_S:
-                log.info("another member works; this one waits", service=self._service, instance=self._instance)
+                log.info("another member works; this member waits", service=self._service, instance=self._instance)
             waited_s += SLICE_S
         return True
 
@@ -97,14 +100,14 @@ class Leader:
                 transaction.put_state(STATE_FEEDS, 0, self._key, self._instance.encode())
 
     def _follow(self) -> None:
-        """Update `_is_leading` until the end. Runs in the thread, because a poll blocks."""
+        """Update `_is_leading` until the end. Runs in its own thread, because a poll blocks."""
         while not self._ending.is_set():
             try:
                 with self._log.lead(self._service, f"{self._service}-{self._instance}") as leadership:
                     while not self._ending.is_set():
                         self._is_leading = leadership.poll(timeout_s=POLL_S)
             except (LogError, OSError) as error:
-                log.warning("the leadership is unknown", service=self._service, error=str(error))
+                log.warning("the leadership cannot be read; trying again", service=self._service, error=str(error))
                 self._ending.wait(RETRY_S)
             finally:
                 self._is_leading = False

@@ -18,7 +18,7 @@ POLL_S: Final = 0.05
 RETRY_S: Final = 1.0
 KNOWN_S: Final = 2.0
 """Seconds without success after which a known error of the connection counts as an outage. Refused settings of the
-client raise earlier."""
+client raise an error earlier."""
 LATE_S: Final = 5.0
 """Seconds without success after which the log counts as unavailable. A busy broker takes seconds to create topics."""
 
@@ -38,16 +38,16 @@ class LogBinding:
         self._warned = False
 
     def run(self) -> None:
-        """Do the work, unless it is done. Blocks. Raises the error of the work."""
+        """Run the work, unless it is done. Blocks. Raises the error of the work."""
         with self._lock:
             if not self._done:
                 self._bind()
                 self._done = True
 
     def wait(self, stop: threading.Event, *, patient: bool = True) -> bool:
-        """Wait until the work is done; return False at `stop`. A thread repeats it while the log is unavailable.
+        """Wait until the work is done; return False at `stop`. A thread repeats the work while the log is unavailable.
 
-        Logs a warning with the reason if the log is unavailable. If `patient` is false, returns False then. Raises any
+        Logs a warning with the reason if the log is unavailable. If `patient` is false, then returns False. Raises any
         other error of the work; the next call tries again.
         """
         self._start()
@@ -97,7 +97,10 @@ class LogBinding:
         self._ended.set()
 
     def _is_done_after(self, seconds: float) -> bool:
-        """Wait at most this long and return whether the work is done. Raises its error to one of the callers."""
+        """Wait at most this long and return whether the work is done.
+
+        Raises the work's error to only one of the callers.
+        """
         if self._ended.wait(seconds):
             with self._starting:
                 error, self._error = self._error, None

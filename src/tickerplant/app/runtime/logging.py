@@ -54,7 +54,7 @@ class _ClientFilter(logging.Filter):
         self._written_s = -math.inf
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Drop the line if one of its kind was written within `QUIET_S`. It has no traceback."""
+        """Return False for such a line within `QUIET_S` of the previous one. Other such lines lose their traceback."""
         if record.msg not in BY_CLIENTS:
             return True
         if record.created - self._written_s < QUIET_S:
@@ -124,7 +124,7 @@ class _EscapedFormatter(structlog.stdlib.ProcessorFormatter):
 def _one_line_values(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Replace line ends in the texts of a line by escapes, so that no foreign text looks like another line.
 
-    Tracebacks keep theirs. A JSON line needs no escape.
+    Tracebacks keep their line ends. A JSON line needs no escapes.
     """
     whole = ("exception", "stack")
     return {
@@ -153,7 +153,7 @@ def _report_uncaught(
 
 
 def _replace_hooks() -> None:
-    """Write uncaught errors and warnings as log lines. Python's own reports have several lines."""
+    """Install hooks that write uncaught errors and warnings as log lines. Python's own reports have several lines."""
     sys.excepthook = _report_uncaught
     threading.excepthook = lambda args: _report_uncaught(
         args.exc_type, args.exc_value, args.exc_traceback, args.thread.name if args.thread is not None else "?"
@@ -164,8 +164,8 @@ def _replace_hooks() -> None:
 def configure(level: str = "info", style: str = "auto", *, client_lines: bool = True, lasting: bool = False) -> None:
     """Write all lines, including the lines of libraries, to stderr; stdout is for a command's output.
 
-    `client_lines`: write the lines of Kafka's client library. A command that ends by itself reports their reason.
-    `lasting`: for a long-running command, whose other messages are JSON too if `style` is `json`.
+    `client_lines`: write the lines of Kafka's client library. A command that ends by itself reports the cause in its
+    error. `lasting`: for a long-running command, whose other messages are JSON too if `style` is `json`.
     """
     global _json_lines, _json_only
     _json_lines = json_lines = style == "json" or (style == "auto" and not sys.stderr.isatty())

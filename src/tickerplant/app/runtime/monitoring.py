@@ -1,7 +1,7 @@
 """A small HTTP server with the metrics and probes of one process: `/metrics`, `/health/live`, `/health/ready`.
 
-Every service has it, also a service without an API. It runs if the setting `monitoring.port` is set. It needs no key,
-reads only counters, and answers while the log and the database are unavailable.
+Every service has this server, also a service without an API. It runs if the setting `monitoring.port` is set. It needs
+no key, reads only counters, and answers while the log and the database are unavailable.
 """
 
 from __future__ import annotations
@@ -36,14 +36,17 @@ StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 
 class Monitoring:
-    """The answers. `supervisor` and `registry` are None until the process has opened its log and store."""
+    """The WSGI application of the server.
+
+    `supervisor` and `registry` are None until the process has opened its log and store.
+    """
 
     def __init__(self) -> None:
         self.supervisor: Supervisor | None = None
         self.registry: Callable[[], CollectorRegistry] | None = None
 
     def __call__(self, environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
-        """Answer one request (WSGI)."""
+        """Answer one request."""
         path = environ.get("PATH_INFO", "")
         if environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
             return _answer(start, "405 Method Not Allowed", {"error": "only GET and HEAD are allowed"})
@@ -57,11 +60,13 @@ class Monitoring:
             start("200 OK", [("Content-Type", CONTENT_TYPE_LATEST)])
             return [generate_latest(self.registry())]
         if path == "/metrics":
-            return _answer(start, "503 Service Unavailable", {"error": "the services have not started yet"})
-        return _answer(start, "404 Not Found", {"error": "the paths here are /metrics, /health/live and /health/ready"})
+            return _answer(start, "503 Service Unavailable", {"error": "the services have not started yet; try again"})
+        return _answer(
+            start, "404 Not Found", {"error": "there is no such path; use /metrics, /health/live or /health/ready"}
+        )
 
     def _unready(self) -> Sequence[str]:
-        """Return the reasons why the process does not work: services that wait, or that crash repeatedly."""
+        """Return the reasons why the process is not ready, one per service that does not run; [] if it is ready."""
         if self.supervisor is None:
             return ["the services have not started yet: they wait for the log or the database"]
         return [
@@ -107,14 +112,14 @@ class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for the request, or close its connection if all places are taken."""
+        """Start a thread for the request, or close its connection if `MAX_REQUESTS` requests are in progress."""
         if self._places.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer the request, and free its place."""
+        """Answer the request, then release its slot."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -126,7 +131,7 @@ class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
 
 @contextlib.contextmanager
 def monitoring(settings: MonitoringSettings) -> Iterator[Monitoring]:
-    """Serve for the block, if the settings name a port. Raises ConfigError if the port cannot be used."""
+    """Serve metrics and probes for the block, if a port is set. Raises ConfigError if the port cannot be used."""
     answers = Monitoring()
     if settings.port is None:
         yield answers

@@ -9,7 +9,7 @@ Steps of opening, each idempotent; closing reverses the order:
 5. Check that this store follows this log.
 6. Append the rules to the log if they have changed.
 
-A process that starts while the brokers are away takes steps 4 to 6 when they answer (`log_binding`).
+A process that starts while the brokers are unavailable takes steps 4 to 6 when they answer (`log_binding`).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Plant:
     supervisor: Supervisor = field(default_factory=lambda: Supervisor([]))
     counts: ServiceCounts = field(default_factory=ServiceCounts)
     made_up: bool = False
-    """Whether a sandbox supplies the prices."""
+    """True if a sandbox supplies the prices."""
     _newest_registry: CollectorRegistry | None = None
 
     def supervise(
@@ -144,8 +144,9 @@ class Plant:
     def maintain(self, stop: threading.Event) -> None:
         """Apply the log's retention and run the due jobs of the store until `stop`.
 
-        The log's retention precedes the jobs, because it does not need the store. It drops only records that the store
-        has applied, because the position of persistence holds the others. Without such positions nothing is dropped.
+        The log's retention precedes the jobs, because it does not need the store. Retention drops only records that the
+        store has applied: the positions of persistence hold the other records. If persistence has no positions, nothing
+        is dropped.
         """
         retentions = snapshot_retentions(self.event_log)
         while not stop.is_set():
@@ -176,7 +177,10 @@ class Plant:
         return self._newest_registry
 
     def newest_registry(self) -> CollectorRegistry:
-        """Return the registry of the running API, or one without the API's metrics if none runs in this process."""
+        """Return the registry of the running API.
+
+        If no API runs in this process, return a registry without its metrics.
+        """
         return self._newest_registry or self.registry()
 
     def health(self) -> health.Health:
@@ -218,11 +222,11 @@ def opened(
     log_later: bool = False,
     then: Callable[[EventLog], object] | None = None,
 ) -> Iterator[Plant]:
-    """Open the plant for the block, steps 2 to 5, and call `then`; if `store` is false, the store need not answer.
+    """Open the plant for the block by steps 2 to 5, and call `then`. If `store` is false, the store need not answer.
 
-    `lasting`: for a long-running service, which waits up to `PATIENCE_S` for the store. `wanted`: if `store`
-    is false, the plant also has the address of the store, which need not answer. `log_later`: the log need not
-    answer; `Plant.binding` takes steps 4 and 5 and calls `then`. Raises what each step raises.
+    `lasting`: for a long-running service, which waits up to `PATIENCE_S` for the store. `wanted`: the plant has the
+    address of the store even if `store` is false. `log_later`: the log need not answer; `Plant.binding` takes steps 4
+    and 5 and calls `then`. Raises the errors of each step.
     """
     patience_s = PATIENCE_S if lasting else 0.0
     address = database(settings, lasting=lasting or not store) if store or wanted else contextlib.nullcontext("")

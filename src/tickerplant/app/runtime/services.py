@@ -61,7 +61,7 @@ async def run_market_data(
 ) -> None:  # fmt: skip
     """Run the feeds and the backfill until `stop`. `vendor`: the sandbox to use instead of the vendors' servers.
 
-    Of several members, one works at a time.
+    Only one of several members works at a time.
     """
     from tickerplant.app.wiring import vendors
     from tickerplant.market_data.service import FeedCounters, FeedEvents, MarketData, MarketDataConfig, run_feeds

@@ -46,18 +46,20 @@ FIRST_BACKOFF_S: Final = 0.2
 LAST_BACKOFF_S: Final = 10.0
 HEALTHY_S: Final = 30.0
 CRASHES: Final = 3
-"""Crashes within `CRASH_MEMORY_S` after which a service counts as failing, even if it runs for minutes between two."""
+"""Number of crashes within `CRASH_MEMORY_S` after which a service counts as failing, even if it runs for minutes
+between crashes."""
 CRASH_MEMORY_S: Final = 600.0
 STOP_S: Final = 10.0
 SETTLE_S: Final = 5.0
 """Seconds after the start until all modules that the services import are loaded."""
 
 STUCK_S: Final = 30.0
-"""Seconds without a turn after which an event loop counts as stuck. A blocked loop ends by itself in a second."""
+"""Seconds without a turn after which an event loop counts as stuck. A call that blocks a loop usually ends within a
+second."""
 
 SWITCH_INTERVAL_S: Final = 0.0001
-"""Maximum seconds that a thread keeps the GIL while another thread waits. With Python's default of 5 ms, a tick that
-passes five threads waits 25 ms. On one core (see `cpu_affinity`) a hand-over is cheap: with 0.1 ms the stream's p99
+"""Maximum seconds that a thread keeps the GIL while another thread waits. A tick that passes five threads waits 25 ms
+with Python's default of 5 ms. On one core (see `cpu_affinity`) a hand-over is cheap: with 0.1 ms the stream's p99
 latency is a fifth lower than with 0.5 ms."""
 
 NOT_RESTARTABLE: Final = (ConfigError, MigrationError, SnapshotRefused, StoreMismatch)
@@ -90,7 +92,8 @@ class Status:
     def fails(self, now_s: float) -> bool:
         """Return True if the service crashes repeatedly. `now_s`: the monotonic clock.
 
-        It has not yet run for `HEALTHY_S` since its last crash, or it crashed `CRASHES` times in `CRASH_MEMORY_S`.
+        Such a service has not run for `HEALTHY_S` since its last crash, or has crashed `CRASHES` times in
+        `CRASH_MEMORY_S`.
         """
         if len(self.crashes_s) == CRASHES and now_s - self.crashes_s[0] < CRASH_MEMORY_S:
             return True
@@ -127,7 +130,7 @@ class _Runner:
     settled: bool = False
     """True after the reporter was notified that the service is healthy."""
     asked_s: float | None = None
-    """Time of the question that the event loop has not answered yet, on the monotonic clock; None: no question."""
+    """Time of the liveness check that the event loop has not answered yet, on the monotonic clock; None: no check."""
     _loop: asyncio.AbstractEventLoop | None = None
     _loop_stop: asyncio.Event | None = None
 
@@ -154,7 +157,8 @@ class _Runner:
     def find_trouble(self, now_s: float) -> str:
         """Return the trouble that only a new process removes: a dead thread, a stuck event loop, used-up resources.
 
-        "" if there is none. Each call asks the event loop for a sign of life, which the next calls expect.
+        Returns "" if there is none. Each call starts a liveness check of the event loop, and later calls expect the
+        answer.
         """
         name, loop = self.service.name, self._loop
         if self.thread is None or self.stopping.is_set():
@@ -220,9 +224,9 @@ class _Runner:
         if self.reporter is not None and not unreported and (status.permanent or self.outage.repeats):
             self.settled = False
             self.reporter.crashed(self.service.name, text, permanent=status.permanent)
-        # One line per outage: an unavailable database or log fails each attempt, with texts that vary.
+        # One line per outage: while a database or log is unavailable, each attempt fails, with varying texts.
         if final or first or (status.permanent and text != before):
-            # The plant's own errors explain themselves in one sentence; a traceback is for unexpected errors.
+            # The plant's own errors have complete messages; a traceback is for unexpected errors.
             trace = None if isinstance(error, TickerplantError) else error
             name, restarts = self.service.name, status.restarts
             log.error("service crashed", service=name, error=text, restarts=restarts, again=not final, exc_info=trace)
@@ -289,7 +293,7 @@ class Supervisor:
     def troubles(self) -> list[str]:
         """Return the troubles of services that only a restart of the process removes. Neither blocks nor raises.
 
-        An unavailable log or database, a full disk and refused records are no such troubles.
+        An unavailable log or database, a full disk and refused records are not among them.
         """
         now_s = time.monotonic()
         return [trouble for runner in self._runners if (trouble := runner.find_trouble(now_s))]
@@ -347,7 +351,7 @@ class Supervisor:
 
 @contextlib.contextmanager
 def signals(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` at the first SIGTERM or SIGINT, and end the process at the second. Main thread only."""
+    """Set `stop` at the first SIGTERM or SIGINT, and end the process at the second. Call it in the main thread."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         del frame

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 class TroubleReporter:
-    """Writes the newest change of each service. `crashed` and `healthy` return at once and never raise."""
+    """Writes the newest report of each service. `crashed` and `healthy` return at once and never raise."""
 
     def __init__(self, event_log: EventLog, instance: str) -> None:
         self._log, self._instance = event_log, instance

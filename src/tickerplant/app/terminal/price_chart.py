@@ -91,7 +91,7 @@ def _number(value: float, span: float) -> str:
 
 
 def _times(times: Sequence[str], across: int) -> str:
-    """Return the line of axis labels: first, middle and last time, as many as fit."""
+    """Return the line of axis labels: the first, the middle and the last time, as many as fit."""
     if len(times) < 2:
         return "".join(times)
     first, middle, last = times[0], times[len(times) // 2], times[-1]

@@ -107,7 +107,7 @@ class _Prompt:
 
 
 def _command(line: str) -> str:
-    r"""Return the statement of a command such as `\d bars`; "" for help."""
+    r"""Return the statement of a command such as `\d bars`; "" after another command, which prints the help."""
     name, _, argument = line.partition(" ")
     argument = argument.strip()
     if name in ("\\d", "\\dt", "\\dv", "\\d+"):

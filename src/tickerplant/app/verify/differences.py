@@ -34,7 +34,7 @@ def cells_of(recorded: Any, recomputed: Any) -> tuple[str, list[Cell]]:
         return f"the record in the log cannot be read: {error}", []
     new = records.decode(recomputed)
     if type(old.header) is not type(new.header):
-        return f"the log has a {_name(old)} record, the recomputation gives a {_name(new)} record", []
+        return f"the log has a {_name(old)} record, but the recomputation gives a {_name(new)} record", []
     cells = _header_cells(old.header, new.header) + _row_cells(old.batch, new.batch)
     rows = {cell.where for cell in cells if cell.where != "header"}
     if not cells:

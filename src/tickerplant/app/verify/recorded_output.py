@@ -107,7 +107,10 @@ class RecordedOutput:
         return self._next_record
 
     def _is_equal(self, recorded: Any, recomputed: Any) -> bool:
-        """Return whether two records are equal. Reasons of dead letters are texts, which a newer version may reword."""
+        """Return True if two records are equal.
+
+        Reasons of dead letters are ignored, because a newer version may reword them.
+        """
         if pa.py_buffer(recorded).equals(pa.py_buffer(recomputed)):
             return True
         return self._source.topic == DEADLETTER and _without_reason(recorded) == _without_reason(recomputed)
@@ -131,7 +134,10 @@ class RecordedOutput:
         return NOTHING if found is None else max(begin, self._version(found) + 1)
 
     def _search(self, first: int) -> int:
-        """Return an offset before which all versions are smaller than `since`. Binary search: versions increase."""
+        """Return an offset before which all versions are smaller than `since`.
+
+        Uses a binary search, because versions increase.
+        """
         low, high = first, self._end
         while low < high:
             middle = (low + high) // 2

@@ -1,7 +1,7 @@
 """Recompute a range of raw records and compare the output of aggregation with the log, byte for byte.
 
-For each partition a stage starts from the newest kept snapshot before the range. Without such a snapshot it starts
-empty, if the raw topic still contains its first record. The stage processes the raw records. Its output for
+For each partition a stage starts from the newest kept snapshot before the range. If there is no such snapshot, but the
+raw topic still contains its first record, the stage starts empty. The stage processes the raw records. Its output for
 `market.prices.ohlcv`, `market.status` and the dead letters must equal the records of these topics, in order. At the
 position of a snapshot its state must equal the snapshot's bytes.
 
@@ -172,8 +172,8 @@ def verify(
 ) -> PartitionResult:
     """Recompute a partition's range and return the result, up to the first difference.
 
-    Blocks: a millisecond or less per record. Raises SnapshotRefused as `plan` does, and TickerplantError if retention
-    has deleted records that the run needed.
+    Blocks for a millisecond or less per record. Raises SnapshotRefused as `plan` does, and TickerplantError if
+    retention has deleted records that the run needed.
     """
     run = _Run(event_log, factory, chosen, request)
     run.run(progress)

@@ -64,7 +64,7 @@ def _as_dict(rule: StoredRule) -> dict[str, Any]:
 
 
 def with_rules(dsn: str, log: EventLog, settings: AlertSettings, work: Callable[[AlertRules], Awaitable[T]]) -> T:
-    """Return the result of `work` for the alert rules."""
+    """Return the result of `work` for the alert rules of the store and the log."""
     return with_store(dsn, lambda store: work(AlertRules(store, log, settings)))
 
 

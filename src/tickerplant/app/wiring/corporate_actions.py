@@ -29,10 +29,10 @@ def append_dividend(log: EventLog, symbol: str, ex_date_us: int, amount: float, 
 
 
 def stored(settings: Settings, dsn: str, symbol: str) -> list[dict[str, Any]]:
-    """Return a symbol's splits and dividends by time.
+    """Return a symbol's splits and dividends as rows, oldest first.
 
-    `counts` is true if bars are adjusted for the row. A dividend of the newest source has a `note`: the reason why they
-    are not, or that the currency of the prices is unknown; otherwise None.
+    `counts` is true if bars are adjusted for the row. A dividend of the newest source has a `note` if bars are not
+    adjusted for the dividend, or if the currency of the prices is unknown. Otherwise `note` is None.
     """
     from tickerplant.app.wiring.rules import log_rules
     from tickerplant.core.adjustment import reasons_not_applied

@@ -66,7 +66,7 @@ def read_coverage(
 def rules_and_market_time(settings: Settings) -> tuple[Rules, int]:
     """Return the rules in force and the market's time in µs.
 
-    Without a log, they are the rules of the settings and the time of the machine.
+    If there is no log, they are the rules of the settings and the time of the machine.
     """
     from tickerplant.api.log_state import market_now
     from tickerplant.log.rules_in_force import rules_in_force

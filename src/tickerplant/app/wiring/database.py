@@ -33,7 +33,7 @@ from tickerplant.app.wiring.store import embedded_postgres, has_store
 from tickerplant.core.errors import ConfigError, StoreUnavailable
 
 IDLE_S: Final = 5.0
-START_S: Final = 60.0  # initdb takes 0.3 s, a start 0.04 s; recovery after a crash can take tens of seconds
+START_S: Final = 60.0  # initdb takes 0.3 s, and a start 0.04 s; recovery after a crash can take tens of seconds
 POLL_S: Final = 0.5
 
 log = structlog.get_logger(__name__)
@@ -46,8 +46,8 @@ def database(
     """Yield the address of the store for the block.
 
     `lasting`: True for a service, which must not own the server. `make`: False if a missing store must not be created.
-    `patience_s`: maximum seconds to wait for another owner of the store; None, or `lasting`: `START_S`. Raises
-    StoreUnavailable if a store is missing and `make` is false, or if the store is not up in time.
+    `patience_s`: maximum seconds to wait for another owner of the store. It is `START_S` if None, or if `lasting`.
+    Raises StoreUnavailable if a store is missing and `make` is false, or if the store is not up in time.
     """
     if not settings.embedded_store:
         yield settings.store.get_secret_value()
@@ -71,13 +71,13 @@ def running_dsn(settings: Settings) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StoreAddress:
-    """Where the store is: the plant's own address, and the embedded server's other addresses; "" if there are none."""
+    """Addresses of the store: the plant's own address, and the embedded server's other addresses; "" means none."""
 
     dsn: str
     listen: str = ""
     socket: str = ""
     running: bool = True
-    """False if the embedded server does not run. The addresses are then those of its next start."""
+    """False if the embedded server does not run. The addresses then apply to its next start."""
 
 
 def store_address(settings: Settings) -> StoreAddress:

@@ -17,7 +17,7 @@ VENDOR_EXTRAS: Final = {"ccxt": "ccxt", "yahoo": "yahoo"}
 
 
 def is_installed(extra: str) -> bool:
-    """Return whether the packages of an extra are installed. Imports none of them."""
+    """Return True if the packages of an extra are installed. Imports none of them."""
     return find_spec(EXTRAS[extra]) is not None
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def replay_options(*, columns: Sequence[str] | None, **options: Any) -> ReplayOptions:
-    """Return the options of a replay; an option of None has its default. Raises BadInput for values that do not exist.
+    """Return the options of a replay; an option of None has its default. Raises BadInput for an unknown value.
 
     `columns`: texts such as `close=Settle`. `options`: the other fields of `ReplayOptions`.
     """
@@ -33,7 +33,7 @@ def replay_options(*, columns: Sequence[str] | None, **options: Any) -> ReplayOp
 
 
 def column_options(texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
-    """Return the pairs of role and column of `--column ROLE=NAME`. Raises BadInput for another text."""
+    """Return the pairs of role and column of `--column ROLE=NAME`. Raises BadInput for a text of another form."""
     pairs = [text.partition("=") for text in texts or ()]
     for text, (role, mark, name) in zip(texts or (), pairs, strict=True):
         if not (role.strip() and mark and name.strip()):
@@ -61,19 +61,24 @@ def replay(
     progress: Callable[[ReplayProgress], None],
     stop: threading.Event,
 ) -> ReplaySummary:
-    """Append the file to the log. Blocks. Raises what `market_data.files.replay` raises."""
+    """Append the file to the log and return a summary. Blocks. Raises the errors of `market_data.files.replay`."""
     from tickerplant.market_data.files.replay import replay as run
 
     return run(log, file, options, progress=progress, stop=stop)
 
 
 def file_bars(file: Path, options: ReadOptions, *, strict: bool = False) -> FileBars:
-    """Return all bars of a file. Raises BadInput if the file cannot be read. `strict`: refuse choices."""
+    """Return all bars of a file.
+
+    Raises BadInput if the file cannot be read. `strict`: refuse a file that can be read in two ways.
+    """
     from tickerplant.market_data.files.bars import read_bars
 
     check_date_order(options.date_order)
     check_decimal(options.decimal)
     found = read_bars(file, options)
     if strict and found.choices:
-        raise BadInput(f"{file.name}: --strict: {'; '.join(found.choices)}; set an option for it, or omit --strict")
+        raise BadInput(
+            f"{file.name}: --strict: {'; '.join(found.choices)}; set the option that decides, or omit --strict"
+        )
     return found

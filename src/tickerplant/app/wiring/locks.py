@@ -65,7 +65,7 @@ class FolderLock:
     def write_holder(self, **fields: Any) -> None:
         """Write this process and `fields` into the file, for other processes to read.
 
-        Raises OSError with the file's name if the disk is full; the file is empty then.
+        Raises OSError with the file's name if the disk is full; the file is then empty.
         """
         assert self._file is not None
         text = json.dumps({"pid": os.getpid(), "what": " ".join(["tickerplant", *sys.argv[1:3]]), **fields})

@@ -94,13 +94,16 @@ def snapshot_retentions(log: EventLog) -> list[SnapshotRetention]:
 
 
 def live_watermark_us(log: EventLog, feed: str) -> int | None:
-    """Return the watermark of a live feed in µs. None for an unknown feed, or one that is not live, such as a file."""
+    """Return the watermark of a live feed in µs.
+
+    None for an unknown feed, and for a feed that is not live, such as a file.
+    """
     cursor = _cursor(log, feed)
     return cursor.watermark_us if cursor.live else None
 
 
 def conflicts(log: EventLog, feed: str) -> tuple[int, bool]:
-    """Return the count of a feed's rows that conflict with an earlier row, and whether they are bars.
+    """Return the count of a feed's rows that conflict with an earlier row, and whether the rows are bars.
 
     A trade has the identity of an earlier trade, but another price or size. A bar has other values than an earlier row
     of the same bar.

@@ -35,7 +35,7 @@ def on_demand(rules: Rules) -> OnDemand:
 
 
 def calculations(texts: Sequence[str]) -> list[Calculation]:
-    """Parse indicators, including plug-ins and TA-Lib's functions. Raises BadInput for an unknown one."""
+    """Parse indicators, including plug-ins and TA-Lib's functions. Raises BadInput for an unknown indicator."""
     from tickerplant.analytics.ondemand.calculation import parse_calculation
     from tickerplant.app.wiring.memory_tuning import import_talib
 

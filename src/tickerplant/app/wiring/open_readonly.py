@@ -21,7 +21,10 @@ PATIENCE_S: Final = 8.0
 
 
 def has_plant(settings: Settings) -> bool:
-    """Return True if the data folder has a log or a store, or if one of them is elsewhere. Sends no request."""
+    """Return True if the data folder has a log or a store, or if the settings name another log or store.
+
+    Sends no request.
+    """
     return has_log(settings) or not settings.embedded_store or has_store(settings.data)
 
 
@@ -57,7 +60,7 @@ def _check_answer(settings: Settings, event_log: EventLog, patience_s: float) ->
         if settings.embedded_log:
             raise
         raise LogUnavailable(
-            f"no broker at {settings.log} answered within {patience_s:g} s; start it, or correct --log or "
+            f"no broker at {settings.log} answered within {patience_s:g} s; start a broker, or correct --log or "
             f"TICKERPLANT_LOG ({error})"
         ) from error
 

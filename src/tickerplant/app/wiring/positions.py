@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class StorePositions:
     """Reads the store's position of each partition.
 
-    Holds one connection open, because it is polled often. One thread only.
+    Holds one connection open, because it is polled often. Belongs to one thread.
     """
 
     def __init__(self, dsn: str) -> None:

@@ -21,7 +21,7 @@ PASSWORD_NAME: Final = "reader.password"  # noqa: S105
 _OF_LOGIN: Final = ("user", "password", "passfile", "passwordfile")
 """Parameters of an address that belong to its login."""
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}  # noqa: S104
-"""The address of this machine to connect to, for an address that listens on all of them."""
+"""Address to connect to, for each address that means all addresses of this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,11 @@ class Login:
 
 
 def split_login(dsn: str) -> Login:
-    """Return an address and its password. The password is not in the address, also not as a parameter.
+    """Return an address and its password. The returned address contains no password, not even as a parameter.
 
     >>> split_login("postgresql://me:hu%40sh@h:5432/d?sslmode=require")
     Login(address='postgresql://me@h:5432/d?sslmode=require', password='hu@sh')
+
     """
     parts = urlsplit(dsn)
     user, _, place = parts.netloc.rpartition("@")
@@ -74,8 +75,8 @@ def reader_login(settings: Settings, dsn: str, listen: str = "", socket: str = "
     password = known_password(settings)
     if password is None:
         raise StoreError(
-            f"the password of the role {settings.store_access.reader} is not known here: run `tickerplant init-db`, or "
-            "set store.reader_password"
+            f"the password of the role {settings.store_access.reader} is not in the data folder: run "
+            "`tickerplant init-db`, or set store.reader_password"
         )
     parts = urlsplit(dsn)
     place = parts.netloc.rpartition("@")[2]
@@ -92,9 +93,10 @@ def reader_login(settings: Settings, dsn: str, listen: str = "", socket: str = "
 
 
 async def ensure_reader(settings: Settings, store: Store, *, create: bool) -> ReaderState:
-    """Create the read-only role if `create` is true and it does not exist, and grant the role its rights.
+    """Create the read-only role if `create` is true and the role does not exist, and grant its rights.
 
-    The embedded database always has the role. The password is stored in the data folder, unless it is a setting.
+    Return the state of the role. The embedded database always has the role. The password is stored in the data folder,
+    unless it is a setting.
     """
     from tickerplant.store.reader_role import ensure_reader as ensure
     from tickerplant.store.reader_role import role_exists
@@ -110,13 +112,13 @@ async def ensure_reader(settings: Settings, store: Store, *, create: bool) -> Re
             if not state.exists and known is None:
                 file.unlink(missing_ok=True)  # no role has this password
     if create and exists and known is None and not alone and not state.advice:
-        advice = f"the role {name} exists, and its password is not known here; set store.reader_password"
+        advice = f"the role {name} exists, but its password is not in the data folder; set store.reader_password"
         state = replace(state, advice=advice)
     return state
 
 
 def known_password(settings: Settings) -> str | None:
-    """Return the password of the read-only role, or None if neither the settings nor the data folder have it."""
+    """Return the password of the read-only role, or None if neither the settings nor the data folder contain it."""
     if settings.store_access.reader_password is not None:
         return settings.store_access.reader_password.get_secret_value()
     with contextlib.suppress(FileNotFoundError):

@@ -1,6 +1,6 @@
-"""The sandbox vendor: as a server in this process, as a separate process, or as a server elsewhere.
+"""The sandbox vendor: as a server in this process, as a separate process, or as an external server.
 
-`up` runs the sandbox as a separate process, because a vendor does not share the interpreter of the plant.
+`up` runs the sandbox as a separate process, so that the simulated vendor does not use the plant's interpreter.
 """
 
 from __future__ import annotations

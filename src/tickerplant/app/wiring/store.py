@@ -54,11 +54,11 @@ class PostgresServer(Protocol):
         ...
 
     def start(self) -> str:
-        """Start the server, or take over a running one, and return its address."""
+        """Start the server, or take over a running server, and return its address."""
         ...
 
     def stop(self) -> None:
-        """Stop the server. No effect if it is not running."""
+        """Stop the server. Has no effect if it is not running."""
         ...
 
 
@@ -114,8 +114,8 @@ def with_store(dsn: str, work: Callable[[Store], Awaitable[T]], patience_s: floa
 def migrate(dsn: str, settings: Settings, *, plain: bool = False, create_reader: bool = False) -> Migrated:
     """Apply the pending migrations, and grant the read-only role its rights.
 
-    `plain`: see `store.migrations.migrate`. `create_reader`: create the role in another database too; the embedded
-    database always has it.
+    `plain`: see `store.migrations.migrate`. `create_reader`: create the role also in a database that is not embedded;
+    the embedded database always has it.
     """
     from tickerplant.app.wiring.reader import ensure_reader
     from tickerplant.store import migrations
@@ -137,7 +137,7 @@ def migration_status(dsn: str, patience_s: float | None = None) -> MigrationStat
 
 
 def check_log(dsn: str, log: EventLog) -> None:
-    """Raise StoreMismatch if the store follows another log, or is ahead of this one."""
+    """Raise StoreMismatch if the store follows another log, or is ahead of this log."""
     from tickerplant.app.wiring.log import ends
 
     identity = log.identity()
@@ -158,7 +158,7 @@ def run_due(dsn: str, now_us: int) -> list[str]:
 
 
 def jobs_status(dsn: str, patience_s: float | None = None) -> list[dict[str, Any]]:
-    """Return name, last_run_at and error of every scheduled job."""
+    """Return the status of every scheduled job: the fields of `store.maintenance.jobs_status`."""
     from tickerplant.core.times import datetime_of
     from tickerplant.store import maintenance
 
@@ -195,7 +195,7 @@ def skip_positions(dsn: str, identity: Identity, starts: Sequence[tuple[str, int
 
 
 def store_health(dsn: str, log: EventLog | None, patience_s: float | None = None) -> Iterable[ComponentHealth]:
-    """Yield whether the store answers, has this version's tables and follows `log` (None: not checked)."""
+    """Yield the health of the store: it answers, has this version's tables and follows `log` (None: not checked)."""
     status = migration_status(dsn, patience_s)
     if status.pending:
         yield ComponentHealth(

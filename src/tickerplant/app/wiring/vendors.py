@@ -41,7 +41,7 @@ log_lines = structlog.get_logger(__name__)
 def orders(settings: Settings, *, sandbox: bool = False) -> dict[str, tuple[str, ...]]:
     """Return the order of vendors by kind of data.
 
-    With `sandbox`, kinds without a configured vendor use only the sandbox.
+    If `sandbox` is true, kinds without a configured vendor use only the sandbox.
 
     Raises ConfigError for a configured vendor without its key.
     """
@@ -68,7 +68,10 @@ def _orders(settings: Settings, *, sandbox: bool) -> dict[str, tuple[str, ...]]:
 
 
 def quotas(settings: Settings) -> dict[str, tuple[Quota, ...]]:
-    """Return the quotas that replace the vendors' own. The sandbox has none, except with `sandbox.free_plans`."""
+    """Return the quotas that replace the vendors' own quotas.
+
+    The sandbox has none, unless `sandbox.free_plans` is true.
+    """
     from tickerplant.market_data.vendors.port import Quota
 
     configured = {name: tuple(map(Quota.parse, texts)) for name, texts in settings.vendors.quotas.items()}
@@ -138,7 +141,7 @@ async def open_scheduler(
 
 
 def clock_of(endpoint: SandboxEndpoint | None) -> Clock:
-    """Return the clock of market_data: the sandbox's if there is one, else the machine's."""
+    """Return the clock of market_data: the sandbox's clock if there is a sandbox, else the machine's clock."""
     from tickerplant.system_clock import SystemClock
 
     return endpoint.clock if endpoint is not None else SystemClock()
@@ -259,7 +262,7 @@ def state_of(row: VendorStatus) -> str:
 
 
 def time_text(us: int) -> str:
-    """Return a time as text, in whole seconds."""
+    """Return a time as text, without fractions of a second."""
     from tickerplant.core.times import iso
 
     return iso(us - us % SECOND_US)

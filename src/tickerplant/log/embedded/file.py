@@ -74,9 +74,9 @@ def translate_errors(path: Path) -> Iterator[None]:
                 f"the event log {path} is locked by another program; end that program: {error}"
             ) from error
         if code == sqlite3.SQLITE_FULL:
-            raise LogUnavailable(f"no space left for the event log {path}; free some: {error}") from error
+            raise LogUnavailable(f"no space left for the event log {path}; free some space: {error}") from error
         if code == sqlite3.SQLITE_IOERR and _is_full(path):  # some writes of SQLite do not report the cause
-            raise LogUnavailable(f"no space left for the event log {path}; free some: {error}") from error
+            raise LogUnavailable(f"no space left for the event log {path}; free some space: {error}") from error
         if code == sqlite3.SQLITE_NOTADB:
             raise LogError(
                 f"{path} is not an event log, not even an SQLite file. It is unchanged; choose another file or "
@@ -99,7 +99,7 @@ def connect(path: Path, patience_s: float) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=patience_s, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA synchronous = NORMAL")  # no sync per commit; `make_durable` syncs
-        connection.execute("PRAGMA wal_autocheckpoint = 0")  # a checkpoint inside COMMIT adds a tail of 7 ms
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # a checkpoint inside COMMIT can add 7 ms
         connection.execute("PRAGMA secure_delete = OFF")  # some builds overwrite deleted records with zeros
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
         connection.execute(f"PRAGMA mmap_size = {_MMAP_BYTES}")
@@ -111,7 +111,7 @@ def connect(path: Path, patience_s: float) -> sqlite3.Connection:
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables in a new file, or upgrade those of format 1. Raises LogError for any other file.
+    """Create the tables in a new file, or upgrade the tables of format 1. Raises LogError for any other file.
 
     Call with the writers' lock held.
     """

@@ -7,7 +7,7 @@ owner.
 
 `owners` stores the owner of each partition and the group generation in which it became the owner. A commit succeeds
 only if both equal the values of the member's last `poll`. A member that lost a partition therefore cannot commit for
-it, even if it owns the partition again. A member that retained the partition can.
+it, even if it owns the partition again. A member that retained the partition can commit for it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def evict_dead_members(connection: sqlite3.Connection, group: str, is_alive: Cal
 
 
 def incarnations(connection: sqlite3.Connection, group: str) -> list[str]:
-    """Return the incarnations of all members, dead ones included."""
+    """Return the incarnations of all members, including dead members."""
     rows = connection.execute("SELECT incarnation FROM members WHERE group_name = ?", (group,))
     return [incarnation for (incarnation,) in rows]
 

@@ -58,7 +58,7 @@ class WriterLock:
     """The queue of writers: a fair lock between the threads of this process, then `flock` between processes.
 
     Writers poll for SQLite's own lock. The slowest append of three busy writers waited 2.4 s for SQLite's lock, and
-    0.16 s for this one.
+    0.16 s for this lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -120,7 +120,10 @@ class WriterLock:
         return fd
 
     def sync(self, path: Path) -> None:
-        """Sync the database file at `path`, the same in every call. Needs no lock. Call from one thread only."""
+        """Sync the database file at `path`, which is the same in every call.
+
+        Needs no lock. Call from one thread only.
+        """
         if self._synced_fd < 0:
             self._synced_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         machine.sync_data(self._synced_fd)

@@ -150,7 +150,7 @@ class EmbeddedLog:
             with self._reading() as connection:
                 partition_id = self._context.catalog.partition_id(connection, *source)
                 begin = max(begin, records.bounds(connection, [partition_id])[partition_id].first)
-                count = min(_CHUNK_RECORDS, end - begin)  # offsets are dense here
+                count = min(_CHUNK_RECORDS, end - begin)  # offsets have no gaps in a file
                 limits = records.Limits(count, _CHUNK_BYTES, at_least=1)
                 rows = records.read(connection, self._decoder, partition_id, begin, limits) if count > 0 else []
             for offset, appended_at_us, value in rows:
@@ -216,7 +216,7 @@ class EmbeddedLog:
     def abort_abandoned(
         self, group: str, sources: Sequence[TopicPartition], outputs: Collection[str], own: str
     ) -> list[str]:
-        """Return []: the file rolls the transaction of a dead process back at once."""
+        """Return []: SQLite rolls the transaction of a dead process back at once."""
         del group, sources, outputs, own
         return []
 
@@ -234,7 +234,7 @@ class EmbeddedLog:
         """Block until everything readable now would survive a power failure.
 
         A commit is in the -wal before it can be read, so one sync of the -wal is enough. SQLite resets a -wal only
-        after a checkpoint has moved all of it into the file and synced the file. Thread-safe.
+        after a checkpoint has moved all its pages into the file and synced the file. Thread-safe.
         """
         self._context.check_open()
         machine.sync_data(self._wal_fd)
@@ -266,7 +266,7 @@ class EmbeddedLog:
             return records.drop(connection, partition_id, range_) if range_.first < range_.next else 0
 
     def hold_retention(self, holder: str, positions: Mapping[TopicPartition, int] | None) -> None:
-        """Hold retention of these partitions back for `holder`, replacing its earlier holds; None removes them."""
+        """Set the retention holds of `holder`, which replace its earlier holds; None removes them."""
         with self._writing() as connection:
             rows = [
                 (holder, self._context.catalog.partition_id(connection, *name), at)

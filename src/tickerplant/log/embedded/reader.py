@@ -16,7 +16,7 @@ from tickerplant.log.embedded.wakeup import WakeupSocket
 from tickerplant.log.port import ConsumedRecord, RebalanceListener, Start, TopicPartition
 
 CHECK_S = 0.4
-"""Interval at which a waiting reader checks for commits without a notification and for dead members.
+"""Interval in seconds at which a waiting reader checks for commits without a notification and for dead members.
 
 A check reads one number from SQLite and tries the lock of each other member. The check costs about 50 µs with the
 thread's wake-up, so eight readers use 0.1 % of a core.
@@ -139,7 +139,7 @@ class EmbeddedReader:
         self._owned, self._generation = known, generation
         self._revoke(lost)
         if owned is None:
-            raise Fenced(f"a newer member of group {self.group} has this member's name; stop this one")
+            raise Fenced(f"a newer member of group {self.group} has this member's name; stop this member")
         self._assign(gained)
 
     def _revoke(self, partition_ids: list[int]) -> None:
@@ -233,7 +233,7 @@ class EmbeddedReader:
         groups.commit_positions(connection, self.group, self._incarnation, self._owned, by_id)
 
     def wake(self) -> None:
-        """Make the poll that waits return at once, or the next poll if none waits."""
+        """Make the waiting poll return at once. If no poll waits, make the next poll return at once."""
         self._woken.set()
         wakeup = self._wakeup
         if wakeup is not None:

@@ -98,7 +98,7 @@ def offset_at(connection: sqlite3.Connection, partition_id: int, time_us: int, w
 
 
 def droppable(connection: sqlite3.Connection, partition_id: int, before_us: int) -> Bounds:
-    """Return the offsets that retention may drop: older than `before_us`, below all group positions and holds."""
+    """Return the range of offsets that retention may drop: older than `before_us`, below all positions and holds."""
     within = bounds(connection, [partition_id])[partition_id]
     (held,) = connection.execute(
         "SELECT min(position) FROM (SELECT position FROM positions WHERE partition_id = ?1 "
@@ -112,7 +112,7 @@ def droppable(connection: sqlite3.Connection, partition_id: int, before_us: int)
 
 
 def drop(connection: sqlite3.Connection, partition_id: int, range_: Bounds) -> int:
-    """Drop some of the first records of a range, within bounds; return their count. SQLite reuses their pages."""
+    """Drop the first records of a range, at most `_DROP_RECORDS`; return their count. SQLite reuses their pages."""
     sizes = connection.execute(
         'SELECT length(value) FROM records WHERE partition_id = ? AND "offset" >= ? AND "offset" < ? '
         'ORDER BY "offset" LIMIT ?',

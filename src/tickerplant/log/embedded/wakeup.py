@@ -32,7 +32,7 @@ _SETTLED_NS = 50_000_000
 
 
 def sockets_directory(beside: Path) -> Path:
-    """Create and return the directory of the sockets: in `beside`, or in the temporary one if the path is too long."""
+    """Create and return the sockets' directory: in `beside`, or in the temporary directory if the path is too long."""
     folder = beside / "bells"
     if len(os.fsencode(folder)) + 1 + _NAME_CHARS > machine.SOCKET_PATH_BYTES:
         name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
@@ -62,7 +62,7 @@ class WakeupSocket:
         self._socket = _datagram_socket()
         self._waker = _datagram_socket()
         try:
-            folder.mkdir(mode=0o700, exist_ok=True)  # the last process that closed the log removed it
+            folder.mkdir(mode=0o700, exist_ok=True)  # the last process that closed the log has removed the directory
             self._socket.bind(os.fspath(self._path))
             self._waker.connect(os.fspath(self._path))
         except OSError:

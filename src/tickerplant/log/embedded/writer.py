@@ -13,7 +13,7 @@ from tickerplant.log.embedded.reader import EmbeddedReader
 from tickerplant.log.port import MAX_RECORD_BYTES, Payload, Reader, TopicPartition
 
 MAX_TRANSACTION_BYTES = 4 << 30
-"""Maximum bytes of one transaction, which is in memory until its commit. More raises RecordTooLarge."""
+"""Maximum bytes of one transaction, which is in memory until its commit. A larger transaction raises RecordTooLarge."""
 
 
 class EmbeddedTransaction:
@@ -106,8 +106,8 @@ class EmbeddedWriter:
         3. append records, 4. put state values, 5. commit in SQLite and release the writers' lock, 6. wake readers.
 
         Step 5 writes to the `-wal` file without a sync: a power failure may lose the last commits, but no part of a
-        commit. `EmbeddedLog.make_durable` syncs. `Checkpointer` moves pages from the `-wal` file into the database
-        file.
+        commit. `EmbeddedLog.make_durable` syncs that file. `Checkpointer` moves pages from the `-wal` file into the
+        database file.
         """
         last: dict[TopicPartition, int] = {}
         find, encoder = self._context.catalog.partition_id, self._context.encoder
@@ -131,7 +131,7 @@ class EmbeddedWriter:
     def _check_epoch(self) -> None:
         (epoch,) = self._connection.execute("SELECT epoch FROM writers WHERE name = ?", (self._name,)).fetchone()
         if epoch != self._epoch:
-            raise Fenced(f"a newer writer has the name {self._name}; stop this one")
+            raise Fenced(f"a newer writer has the name {self._name}; stop this writer")
 
     def committed(self) -> Mapping[TopicPartition, int]:
         """Return the last offset of each partition to which the last committed transaction appended."""

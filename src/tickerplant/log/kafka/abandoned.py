@@ -44,7 +44,7 @@ def abort_abandoned(
         return []
     names = sorted(_committers(context, group, [tp for tp in sources if tp.partition in blocked]) - {"", own})
     for name in names:
-        _log.warning("a member died in a transaction; aborting it", group=group, writer=name)
+        _log.warning("a member died in a transaction; aborting the transaction", group=group, writer=name)
         _abort(context, name)
     return names
 
@@ -55,7 +55,7 @@ def _open_partitions(
     """Return the numbers of partitions with an open transaction, in the group's positions or in the outputs."""
     mine = {tp.partition for tp in sources}
     parts = [KafkaPartition(context.named(tp.topic), tp.partition) for tp in sources]
-    _committers(context, group, sources)  # the coordinator answers, so it is not the cause of a timeout
+    _committers(context, group, sources)  # if this succeeds, the coordinator is not the cause of a timeout below
     stable = checked(Consumer, context.cluster.consumer(context.named(group)))
     try:
         stable.committed(parts, timeout=ABANDONED_S)
@@ -71,7 +71,7 @@ def _open_partitions(
 
 
 def _committers(context: LogContext, group: str, sources: Sequence[TopicPartition]) -> set[str]:
-    """Return the names of the writers that committed the group's positions last."""
+    """Return the names of the writers that committed the group's positions last; "" for a position without a name."""
     settings = context.cluster.consumer(context.named(group), **{"isolation.level": "read_uncommitted"})
     consumer = checked(Consumer, settings)
     try:

@@ -1,8 +1,8 @@
 """Administrative requests to the brokers: topics, offsets, groups.
 
-No request here is one that librdkafka sends to a group's coordinator. Such requests describe a group, or list
-or delete its offsets. In librdkafka 2.16 they abort the process if they were pending when the brokers became
-unavailable (https://github.com/confluentinc/librdkafka/issues/4605).
+This module makes no request that librdkafka sends to a group's coordinator. Such requests describe a group, or list or
+delete its offsets. In librdkafka 2.16 they abort the process if they were pending when the brokers became unavailable
+(https://github.com/confluentinc/librdkafka/issues/4605).
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ _LATEST: Any = OffsetSpec._latest
 _WITHOUT_MEMBERS: Final = (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD, ConsumerGroupState.UNKNOWN)
 
 _WITHOUT_LEADER: Final = STALE_LEADER | {KafkaError._NOENT}
-"""Errors of a request to partition leaders that new metadata removes. `_NOENT`: the brokers name no leader yet."""
+"""Errors of a request to partition leaders that new metadata removes. `_NOENT`: there is no leader yet."""
 
 _SLICE_S: Final = 0.1
 """Interval in seconds at which a waiting request checks the connection's errors."""
 _FIRST_METADATA_S: Final = 1.0
-"""Timeout in seconds of a metadata request's first attempt. Each further attempt has twice that of the previous one."""
+"""Timeout in seconds of a metadata request's first attempt. Each further attempt doubles the timeout."""
 _MOVED_COORDINATOR: Final = {
     KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
 }  # fmt: skip
 """Answers of a broker that is not yet, or no longer, the coordinator of a group. A new broker returns them at first."""
 _STALE_LEADER_PAUSE_S: Final = 0.05
 _NEW_TOPIC_S: Final = 5.0
-"""Maximum seconds in which a broker learns of a topic that another broker of the cluster has created."""
+"""Maximum seconds until a broker has the metadata of a topic that another broker of the cluster has created."""
 
 
 class Admin:
@@ -127,7 +127,10 @@ class Admin:
         return {resource.name: self._result(future, doing) for resource, future in futures.items()}
 
     def _soon(self, ask: Callable[[], T]) -> T:
-        """Return the answer about existing topics. Ask again while a broker of the cluster does not know them yet."""
+        """Return the answer about existing topics.
+
+        Repeat the request while a broker of the cluster lacks their metadata.
+        """
         deadline = time.monotonic() + _NEW_TOPIC_S
         while True:
             try:
@@ -179,7 +182,9 @@ class Admin:
     def _list(
         self, parts: list[KafkaPartition], spec: Any, isolation: IsolationLevel = IsolationLevel.READ_COMMITTED
     ) -> dict[tuple[str, int], int]:
-        """Return an offset of each partition. Refreshes the client's metadata if a partition's leader has changed.
+        """Return the offset that `spec` selects in each partition.
+
+        Refreshes the client's metadata if a partition's leader has changed.
 
         librdkafka sends the leader epoch of its cached metadata, which it refreshes by itself only every five minutes.
         """
@@ -219,7 +224,10 @@ class Admin:
         return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
 
     def _committed(self, consumer: Consumer, parts: list[KafkaPartition]) -> list[KafkaPartition]:
-        """Return the committed positions. Asks again, within the patience, while the group changes its coordinator."""
+        """Return the committed positions.
+
+        Repeats the request within `patience_s` while the group changes its coordinator.
+        """
         deadline_s = time.monotonic() + self._cluster.patience_s
         while True:
             try:
@@ -243,7 +251,7 @@ class Admin:
         doing = "listing the groups"
         listing = self._client.list_consumer_groups(request_timeout=self._cluster.patience_s)
         found: Any = self._result(listing, doing, is_answer=False)
-        for error in found.errors:  # of single brokers
+        for error in found.errors:  # errors of single brokers
             raise self._explained(translate(error, doing))
         self._cluster.errors.clear()
         return {group.group_id: group.state not in _WITHOUT_MEMBERS for group in found.valid}
@@ -257,7 +265,7 @@ class Admin:
         """Return the result of an administrative request. `is_answer`: a result proves that the brokers answer.
 
         Raises the LogError of the request. Raises LogError at once if the brokers refuse the client's TLS or SASL
-        settings. Raises LogUnavailable without an answer within `patience_s` and a margin for the request's own
+        settings. Raises LogUnavailable if there is no answer within `patience_s` and a margin for the request's own
         timeout.
         """
         patience_s = self._cluster.patience_s
@@ -278,7 +286,7 @@ class Admin:
                 return found
 
     def _metadata(self, doing: str, topic: str | None = None) -> Any:
-        """Return the brokers' metadata of a topic, or of all topics. Raises as `_result`."""
+        """Return the brokers' metadata of a topic, or of all topics. Raises the errors of `_result`."""
         deadline, timeout_s = time.monotonic() + self._cluster.patience_s, _FIRST_METADATA_S
         ask: Callable[..., Any] = self._client.list_topics
         while True:

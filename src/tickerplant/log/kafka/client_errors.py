@@ -1,8 +1,8 @@
 """The errors that a log's Kafka clients report about their connections.
 
 librdkafka finds the reason of a failed connection within a second. It passes the reason to a callback, not to the call
-that waits.
-`ConnectionErrors` stores the newest reason of all clients of a log. Calls that wait, and `health`, read it.
+that waits. `ConnectionErrors` stores the newest reason of all clients of a log. Calls that wait, and `health`, read
+this reason.
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ class ConnectionErrors:
     def note_line(self, line: str) -> None:
         """Store the reason in a log line of a client, if the line has one that no callback receives."""
         if self._refused is None and not self._has_connected and _CLOSED.search(line):
-            text = (
-                "they close the connection before its first answer; check the setting security.protocol for this port"
-            )
+            text = "a broker closes the connection before the first answer; check security.protocol for this port"
             self._refused = (self._clock(), text)
 
     def note(self, error: KafkaError) -> None:
@@ -57,7 +55,7 @@ class ConnectionErrors:
             self._last = text
 
     def clear(self) -> None:
-        """Forget all errors: a request has succeeded."""
+        """Clear all errors after a request has succeeded."""
         self._has_connected = True
         self._away, self._refused, self._last = None, None, ""
 

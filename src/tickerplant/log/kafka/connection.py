@@ -26,7 +26,7 @@ _NUMBERS: Final = re.compile(r"[0-9]+")
 _CLOSED_WHILE_IDLE: Final = re.compile(r"Disconnected.*in state UP")
 
 TRANSACTION_TIMEOUT_MS: Final = 10_000
-"""Maximum time for which a dead producer's open transaction blocks the readers of its partitions."""
+"""Maximum milliseconds for which a dead producer's open transaction blocks the readers of its partitions."""
 
 _CLIENT: Final[Mapping[str, Any]] = {
     "client.id": "tickerplant",
@@ -35,7 +35,7 @@ _CLIENT: Final[Mapping[str, Any]] = {
     "reconnect.backoff.max.ms": 1_000,  # default 10 s, which would prolong each outage by as much
     "message.max.bytes": MESSAGE_BYTES,
     "receive.message.max.bytes": 256 << 20,
-    "log.connection.close": True,  # otherwise `error_cb` does not receive them; `ClientLogFilter` drops the lines
+    "log.connection.close": True,  # passes disconnections to `error_cb`; `ClientLogFilter` drops the lines
 }
 
 _PRODUCER: Final[Mapping[str, Any]] = {
@@ -59,9 +59,9 @@ _CONSUMER: Final[Mapping[str, Any]] = {
     "queued.min.messages": 2_000,
     "queued.max.messages.kbytes": 8 << 10,  # maximum prefetch of a reader that does not poll.
     "fetch.queue.backoff.ms": 5,  # default: 1 s without fetching after each full queue.
-    "partition.assignment.strategy": "range",  # one partition number of all topics goes to one member
+    "partition.assignment.strategy": "range",  # assigns one partition number of all topics to one member
     "max.poll.interval.ms": 600_000,
-    "heartbeat.interval.ms": 500,  # by their next heartbeat, members learn that another has left or joined
+    "heartbeat.interval.ms": 500,  # maximum delay until a member detects that another has left or joined
     "allow.auto.create.topics": False,
 }
 
@@ -103,11 +103,14 @@ class Cluster:
     patience_s: float = 30.0
     session_timeout_s: float = 6.0
     prefix: str = ""
-    """Prefix of the groups of this log's consumers that join no group, so that one access rule covers them."""
+    """Prefix of the group names of consumers that join no group, so that one access rule covers them."""
     errors: ConnectionErrors = field(default_factory=ConnectionErrors, compare=False)
 
     def client(self, kind: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-        """Return the settings of one client. The user's settings override those of its kind, but not the fixed ones."""
+        """Return the settings of one client.
+
+        The user's settings override its kind's settings, but not the fixed settings.
+        """
         fixed = {"bootstrap.servers": self.bootstrap, "logger": ClientLogFilter(self.errors)}
         return {**_CLIENT, "error_cb": self.errors.note, **kind, **self.config, **more, **fixed}
 
@@ -140,7 +143,7 @@ _PERMANENT = {
     KafkaError._INVALID_ARG, KafkaError._STATE, KafkaError._FATAL, KafkaError.UNSUPPORTED_VERSION,
 }  # fmt: skip
 _UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART}
-"""The broker's answer. librdkafka's own code for an unknown topic or partition only means that its metadata is old."""
+"""Codes of a broker's answer. librdkafka's own code for an unknown topic only means that its metadata is old."""
 _TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
 
 
@@ -179,4 +182,4 @@ def checked(make: Any, settings: dict[str, Any]) -> Any:
     try:
         return make(settings)
     except (KafkaException, TypeError, ValueError) as error:
-        raise ConfigError(f"the Kafka client rejects its settings: {error}") from error
+        raise ConfigError(f"the Kafka client rejects its settings: {error}; correct the setting kafka") from error

@@ -54,7 +54,7 @@ class LogContext:
         return {TopicPartition(topic, p): bounds for (_, p), bounds in found.items()}
 
     def check(self, topic: str, partition: int, *, keyed: bool) -> None:
-        """Raise UnknownTopic for a missing partition, LogError if `keyed` does not fit the topic."""
+        """Raise UnknownTopic for a missing partition, and LogError if `keyed` does not fit the topic."""
         partitions = self.partitions(topic)
         if not 0 <= partition < partitions:
             raise UnknownTopic(f"topic {topic} has {partitions} partitions, no partition {partition}")
@@ -87,12 +87,12 @@ class LogContext:
         self._chunks.update(chunks)
 
     def forget_chunks(self, keys: Iterable[tuple[TopicPartition, str]]) -> None:
-        """Forget the counts of chunks of values that may or may not be committed."""
+        """Drop the counts of chunks of values whose transaction has an unknown outcome."""
         for key in keys:
             self._chunks.pop(key, None)
 
     def note_written(self, ends: Mapping[TopicPartition, int]) -> None:
-        """Store the end offsets of this process's commits in state partitions, so that it reads its own writes."""
+        """Store the end offsets of this process's commits in state partitions, so that later reads include them."""
         for source, end in ends.items():
             self.state_of(*source).note_written(end)
 
@@ -130,7 +130,7 @@ class LogContext:
         return self.state_of(topic, partition).get(key)
 
     def state_of(self, topic: str, partition: int) -> state.Partition:
-        """Return the reader of a state partition. Raises UnknownTopic, and LogError if the topic is no state topic."""
+        """Return the reader of a state partition. Raises UnknownTopic, and LogError for another topic."""
         self.check(topic, partition, keyed=True)
         with self._guard:
             found = self._states.get((topic, partition))

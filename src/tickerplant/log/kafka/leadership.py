@@ -1,6 +1,6 @@
-"""Leadership: of the members of a group, one owns the only partition of the log's own topic, and reads nothing of it.
+"""Leadership: the member of a group that owns the only partition of the log's own topic leads. It reads no records.
 
-The brokers notice a member that dies, as they do for readers. The assignor keeps the partition where it is when another
+The brokers detect a dead member as in the groups of readers. The assignor does not move the partition when another
 member joins.
 """
 
@@ -18,7 +18,7 @@ _ASSIGNOR: Final = "cooperative-sticky"
 
 
 class KafkaLeadership:
-    """The wait of one member for its leadership. For one thread at a time."""
+    """The wait of one member for its leadership. Belongs to one thread at a time."""
 
     def __init__(self, context: LogContext, name: str, member: str) -> None:
         self._topic, self._is_held, self._closed = context.named(OWN_TOPIC), False, False
@@ -32,7 +32,7 @@ class KafkaLeadership:
 
     def poll(self, *, timeout_s: float) -> bool:
         """Return whether this member leads; wait at most `timeout_s` for a change."""
-        with translate_errors("waiting for the leadership"):  # of a callback too
+        with translate_errors("waiting for the leadership"):  # also of the callbacks
             self._consumer.poll(timeout_s)
         return self._is_held
 

@@ -93,8 +93,8 @@ class KafkaLog:
     def create_topics(self, specs: Iterable[TopicSpec], partitions: int, *, generation: int = 1) -> list[str]:
         """Create the missing topics and return their names. The settings of existing topics do not change.
 
-        Raises ConfigError if the settings of an existing topic break the log's laws. Logs a warning if they shorten
-        what users can read. Both texts contain the command that corrects them.
+        Raises ConfigError if the settings of an existing topic would lose records or stop the plant. Logs a warning if
+        they shorten what users can read. Both texts contain the command that corrects them.
         """
         specs, own_spec = list(specs), TopicSpec(OWN_TOPIC, None)
         admin, named = self._context.admin, self._context.named
@@ -105,17 +105,18 @@ class KafkaLog:
             admin.partitions_soon(named(name))
         existing = [spec for spec in specs if spec.name not in created]
         self._check_topics(existing if own else [*existing, own_spec])
-        # If processes start together, the one that created the log's own topic writes the identity.
+        # If processes start together, the process that created the log's own topic writes the identity.
         if self._context.get_state(OWN_TOPIC, 0, "identity") is None and (own or not self._wait_for_identity()):
             topics = sorted(spec.name for spec in specs if not spec.keyed)
-            # If that process died first, several may write the identity: all derive the same one from the topic's id.
+            # If that process died first, several may write the identity: all derive the same identity from the topic's
+            # id.
             (own_id,) = self._context.admin.topic_ids([self._context.named(OWN_TOPIC)]).values()
             record = _Identity(str(uuid.uuid5(uuid.NAMESPACE_OID, own_id)), generation, topics)
             self._context.put_own("identity", msgspec.json.encode(record))
         return created
 
     def check_topics(self, specs: Iterable[TopicSpec]) -> tuple[list[str], list[str]]:
-        """Return the texts about settings that are refused, and those about settings that shorten what users can read.
+        """Return texts about settings that are refused, and texts about settings that shorten what users can read.
 
         Both texts contain the command that corrects the topic. All topics must exist.
         """
@@ -162,7 +163,7 @@ class KafkaLog:
         return KafkaReader(self._context, topics, group, member, start, listener)
 
     def read_range(self, source: TopicPartition, begin: int, end: int) -> Iterator[ConsumedRecord]:
-        """Yield the records of one partition in `[begin, end)`, in order. Its consumer takes about 100 ms to start."""
+        """Yield the records of one partition in `[begin, end)`, in order. The consumer takes about 100 ms to start."""
         self._context.check(source.topic, source.partition, keyed=False)
         found = range_reader.messages(self.cluster, self._context.named(source.topic), source.partition, begin, end)
         for message in found:
@@ -170,7 +171,7 @@ class KafkaLog:
             yield ConsumedRecord(source.topic, source.partition, message.offset() or 0, at_us, message.value() or b"")
 
     def writer(self, name: str) -> KafkaWriter:
-        """Return a new writer with this name, its transactional id; it fences an earlier writer of the name."""
+        """Return a new writer. `name` is its transactional id. The writer fences an earlier writer of the name."""
         return KafkaWriter(self._context, name)
 
     def get_state(self, topic: str, partition: int, key: str) -> bytes | None:
@@ -260,7 +261,7 @@ class KafkaLog:
         return abandoned.abort_abandoned(self._context, group, sources, outputs, own)
 
     def lead(self, name: str, member: str) -> KafkaLeadership:
-        """Return a member's wait for the leadership `name`, a group of its own."""
+        """Return a member's wait for the leadership `name`, which is the name of a separate group."""
         return KafkaLeadership(self._context, name, member)
 
     def outage(self) -> str:
@@ -274,8 +275,8 @@ class KafkaLog:
         """Return at once: all in-sync replicas have acknowledged every readable record.
 
         A record survives a power failure of all but one replica. Kafka does not sync each message to disk. Replicas
-        that share one machine or power supply therefore survive the death of the broker's process, but not of the
-        machine.
+        that share one machine or power supply therefore survive the death of a broker's process, but not the death of
+        the machine.
         """
 
     def trim(self, now_us: int) -> dict[str, int]:

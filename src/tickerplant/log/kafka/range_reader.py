@@ -24,7 +24,7 @@ def messages(
 
     Brokers confirm a commit before they have written the markers to its partitions. This call therefore waits until all
     messages before `at_least` can be read. Raises LogUnavailable if this takes longer than the cluster's `patience_s`,
-    or the brokers do not answer for that time.
+    or if the brokers do not answer for that time.
     """
     with translate_errors(f"reading {topic}/{partition}"):
         settings = cluster.consumer(cluster.prefix + "tickerplant-stretch", **{"enable.partition.eof": True})
@@ -56,7 +56,7 @@ def _bounds(cluster: Cluster, consumer: Any, source: TopicPartition, at_least: i
             if error_of(exception).code() not in _TEMPORARY or time.monotonic() > deadline:
                 raise
         if time.monotonic() > deadline:
-            raise LogUnavailable(f"{source.topic}/{source.partition}: committed records cannot be read yet")
+            raise LogUnavailable(f"{source.topic}/{source.partition}: committed records cannot be read yet; try again")
         time.sleep(_MARKER_POLL_S)
 
 

@@ -1,8 +1,8 @@
 """Reading: one consumer for each reader. Rebalances are handled in `_on_assign`, `_on_revoke` and `_on_lost`.
 
-At a rebalance the brokers revoke all partitions of all members, and assign them again. The listener learns only about
-partitions that this reader loses or gains. It keeps the state of a partition that the reader had in the previous
-generation of the group. No other member can have owned the partition in between.
+At a rebalance the brokers revoke all partitions of all members, and assign them again. The listener is notified only of
+partitions that this reader loses or gains. The listener keeps the state of a partition that the reader owned in the
+previous generation of the group. No other member can have owned the partition in between.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _SLICE_S = 0.1
 """Seconds of one wait inside `poll`, and thus the maximum delay of `wake`."""
 
 _METADATA = b"CGMDv2:"
-"""Beginning of librdkafka's encoded group metadata. The generation (an integer of the machine) and the names follow."""
+"""Beginning of librdkafka's encoded group metadata. The generation (an integer in the machine's byte order) and the
+names follow."""
 
 
 def generation_of(metadata: Any) -> tuple[int, bytes] | None:
@@ -86,7 +87,7 @@ class KafkaReader:
     def poll(
         self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024
     ) -> list[ConsumedRecord]:
-        """Return committed records: the first one after a wait, and those that are already fetched; [] on a timeout."""
+        """Return committed records: the first after a wait, and others that are already fetched; [] on a timeout."""
         if self._closed:
             raise LogError("the reader is closed")
         deadline = time.monotonic() + timeout_s
@@ -211,7 +212,7 @@ class KafkaReader:
         self._restart_fetching()
 
     def _is_next_generation(self) -> bool:
-        """Return whether the group's generation follows that of the former assignment, and the member is the same."""
+        """Return whether the group's generation follows the former assignment's, and the member is the same."""
         former, now = self._former_generation, generation_of(self.group_metadata())
         return former is not None and now == (former[0] + 1, former[1])
 
@@ -251,8 +252,8 @@ class KafkaReader:
         return named
 
     def _on_revoke(self, consumer: Any, partitions: list[KafkaPartition]) -> None:
-        """Stop reading until the next assignment. It shows which partitions this reader keeps."""
-        del partitions  # the brokers revoke all
+        """Stop reading until the next assignment, which shows the partitions that this reader keeps."""
+        del partitions  # the brokers revoke all partitions
         if self._listener is not None and self._owned and not self._closed:
             try:
                 self._listener.before_rebalance()
@@ -270,7 +271,7 @@ class KafkaReader:
         consumer.unassign()
 
     def _on_lost(self, consumer: Any, partitions: list[KafkaPartition]) -> None:
-        """Drop everything: the session has expired, and other members may own the partitions."""
+        """Drop the assignment: the session has expired, and other members may own the partitions."""
         del partitions
         self._stop_reading(consumer)
         self._drop_former()
@@ -294,7 +295,7 @@ class KafkaReader:
             if source not in self._owned:
                 raise LogError(f"{source.topic}/{source.partition} is not assigned to this reader")
             self._lost.pop(source, None)
-        self._held = None  # it is fetched again
+        self._held = None  # this message is fetched again
         self._at |= positions
         self._restart_fetching()
 
@@ -324,7 +325,7 @@ class KafkaReader:
             raise translate(error_of(exception), f"committing positions of group {self.group}") from exception
 
     def wake(self) -> None:
-        """Make the poll that waits return within 0.1 s, or the next poll if none waits."""
+        """Make the waiting poll return within 0.1 s. If no poll waits, make the next poll return at once."""
         self._woken.set()
 
     def close(self) -> None:

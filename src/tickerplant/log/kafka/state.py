@@ -1,12 +1,12 @@
 """State values in a compacted topic: chunks, followed by a manifest.
 
 A manifest's message key is `m` and the name; a chunk's is `c`, the index and the name. A manifest contains a value of
-at most `CHUNK_BYTES` itself. For a longer value it contains the size, the count of chunks, and the id with which each
-chunk begins. All messages are written in one transaction, so a reader receives all or none.
+at most `CHUNK_BYTES` itself. The manifest of a longer value contains the size, the count of chunks, and the id with
+which each chunk begins. All messages are written in one transaction, so a reader receives all or none.
 
-The chunks of the next value have the same keys, so compaction removes the old ones. Tombstones delete the chunks that a
-shorter value no longer needs. If a chunk's id differs from the manifest's, compaction has overtaken the reader. The
-reader then reads the partition again.
+The chunks of the next value have the same keys, so compaction removes the old chunks. Tombstones delete the chunks that
+a shorter value no longer needs. If a chunk's id differs from the manifest's id, compaction has removed chunks of that
+manifest. The reader then reads the partition again.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Partition:
             return sorted(self._manifests)
 
     def note_written(self, end: int) -> None:
-        """Store the end offset of this process's commits, so that it reads its own writes."""
+        """Store the end offset of this process's commits, so that later reads include these commits."""
         with self._noting:
             self._written = max(self._written, end)
 

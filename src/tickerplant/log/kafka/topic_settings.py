@@ -1,4 +1,4 @@
-"""The settings of the log's topics: those of a new topic, and the check of an existing one. Pure.
+"""The settings of the log's topics: the settings of a new topic, and the check of an existing topic. Pure.
 
 Another program may have created or altered a topic. A setting that would lose records, or stop the plant later, is
 refused at the start. A setting that shortens what a user can read is a warning. Both texts contain the command that
@@ -16,11 +16,12 @@ from tickerplant.core.times import DAY_US
 from tickerplant.log.kafka.connection import MESSAGE_BYTES
 
 MAX_REPLICAS: Final = 3
-"""Replicas of a new topic in a cluster of as many brokers or more. Two of three must have each record."""
+"""Maximum replicas of a new topic. A smaller cluster has one replica per broker. Two of three replicas must store each
+record."""
 
 _LEAST_RETENTION_US: Final = DAY_US
-"""Minimum accepted retention of a topic whose default is longer. An outage of a night is shorter than a day, one of a
-weekend is longer."""
+"""Minimum accepted retention of a topic whose default is longer. An outage of a night is shorter than a day, and an
+outage of a weekend is longer."""
 
 _KEYED: Final[Mapping[str, str]] = {
     "cleanup.policy": "compact",
@@ -40,7 +41,7 @@ def new_topic(spec: TopicSpec, replicas: int) -> dict[str, str]:
     }
     if spec.retention_us is None:
         return {**config, **_KEYED}
-    # Segments are deleted whole. They are much shorter than the retention, but at least ten minutes long.
+    # Only entire segments are deleted. They are much shorter than the retention, but at least ten minutes long.
     retention_ms = max(1, spec.retention_us // 1000)
     config |= {"cleanup.policy": "delete", "retention.ms": str(retention_ms)}
     return config | {"segment.ms": str(max(retention_ms // 10, 600_000))}

@@ -166,7 +166,7 @@ class KafkaWriter:
                     raise
                 except BufferError:
                     if time.monotonic() > deadline:
-                        raise LogUnavailable(f"appending to {topic}: the brokers are too slow") from None
+                        raise LogUnavailable(f"appending to {topic}: the brokers are too slow; try again") from None
                     self._producer.poll(0.05)
 
     @contextlib.contextmanager
@@ -276,7 +276,7 @@ class KafkaWriter:
         def send() -> None:
             try:
                 producer.send_offsets_to_transaction(positions, metadata, TRANSACTION_TIMEOUT_MS / 1000)
-            except BaseException as error:  # without it, the outputs would commit without their positions
+            except BaseException as error:  # a lost error would commit the outputs without their positions
                 failed.append(error)
 
         thread = threading.Thread(target=send, name="kafka-positions", daemon=True)
@@ -287,7 +287,7 @@ class KafkaWriter:
             raise LogUnavailable(
                 "the brokers did not accept the group's positions in time; the transaction has timed out"
             )
-        if failed and not isinstance(failed[0], KafkaException):  # of a callback: see `_flush`
+        if failed and not isinstance(failed[0], KafkaException):  # the error of a callback: see `_flush`
             error = failed[0]
             raise LogUnavailable(f"sending positions as {self._name}: {type(error).__name__}: {error}") from error
         if failed:
@@ -296,8 +296,8 @@ class KafkaWriter:
     def _failed(self, transaction: KafkaTransaction, error: KafkaError) -> LogError:
         """Drop the producer of a failed transaction; return the error to raise.
 
-        If the brokers may have committed the transaction, the next `transaction` decides it. That call raises
-        LogUnavailable even if it succeeds, because the caller must then read the last commit.
+        If the brokers may have committed the transaction, the next call of `transaction` decides the outcome. That call
+        raises LogUnavailable even if it succeeds, because the caller must then read the last commit.
         """
         translated = translate(error, f"committing as the writer {self._name}")
         if self._is_undecided and error.txn_requires_abort():
@@ -333,7 +333,7 @@ class KafkaWriter:
         return self._fenced_error()
 
     def _fenced_error(self) -> Fenced:
-        return Fenced(f"a newer writer has the name {self._name}; stop this one")
+        return Fenced(f"a newer writer has the name {self._name}; stop this writer")
 
     def _abort(self) -> None:
         try:
@@ -349,7 +349,7 @@ class KafkaWriter:
                     self._is_fenced = not self._context.is_claimed_by(self._name, self._claim)
 
     def _drop_troubled_producer(self, took_s: float = 0.0) -> None:
-        """Drop the producer if one of the transaction's requests may have been sent twice: see the class."""
+        """Drop the producer if one of the transaction's requests may have been sent twice: see `KafkaWriter`."""
         if self._producer is not None:
             self._producer.poll(0)  # calls `_on_error`
             if self._is_troubled or took_s > SUSPECT_S:

@@ -66,8 +66,8 @@ class ReplayOptions:
     complete (True) or incomplete (False). None: they count as complete, unless another file cuts them (see
     `aggregation.cut_minutes`). `conditions`: a table of `conditions.TABLES`; None selects the table by the tape of each
     trade, or the table of both tapes. `columns`: pairs of a role and the name of its column, for columns of other
-    names. `decimal`: `point` or `comma`. `strict`: refuse a file whose reading requires a choice. `force_interval`:
-    read bars whose times do not fit their interval.
+    names. `decimal`: `point` or `comma`. `strict`: refuse a file that can be read in two ways. `force_interval`: read
+    bars whose times do not fit their interval.
     """
 
     symbol: str | None = None
@@ -221,7 +221,7 @@ def replay(
         effective = effective_options(file, layout, options.read_options)
         if options.strict and effective.choices:
             raise BadInput(
-                f"--strict: {'; '.join(effective.choices)}; set an option for it, or omit --strict",
+                f"--strict: {'; '.join(effective.choices)}; set the option that decides, or omit --strict",
                 line=file.header_number,
             )
     feed = feed_name(path, effective, whole=options.whole)
@@ -413,7 +413,7 @@ class _Run:
         """Add choices to the notes, if they are new. Raises BadInput if the user refuses choices."""
         found = tuple(choice for choice in choices if choice not in self.summary.notes)
         if found and self.options.strict:
-            raise BadInput(f"--strict: {'; '.join(found)}; set an option for it, or omit --strict")
+            raise BadInput(f"--strict: {'; '.join(found)}; set the option that decides, or omit --strict")
         self.summary.notes += found
 
     def _bars(self, reader: RowReader) -> Iterator[tuple[pa.RecordBatch, Int64Array, Int64Array]]:

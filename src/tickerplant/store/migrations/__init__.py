@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tickerplant.store.pool import Store
 
 MIGRATION_S: Final = 86_400.0
-"""Timeout of a migration in seconds. Some copy the rows of a table."""
+"""Timeout of a migration in seconds. Some migrations copy the rows of a table."""
 _NAME = re.compile(r"([0-9]{4})_[a-z0-9_]+\.sql\Z")
 
 
@@ -87,7 +87,8 @@ async def migrate(store: Store, *, plain: bool = False) -> list[str]:
 
     `plain` creates a new database's tables without TimescaleDB, even where the extension is installed. Each migration
     is one transaction, so an interrupted run can be resumed. Raises MigrationError for a database that is newer than
-    this code or was created with other migrations. Raises it too if the server has the extension and does not load it.
+    this code or was created with other migrations. Also raises MigrationError if the server has the extension but does
+    not load it.
     """
     async with store.session() as session, advisory_lock(session, LOCK_MIGRATIONS):
         done = await _migrate(session, plain=plain)
@@ -179,6 +180,6 @@ def _check(migrations: list[Migration], applied: Mapping[int, Any]) -> None:
             )
         if row["checksum"] != known[number].checksum:
             raise MigrationError(
-                f"migration {row['name']} differs from the one that created this database: run the version "
-                "that created it, or create a new database and replay into it"
+                f"migration {row['name']} differs from the migration that created this database: run the "
+                "version that created it, or create a new database and replay into it"
             )

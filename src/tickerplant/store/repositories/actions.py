@@ -74,7 +74,7 @@ class Actions:
     async def newest_dividends(self, symbol: str) -> pa.Table:
         """Return a symbol's dividends (`schemas.DIVIDENDS`): for each ex-date all rows of the newest source.
 
-        A dividend from two sources therefore counts once; a regular and a special one of one source both count.
+        A dividend from two sources therefore counts once; a regular and a special dividend of one source both count.
         """
         rows = await self._session.rows(
             f"""SELECT {selected(schemas.DIVIDENDS)} FROM dividends AS d
@@ -110,7 +110,7 @@ class Actions:
         """Return the last close before each ex-date: the close of the daily bar of the session before it.
 
         If that bar is not stored, the later of two closes is used. One is the close of the last 1m or 5m bar up to that
-        session's close. The other is that of an older daily bar.
+        session's close. The other is the close of an older daily bar.
         """
         sessions, ends = sessions_before(calendar, ex_dates)
         rows = await self._session.rows(

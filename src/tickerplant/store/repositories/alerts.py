@@ -72,7 +72,7 @@ class AlertRules:
         self._session = session
 
     async def all(self, symbol: str | None = None) -> list[StoredRule]:
-        """Return all rules, or those of a symbol, oldest first."""
+        """Return all rules, or the rules of a symbol, oldest first."""
         rows = await self._session.rows(
             f"{_SELECT} WHERE NOT removed AND ($1::text IS NULL OR symbol = $1) ORDER BY created_at, id", symbol
         )

@@ -72,7 +72,7 @@ class Analytics:
         rows = await self._session.rows(
             """SELECT attname FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped
                AND atttypid = 'double precision'::regtype ORDER BY attnum""",
-            RELATIONS[-1],  # columns are added to the three in one transaction, in this order
+            RELATIONS[-1],  # columns are added to the three tables in one transaction, in this order
         )
         return {row["attname"] for row in rows}
 
@@ -113,7 +113,7 @@ class Analytics:
         if not values.num_rows:
             return copied
         others = [name for name in names if name not in KEY]
-        if relation != REALTIME:  # excluded has null for a column that is not inserted
+        if relation != REALTIME:  # `excluded` contains null for a column that is not inserted
             others += sorted(await self._columns() - {*others})
         changes = ", ".join(f'"{name}" = excluded."{name}"' for name in others)
         stamp = ", updated_at = now()" if relation == REALTIME else ""

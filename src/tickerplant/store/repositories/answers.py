@@ -58,10 +58,11 @@ def _outside(begin: int, end: int, segment: Segment) -> list[tuple[int, int]]:
 
 
 def merge_adjacent(segments: Iterable[Segment]) -> list[Segment]:
-    """Return non-overlapping segments in order, with adjacent equal ones merged; the newer version is kept.
+    """Return non-overlapping segments in order, with adjacent equal segments merged; the newer version is kept.
 
     >>> merge_adjacent([Segment(5, 8, ("a",), 2), Segment(0, 5, ("a",), 1), Segment(8, 9, ("b",), 1)])[0]
     Segment(start_us=0, end_us=8, answer=('a',), version=2)
+
     """
     result: list[Segment] = []
     for segment in sorted(segments, key=lambda each: each.start_us):

@@ -49,7 +49,7 @@ FEEDS: Final = pa.schema(
     ]
 )
 """Columns of a feed's state in a log partition. `unsupported` is the count of unusable ticks and bars. `differences` is
-the count of bars that differ from those of another source. Both and `late_ticks` are totals since the store was
+the count of bars that differ from the bars of another source. Both and `late_ticks` are totals since the store was
 created.
 """
 EXCLUSION_COUNTS: Final = pa.schema(
@@ -231,7 +231,7 @@ class Coverage:
         )
 
     async def source_orders(self) -> dict[int, tuple[str, ...]]:
-        """Return the order of sources by log partition; {} until the log contains one."""
+        """Return the order of sources by log partition; {} until the log contains an order."""
         rows = await self._session.rows("SELECT partition, sources FROM source_order")
         return {row["partition"]: tuple(row["sources"]) for row in rows}
 
@@ -291,8 +291,8 @@ class Coverage:
         the feed does not list counts as traded, even if the feed never contains that symbol. Symbols without such an
         interval are omitted. All symbols belong to the given log partition.
         """
-        # The query returns one row per feed (number 0) and one per listed symbol. They are counted here, because the
-        # database would sort them or write them to disk.
+        # The query returns one row per feed (number 0) and one per listed symbol. The rows are counted here, because
+        # the database would sort them or write them to disk.
         query = """SELECT c."time", x.number FROM coverage AS c CROSS JOIN LATERAL (
                 SELECT 0::bigint AS number UNION ALL SELECT n.number FROM unnest(c.silent) AS q (symbol)
                 JOIN unnest($1::text[]) WITH ORDINALITY AS n (symbol, number) ON n.symbol = q.symbol
@@ -320,7 +320,7 @@ class Coverage:
         return table_of(rows, FEEDS)
 
     async def is_over(self, symbol: str, interval: str, start_us: int) -> bool:
-        """Return whether a feed of the symbol has passed the interval that starts at `start_us`, or a later one.
+        """Return whether a feed of the symbol has passed the interval that starts at `start_us`, or a later interval.
 
         A feed reports each interval when it is over, with the symbols that had no trades in it. A symbol that trades
         again has bars, which show the same. A file reports nothing after its end.

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 GRACE_US: Final = MINUTE_US
-"""Time from the end of a bar until it counts as missing. Covers lateness, source priority and the store's delay."""
+"""Microseconds from the end of a bar until it counts as missing. Covers lateness, source priority and the store's
+delay."""
 AT_ONCE: Final = 64
 """Maximum symbols per query."""
 MAX_BARS_AT_ONCE: Final = 2_000_000
@@ -101,9 +102,9 @@ class CoverageStatuses:
         *,
         extended_hours: bool = False,
     ) -> dict[str, dict[str, int]]:
-        """Return for each symbol of `calendars` the count of bars by status. Arguments and errors are those of `of`.
+        """Return for each symbol of `calendars` the count of bars by status. Has the arguments and errors of `of`.
 
-        The memory is that of `MAX_BARS_AT_ONCE` bars, for any number of symbols.
+        Needs the memory of `MAX_BARS_AT_ONCE` bars, for any number of symbols.
         """
         groups = self._groups(calendars, interval, start_us, end_us, now_us, extended_hours=extended_hours)
         return {symbol: statuses.counts() async for group in groups for symbol, statuses in group.items()}
@@ -124,7 +125,8 @@ class CoverageStatuses:
         starts, over = _expected(calendars, step, start_us, end_us, now_us, extended_hours=extended_hours)
         count = await self._session.value("SELECT count(*) FROM positions WHERE topic = $1", schemas.RAW)
         symbols = [*calendars]
-        # The number of partitions is unknown until the log's first record is applied; until then all are read.
+        # The number of partitions is unknown until the log's first record is applied; until then all partitions are
+        # read.
         partition = {symbol: partition_of(symbol, count) for symbol in symbols} if count else {}
         feeds = await self._feeds(start_us, end_us, now_us, partition)
         longest = max((len(each) for each in starts.values()), default=0)
@@ -146,7 +148,7 @@ class CoverageStatuses:
                 ]
                 down = _down(mine, calendar, step, expected_here)
                 quiet, covered = silent[number]
-                # A daily `over` record does not show whether the feed was up; the feed's minutes do.
+                # A daily `over` record does not show whether the feed was up; the feed's minutes show this.
                 silent_starts = quiet[covered] if step.is_intraday else np.setdiff1d(quiet, down)
                 found[symbol] = classify(
                     expected_here,
@@ -293,7 +295,7 @@ def _expected(
 
 
 def _down(feeds: Sequence[_Feed], calendar: Calendar, step: Interval, starts: Int64Array) -> Int64Array:
-    """Return the starts, in microseconds, of intervals without any feed up and with at least one known to be down."""
+    """Return the starts, in µs, of intervals in which no feed was up and at least one feed was known to be down."""
     if not feeds or not len(starts):
         return starts[:0]
     begins, ends = starts, starts + step.us

@@ -1,7 +1,7 @@
 """Tables `positions` (the applied position of each log partition) and `plant` (the log that the store follows).
 
-A position changes in the transaction that writes the rows. A store follows one log. Every change of a position names
-the log, the expected old value and the new one. A writer that lost ownership therefore changes nothing and gets an
+A position changes in the transaction that writes the rows. A store follows one log. Every change of a position contains
+the log, the expected old value and the new value. A writer that lost ownership therefore changes nothing and gets an
 error.
 """
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 Partition = tuple[str, int]
-"""(topic, partition number); the log's `TopicPartition` is one."""
+"""A topic and the number of its partition, such as the log's `TopicPartition`."""
 
 
-_NEW_LOG = "create a new one (a new file, or another prefix) and start a new generation"
+_NEW_LOG = "create a new log (a new file, or another prefix) and start a new generation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ Ends = Callable[[], Awaitable[Mapping[Partition, int]]]
 
 
 async def check_log(session: Session, log: Log, ends: Ends) -> None:
-    """Bind a new store to this log, or check that an existing one follows it and is not ahead of it.
+    """Bind a new store to this log, or check that an existing store follows this log and is not ahead.
 
     `ends` is called after the store's positions are read, because both advance in a running plant. Raises StoreMismatch
     with instructions.
@@ -164,10 +164,10 @@ async def bound_to(session: Session) -> Log | None:
 async def adopt(session: Session, log: Log) -> str:
     """Rebind the store to the beginning of this log, and return a description of the log.
 
-    Rows remain. Bars of the new log replace existing ones, because their versions are greater. The generation of the
-    new log must therefore be greater than that of the previous log. A store that already follows this log is unchanged.
-    No service may use this store meanwhile: a writer of the previous log stops with PositionConflict. Raises
-    StoreMismatch if the generation is not greater.
+    Rows remain. Bars of the new log replace existing bars, because their versions are greater. The new log must
+    therefore have a greater generation than the previous log. A store that already follows this log is unchanged. No
+    service may use this store meanwhile: a writer of the previous log stops with PositionConflict. Raises StoreMismatch
+    if the generation is not greater.
     """
     async with session.transaction():
         await session.script("SET LOCAL synchronous_commit = on")  # a user's decision must survive a crash

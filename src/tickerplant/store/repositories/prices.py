@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 RELATION: Final = "realtime_prices"
 DENSE_TICKS: Final = 100
-"""Minimum ticks of a symbol in a transaction for which COPY writes compressed rows. With one or two ticks per symbol, a
-compressed row takes three times the disk of plain rows. The newest tick of all symbols takes 30 times as long."""
+"""Minimum ticks of a symbol in a transaction for which COPY writes compressed rows. If a symbol has one or two ticks,
+its compressed row needs three times the disk space of plain rows. A read of the newest tick of all symbols then takes
+30 times as long."""
 ARRIVAL: Final = pa.schema(
     [pa.field("version", pa.int64(), nullable=False), pa.field("row", pa.int32(), nullable=False)]
 )

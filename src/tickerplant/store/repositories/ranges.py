@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 MAX_ARRAY_ROWS: Final = 250_000
-"""Maximum rows that are read as arrays: the rows of a page and the rows before it. The database builds them in
-memory."""
+"""Maximum rows that are read as arrays: a page, and the rows that it skips. The database builds arrays in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +96,8 @@ class RowReader:
     """Reads rows of one table as Arrow tables with `schema`.
 
     `arrival` names the columns that order rows of one instant, most significant first. Rows without a known arrival
-    have equal values there. Plain PostgreSQL then reads them in the order of writing, that of `ctid` in a table
-    without deletes.
+    have equal values in these columns. Plain PostgreSQL then reads them in the order of writing, which is the order of
+    `ctid` in a table without deletes.
     """
 
     session: Session

@@ -34,7 +34,7 @@ class Symbols:
         self._session = session
 
     async def list(self, names: Sequence[str] | None = None) -> pa.Table:
-        """Return all symbols, or those of `names` that exist, sorted (`SYMBOLS`).
+        """Return all symbols, or the symbols of `names` that exist, sorted (`SYMBOLS`).
 
         The columns are the times of the first and last closed bar, the intervals, and the last close.
         """

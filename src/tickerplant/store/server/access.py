@@ -77,7 +77,7 @@ class Access:
     def _prepare_folder(self, folder: Path, cluster: Path, uid: int, gid: int) -> None:
         if len(os.fsencode(folder)) > SOCKET_PATH_BYTES:
             raise StoreError(
-                f"store.socket: the path {folder} has more than {SOCKET_PATH_BYTES} bytes; use a shorter one"
+                f"store.socket: the path {folder} has more than {SOCKET_PATH_BYTES} bytes; use a shorter path"
             )
         try:
             folder.mkdir(mode=0o755)
@@ -93,7 +93,7 @@ class Access:
         self._remove_stale(folder, cluster)
 
     def _remove_stale(self, folder: Path, cluster: Path) -> None:
-        """Remove the socket of a killed server of this cluster. Raises StoreError for a server of another one."""
+        """Remove the socket of a killed server of this cluster. Raises StoreError for a server of another cluster."""
         name = folder / f".s.PGSQL.{self.port}"
         lock = folder / f"{name.name}.lock"
         try:
@@ -132,7 +132,7 @@ def _check_folder(folder: Path, uid: int) -> None:
     owner = os.geteuid() if uid < 0 else uid
     writable = found.st_uid == owner or found.st_mode & 0o002 or (uid < 0 and os.access(folder, os.W_OK))
     if not writable:
-        raise StoreError(f"store.socket: the user {owner} of the database cannot write to {folder}; make it the owner")
+        raise StoreError(f"store.socket: the user {owner} of the database cannot write to {folder}; change its owner")
 
 
 def _is_alive(pid: int) -> bool:

