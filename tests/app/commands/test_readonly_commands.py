@@ -262,7 +262,7 @@ def test_a_store_of_a_lost_log_continues_with_a_new_one_after_adopt(tmp_path: Pa
         lost_log(plant)
         for name, content in backup.items():
             (plant.data / name).write_bytes(content)
-        assert_refused(invoke(plant, "adopt", "--yes"), 1, "ahead of its log", "create a new one", "adopt --yes")
+        assert_refused(invoke(plant, "adopt", "--yes"), 1, "ahead of its log", "create a new log", "adopt --yes")
 
         # Another existing log is refused: its generation is not greater than that of the lost log.
         other = ["--log", f"sqlite://{tmp_path}/other.log"]

@@ -215,9 +215,9 @@ def test_init_db_on_another_server_creates_the_role_and_a_second_host_needs_the_
         assert invoke(first, "sql", "--json", "SELECT current_user").lines == [{"current_user": role}]
         again = invoke(second, "init-db")
         assert again.code == 0
-        assert "not known here" in again.err
+        assert "not in the data folder" in again.err
         assert "store.reader_password" in again.err
-        assert_refused(invoke(second, "dsn", "--read-only"), 1, "not known here")
+        assert_refused(invoke(second, "dsn", "--read-only"), 1, "not in the data folder")
         assert invoke(first, "sql", "SELECT 1").code == 0, "the password has not changed"
         third = Plant(tmp_path / "third", {**env, "TICKERPLANT_STORE__READER_PASSWORD": "password-of-all-hosts"})
         assert invoke(third, "init-db").err == ""
