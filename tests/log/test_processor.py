@@ -402,7 +402,7 @@ def test_a_bootstrapped_stage_is_snapshotted_first_and_reads_from_its_position(e
 
 
 class PureAnalytics:
-    """Makes stages of analytics without a store."""
+    """Creates stages of analytics without a store."""
 
     format = analytics.FORMAT
 

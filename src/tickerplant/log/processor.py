@@ -83,7 +83,7 @@ class Bootstrap(NamedTuple):
 
 
 class BootstrapFactory(Protocol):
-    """Makes the first stage of a partition without a snapshot, from a source other than its input."""
+    """Creates the first stage of a partition that has no snapshot, from a source other than its input."""
 
     def __call__(self, source: TopicPartition, committed: int, earliest: int) -> Bootstrap | None:
         """Return the stage, which is snapshotted first, and its position. None: start with the earliest record.
@@ -141,7 +141,7 @@ class Processor:
     outputs: Sequence[str] = ()
     """Topics of the outputs of all stages."""
     bootstrap: BootstrapFactory | None = None
-    """Makes the stage of a partition without a snapshot; for a processor of one topic."""
+    """Factory of the stage of a partition that has no snapshot; for a processor of one topic."""
     counts: ProcessorCounters = field(default_factory=ProcessorCounters)
     _stages: dict[int, _Partition] = field(default_factory=dict)
     _discarded_before: int = 0

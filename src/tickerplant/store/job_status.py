@@ -44,7 +44,7 @@ class JobStatus:
 
 
 async def jobs_status(store: Store, now: dt.datetime | None = None) -> list[JobStatus]:
-    """Return the status of every job, including TimescaleDB's own, by name. `now` is the present time if None."""
+    """Return the status of every job, including TimescaleDB's own, by name. `now` is the current time if None."""
     now = now or dt.datetime.now(dt.UTC)
     async with store.session() as session:
         created = await session.value("SELECT max(applied_at) FROM schema_migrations")

@@ -77,7 +77,7 @@ class CatchExceptions:
         try:
             await self._app(scope, receive, observe)
         except ClientDisconnect:
-            return  # the client is gone, so nothing can be sent
+            return  # the client has disconnected, so nothing can be sent
         except Exception:
             log.exception("request failed", method=scope["method"], path=scope["path"], began=began)
             if began:

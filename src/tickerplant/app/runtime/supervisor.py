@@ -80,7 +80,7 @@ class Status:
     """`new`, `running`, `waiting` (for its next start), `stopped`, or `failed` (no longer restarted)."""
     restarts: int = 0
     since_s: float = 0.0
-    """Time of the present state's start, in seconds of the monotonic clock."""
+    """Time of the current state's start, in seconds of the monotonic clock."""
     error: str = ""
     error_since_s: float = 0.0
     """Time in seconds since 1970 of the first crash of the present run of crashes; 0 before the first crash."""

@@ -49,7 +49,7 @@ def new_topic(spec: TopicSpec, replicas: int) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Findings:
-    """Wrong settings of an existing topic: by setting, the present value and the value to set."""
+    """Wrong settings of an existing topic: by setting, the current value and the value to set."""
 
     topic: str
     replicas: int
