@@ -1,7 +1,7 @@
 """The machine's clock, shifted and scaled. It implements `core.clock.Clock`.
 
-The module belongs to no package: market_data and the sandbox both need a real clock and must not import each other.
-Core reads no clock.
+The module is outside the subpackages: market_data and the sandbox both need a real clock and must not import each
+other. Core reads no clock.
 """
 
 from __future__ import annotations

@@ -112,12 +112,12 @@ class OutboxIntake:
 def alerts_of(consumed: ConsumedRecord) -> list[tuple[str, str, str]]:
     """Return (alert_id, rule_id, body) of each alert of a record.
 
-    `body` is the JSON text of the webhook. [] for an unreadable record, or a record of another type.
+    `body` is the JSON text of the webhook. Return [] for an unreadable record, or for a record of another kind.
     """
     try:
         record = records.decode(consumed.value)
     except UnreadableRecord as error:
-        log.error("unreadable record of alerts", offset=consumed.offset, error=str(error))
+        log.error("unreadable record skipped; no webhook reports its alerts", offset=consumed.offset, error=str(error))
         return []
     if not isinstance(record.header, records.Alerts):
         return []

@@ -63,7 +63,7 @@ class WebhookClient:
         )
         try:
             async with (
-                asyncio.timeout(self._timeout_s),  # for the whole attempt: httpx restarts its timeout at every byte
+                asyncio.timeout(self._timeout_s),  # for the entire attempt: httpx restarts its timeout at every byte
                 self._client.stream("POST", parts, content=body, headers=headers) as answer,
             ):
                 status = answer.status_code

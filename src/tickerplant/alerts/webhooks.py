@@ -9,11 +9,11 @@ The sender
 After a kill between 2 and 3 the webhook is posted again when the claim has expired. Delivery is at least once; the
 receiver can ignore a repeat by its alert id. A webhook that has failed for `retry_hours` is given up. A webhook is also
 given up if the receiver answered 410, or if its rule no longer exists or has no webhook. The rule's firings and the
-health check report it.
+health check report the failure.
 
-Memory contains only webhooks in flight: at most `MAX_IN_FLIGHT`, and `MAX_PER_RECEIVER` per receiver. Fewer than
-`MAX_IN_FLIGHT / MAX_PER_RECEIVER` (8) slow receivers delay no other receiver. A receiver that is down for a day costs
-only rows of the outbox table. Alerts of one rule may arrive out of order.
+Memory contains only webhooks in flight: at most `MAX_IN_FLIGHT`, and `MAX_PER_RECEIVER` per receiver. Up to
+`MAX_IN_FLIGHT / MAX_PER_RECEIVER - 1` (7) slow receivers delay no other receiver. A receiver that is down for a day
+costs only rows of the outbox table. Alerts of one rule may arrive out of order.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ Effects of each change, in this order; each is safe to repeat:
    partition, so that each partition with a revision of the rule receives it.
 3. Mark the revision as published, or delete the removed rule.
 
-A kill between two steps leaves an unpublished revision. The next change, or `run` every `REPUBLISH_S`, publishes that
-revision again. Readers of the log ignore a revision that they have already read. Steps 2 and 3 are one transaction of
-the store under a lock, so revisions reach the log in order.
+A kill between two steps leaves an unpublished revision. The next change, or `run` every `REPUBLISH_S` seconds,
+publishes that revision again. Readers of the log ignore a revision that they have already read. Steps 2 and 3 are one
+transaction of the store under a lock, so revisions are appended in order.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class AlertRuleManager:
         try:
             await self.publish()
         except (Fenced, LogUnavailable, StoreError) as error:
-            log.warning("alert rules not published to the log yet; retrying later", error=str(error))
+            log.warning("alert rules are not published to the log yet; the next attempt follows", error=str(error))
 
     async def publish(self) -> int:
         """Append all unpublished revisions to the log and return their count.
@@ -240,7 +240,7 @@ class AlertRuleManager:
                         for partition in range(partitions) if revision.removed else (own,):
                             transaction.append(RAW, partition, records.encode(header))
                 return
-            except Fenced:  # an API process without the store's lock was still appending; retry after it
+            except Fenced:  # an API process that lost the store's lock is still appending; retry
                 if attempt == _ATTEMPTS:
                     raise
                 time.sleep(0.1 * attempt)
@@ -258,12 +258,12 @@ class AlertRuleManager:
 def check_webhook(url: str | None, secret: str | None, *, private: bool = True) -> str | None:
     """Return the address of a webhook in canonical form. Raises BadInput for an invalid address or secret.
 
-    Both may be None; a secret needs an address. `private` allows an IP address that is not public. A name is checked
-    when the webhook is sent, after it has been resolved.
+    Both may be None; a secret needs an address. `private` allows an IP address that is not public. A host
+    name is resolved and checked when the webhook is sent.
     """
     if url is None:
         if secret is not None:
-            raise BadInput("`secret` signs webhooks; send `webhook`, their address, too")
+            raise BadInput("`secret` signs webhooks; also send `webhook`, the address of the receiver")
         return None
     address = parse_address(url) if len(url) <= MAX_URL_CHARS else None
     if address is None:
@@ -274,7 +274,10 @@ def check_webhook(url: str | None, secret: str | None, *, private: bool = True) 
             f"consist of at most {MAX_URL_CHARS:,} printable ASCII characters without spaces"
         )
     if not private and is_address(address.host) and not is_public(address.host):
-        raise BadInput(f"`webhook` has the address {address.host}, which is not public; see alerts.private_webhooks")
+        raise BadInput(
+            f"`webhook` has the address {address.host}, which is not public; use a public address, or set "
+            "alerts.private_webhooks"
+        )
     if secret is not None and (len(secret) not in SECRET_CHARS or not secret.isascii() or not secret.isprintable()):
         raise BadInput("`secret` must be 16 to 256 printable ASCII characters")
     return str(address)

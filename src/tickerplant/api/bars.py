@@ -51,7 +51,7 @@ class CoarseBars:
     async def read(
         self, transaction: ReadTransaction, start_us: int | None, end_us: int | None, count: int
     ) -> pa.Table:
-        """Return at most `count` bars in ascending order of time. The newest ones if `start_us` is None.
+        """Return at most `count` bars in ascending order of time, the newest bars if `start_us` is None.
 
         A bar is left out if not all of its stored bars were read.
         """
@@ -71,9 +71,10 @@ class CoarseBars:
         return built.slice(max(0, built.num_rows - count)) if start_us is None else built.slice(0, count)
 
     async def _is_over(self, transaction: ReadTransaction, table: pa.Table) -> bool:
-        """Return whether no base bar can follow in the last bar: its end has passed for the symbol's feeds.
+        """Return whether the last bar is over, so that no further base bar of it can follow.
 
-        A bar whose end is `LONG_OVER_US` ago is over too.
+        A bar is over if its last base bar is stored, if the symbol's feeds have passed its end, or if its end is at
+        least `LONG_OVER_US` ago.
         """
         base, newest_us = BASE[self.interval], int(times_of(table.column("time"))[-1])
         start_us = self.interval.floor(newest_us)
@@ -101,7 +102,7 @@ async def bars_response(state: ApiState, page: PageRequest, adjust: str) -> Resp
         table, position = await state.store.bars(page.symbol, interval, requested.start_us, requested.end_us, rows)
         if table.num_rows:
             return page_response(table, page, page.head(), "bars", position, {"adjust": adjust})
-    # Computing an exchange's calendar for the first time is slow, so a thread does it.
+    # The first load of an exchange's calendar is slow, so a thread loads it.
     needs_calendar = adjust != AS_TRADED or interval in BASE
     symbol_calendar: Calendar = AlwaysOpen()
     if needs_calendar:

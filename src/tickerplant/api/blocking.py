@@ -1,7 +1,7 @@
 """Blocking calls outside the event loops: thread pools with limits and time limits, and answers that are shared.
 
-Nothing that can wait or compute for long runs on an event loop. Each kind of work has a pool of its own, so that one
-kind cannot take the threads of another. Questions to the log may wait for an unavailable broker, and catch-ups of
+No call that can wait or compute for long runs on an event loop. Each kind of work has a pool of its own, so that one
+kind cannot take the threads of another. Calls to the log may wait for an unavailable broker, and catch-ups of
 stream clients may read millions of records. A health check must answer during that time.
 """
 
@@ -21,13 +21,13 @@ T = TypeVar("T")
 LOG_WAIT_S: Final = 2.0
 """Maximum seconds that a request waits for one answer of the log."""
 LOW_PRIORITY: Final = 10
-"""Niceness of threads that compute. With the services' niceness, expensive requests tripled the time of other ones."""
+"""Niceness of threads that compute. With normal niceness, expensive requests tripled the time of other requests."""
 
 
 class Pools:
     """The thread pools of one API. They start threads when they are first used.
 
-    - `log`: questions to the log, such as its offsets
+    - `log`: calls to the log, such as a read of its offsets
     - `compute`: work with columns: calendars, indicators, snapshots; with low priority
     - `catch_up`: records of the log for stream clients that resume; with low priority
     - `health`: health checks and metrics
@@ -42,13 +42,13 @@ class Pools:
         self.follow = ThreadPoolExecutor(1, "api-follow")
 
     def close(self) -> None:
-        """Cancel calls that have not begun. Running calls end by themselves; the log's `patience_s` bounds them."""
+        """Cancel calls that have not begun. Running calls end by themselves, at the latest after the log's `patience_s`."""
         for pool in (self.log, self.compute, self.catch_up, self.health, self.follow):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def lower_priority() -> None:
-    """Set the priority of the calling thread below that of the services. No effect on a system but Linux."""
+    """Set the priority of the calling thread below that of the services. No effect on systems other than Linux."""
     machine.set_thread_priority(LOW_PRIORITY)
 
 
@@ -58,7 +58,7 @@ async def in_thread(pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
 
 
 async def ask_log(pool: ThreadPoolExecutor, call: Callable[[], T], wait_s: float = LOG_WAIT_S) -> T:
-    """Return the result of a question to the log. Raises LogUnavailable after `wait_s` seconds."""
+    """Return the result of a call to the log. Raises LogUnavailable after `wait_s` seconds."""
     try:
         async with asyncio.timeout(wait_s):
             return await in_thread(pool, call)
@@ -86,8 +86,8 @@ class Shared(Generic[T]):
     async def get(self, wait_s: float) -> tuple[T | None, float]:
         """Return (result, its age in seconds); (None, 0) if no call has ended yet.
 
-        A result younger than `fresh_s` is returned at once, and so is one younger than `stale_s`, while a new call
-        runs. Raises what the call raises if it fails within `wait_s`.
+        A result younger than `fresh_s` is returned at once. A result younger than `stale_s` is returned at once too,
+        while a new call runs. Re-raises the exception of a call that fails within `wait_s`.
         """
         now = time.monotonic()
         if self._last is not None and now - self._last[0] < self._fresh_s:

@@ -1,6 +1,6 @@
-"""Places for work that many clients want: bounded, and shared between clients by the time that each has used.
+"""Places for work that many clients request: limited, and shared between clients by the time that each has used.
 
-A client is an address (`client_name`). All clients have the same API key, so the key identifies none.
+A client is an address (`client_name`). All clients have the same API key, so the key identifies no client.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tickerplant.api.load import LoadCounters
 MEMORY_S: Final = 10.0
 """Seconds after which half of a client's used time is forgotten."""
 MAX_CLIENTS: Final = 1_000
-"""Maximum clients whose used time is known. Above it, the least times are forgotten."""
+"""Maximum clients whose used time is known. Above this count, the least times are forgotten."""
 
 
 @functools.lru_cache(4_096)
@@ -56,7 +56,7 @@ class UsedTime:
             self._used = {name: self._used[name] for name in kept}
 
     def least(self, clients: Iterable[str]) -> str:
-        """Return the client that has used the least time; of several, the first."""
+        """Return the client that has used the least time; the first client if several are equal."""
         now = time.monotonic()
         return min(clients, key=lambda name: self._at(name, now))
 
@@ -69,7 +69,8 @@ class UsedTime:
 class PlaceLimits:
     """Maximum counts of requests that run and wait.
 
-    `waiting_of_client`: maximum count of one client. `reserved`: places to run that one client cannot take.
+    `waiting_of_client`: maximum waiting requests of one client. `reserved`: running requests that one client alone
+    cannot have.
     """
 
     running: int
@@ -103,7 +104,7 @@ class FairPlaces:
 
     @asynccontextmanager
     async def place(self, client: str) -> AsyncIterator[None]:
-        """Hold a place for the block. Raises ApiError if too many wait already."""
+        """Hold a place for the block. Raises ApiError if too many requests wait already."""
         await self.admit(client)
         began = time.monotonic()
         try:
@@ -112,7 +113,7 @@ class FairPlaces:
             self.release(client, time.monotonic() - began)
 
     async def admit(self, client: str) -> None:
-        """Wait for a place and take it; `release` gives it back. Raises ApiError if too many wait already."""
+        """Wait for a place and take it; `release` frees it. Raises ApiError if too many requests wait already."""
         if client not in self._waiting and self._may_run(client):
             self._running[client] += 1
             return

@@ -37,7 +37,7 @@ def market_now(log: EventLog) -> int:
 
 
 def backfill_progress(log: EventLog) -> dict[str, Any] | None:
-    """Return the newest progress report of the backfill, or None if there is no readable one. Blocks."""
+    """Return the newest progress report of the backfill, or None if there is no readable report. Blocks."""
     for partition in range(log.partitions(STATE_FEEDS)):
         text = log.get_state(STATE_FEEDS, partition, PROGRESS_KEY)
         if text is not None:

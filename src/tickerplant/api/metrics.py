@@ -74,7 +74,7 @@ DIFFERENCES: Final = MetricSpec(
     ("feed",),
 )  # fmt: skip
 LOOP_DELAY: Final = MetricSpec(
-    "tickerplant_api_loop_delay_seconds", "histogram", "Delay of timers of the API's event loop, measured 20 times/s.",
+    "tickerplant_api_loop_delay_seconds", "histogram", "Delay of timers of the API's event loop, in seconds.",
     "Above 0.1: the process has too little CPU time. Run the API as a process of its own (`tickerplant run api`).",
 )  # fmt: skip
 LANE_REQUESTS: Final = MetricSpec(

@@ -42,7 +42,7 @@ class Position(msgspec.Struct, frozen=True):
         return self.raw().decode()
 
     def raw(self) -> bytes:
-        """Return the position as JSON. Many answers in a row have the same position, so the last one is kept."""
+        """Return the position as JSON. Consecutive answers often have the same position, so the last JSON is kept."""
         global _encoded
         position, text = _encoded
         if position is not self:

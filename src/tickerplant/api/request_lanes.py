@@ -6,8 +6,8 @@ lane `stream` reads the state for snapshots. A request in one lane cannot delay 
 longer than the interpreter needs to switch threads.
 
 Admission happens on the server's loop (`fair_places`). A lane runs a fixed number of requests at once. Further requests
-wait. Bounds: `LaneLimits`. A request gets 429 if its client has too many requests. It gets 503 if all clients together
-have too many, or if it takes too long.
+wait. `LaneLimits` contains the limits. A request gets 429 if its client has too many requests. It gets 503 if all
+clients together have too many, or if it takes too long.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tickerplant.api.load import LoadCounters
 T = TypeVar("T")
 
 STOP_S: Final = 10.0
-"""Maximum seconds to wait for the end of a lane's requests, and then of its thread."""
+"""Maximum seconds to wait for the end of a lane's requests, and then for the end of its thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +173,7 @@ class RequestLane:
         return self._loop
 
     async def stop(self, finish: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Cancel the lane's requests, run `finish` in its loop, and end the thread. Does nothing if it never ran."""
+        """Cancel the lane's requests, run `finish` in its loop, and end the thread. No effect if the lane never ran."""
         loop, thread = self._loop, self._thread
         if loop is None or thread is None:
             return

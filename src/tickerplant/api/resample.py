@@ -1,4 +1,4 @@
-"""Coarser bars built from stored ones: 15m, 30m and 1h from 5m, and 1w from 1d. Pure; works on whole columns."""
+"""Coarser bars built from stored bars: 15m, 30m and 1h from 5m, and 1w from 1d. Pure; works on whole columns."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _has_state(bars: pa.Table, state: str) -> BoolArray:
 
 
 def _at_largest(bars: pa.Table, name: str, first: Any, last: Any) -> Any:
-    """Return the row of the first greatest value of each bucket."""
+    """Return the first row with the greatest value of each bucket."""
     values = bars.column(name).to_numpy()
     greatest = np.repeat(np.maximum.reduceat(values, first), last - first + 1)
     return np.minimum.reduceat(np.where(values == greatest, np.arange(len(values)), len(values)), first)

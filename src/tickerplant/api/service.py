@@ -80,8 +80,8 @@ class ApiOptions:
 
     - `port` 0 selects a free port. `Api.bound_port` is its number after `Api.started` is set.
     - `api_key` protects `/v1/` and `/metrics`; None disables the check.
-    - `hosts`: names of this plant besides `host` and those of this machine. Without a key, it answers to no other
-      name.
+    - `hosts`: names of this plant besides `host` and those of this machine. Without a key, the API answers to
+      no other name.
     - `origins`: pages, besides this plant's dashboard, that may open the stream and write.
     - `proxies`: addresses or networks of reverse proxies. Only their `X-Forwarded-For` names the client.
     - `health` is called from a thread and returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence"}]}`.
@@ -265,7 +265,7 @@ class Api:
     def _listen(self) -> socket.socket:
         host, port = self._options.host, self._options.port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # asyncio sets TCP_NODELAY only if the protocol is named; without TCP_NODELAY, frames wait 40 ms for an ACK.
+        # asyncio sets TCP_NODELAY only if the protocol is named; without TCP_NODELAY, messages wait 40 ms for an ACK.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -300,7 +300,7 @@ class Api:
 
 
 async def _refresh(state: ApiState, interval_s: float) -> None:
-    """Read the counts of excluded data until cancelled. A store that does not answer keeps the old counts."""
+    """Read the counts of excluded data until cancelled. If the store does not answer, the old counts remain."""
     while True:
         await state.refresh_exclusions()
         await asyncio.sleep(interval_s)

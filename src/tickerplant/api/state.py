@@ -35,7 +35,7 @@ from tickerplant.log.rules_in_force import rules_in_force
 SCRAPE_TIMEOUT_S: Final = 2.0
 """Maximum seconds that a scrape waits for the store's counts. Prometheus cancels a scrape after 10 s."""
 AWAY_S: Final = 5.0
-"""Seconds after an unanswered question to the log in which requests use the last known answers at once."""
+"""Seconds after an unanswered call to the log in which requests use the last known answers at once."""
 FRESH_S: Final = 0.5
 """Maximum age, in seconds, of a health check that answers further requests."""
 
@@ -132,7 +132,10 @@ class ApiState:
         return time.time_ns() // 1_000 + self._market_ahead_us
 
     async def _ask_log(self, call: Callable[[], T]) -> T:
-        """Return the log's answer. Raises LogUnavailable, at once if a question of the last `AWAY_S` was unanswered."""
+        """Return the result of a call to the log.
+
+        Raises LogUnavailable, at once if a call of the last `AWAY_S` seconds was unanswered.
+        """
         if time.monotonic() < self._log_away_until or (self.log_error and self.stream is None):
             raise LogUnavailable(self.log_error or "the event log is unavailable")
         try:

@@ -9,11 +9,11 @@ from typing import Final
 from tickerplant.api.store_reader import StoreReader
 
 WAIT_S: Final = 0.8
-"""Maximum seconds that a probe waits for the database. Kubernetes gives up a probe after one second by default."""
+"""Maximum seconds that a probe waits for the database. Kubernetes cancels a probe after one second by default."""
 FRESH_S: Final = 1.0
 """Maximum age, in seconds, of a check of the database that answers further probes."""
 CHECK_S: Final = 10.0
-"""Maximum seconds of one check. Further probes share a check that runs."""
+"""Maximum seconds of one check. Further probes share the running check."""
 
 
 class StoreProbe:
@@ -38,7 +38,7 @@ class StoreProbe:
                 await self._store.positions()
         except TimeoutError:
             return f"the database has not answered within {CHECK_S:g} s"
-        except Exception as error:  # every reason is an answer
+        except Exception as error:  # each error is a result of the check
             return str(error)
         finally:
             self._checked_s = time.monotonic()

@@ -1,6 +1,6 @@
 """Reads from the store: one REPEATABLE READ transaction for each answer, together with the positions of the log.
 
-All rows of one answer are read in one transaction. They correspond to the log at exactly those positions.
+All rows of one answer are read in one transaction. They correspond to the log at exactly these positions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ReadTransaction:
         return self._position
 
     async def ticks(self, symbol: str, start_us: int | None, end_us: int | None, limit: int) -> pa.Table:
-        """Return at most `limit` ticks in ascending order of time. If `start_us` is None, they are the newest ones."""
+        """Return at most `limit` ticks in ascending order of time. If `start_us` is None, they are the newest ticks."""
         return await self._session.prices.read(symbol, start_us, end_us, limit)
 
     async def bars(
@@ -54,7 +54,7 @@ class ReadTransaction:
         limit: int,
         names: Sequence[str] | None = None,
     ) -> pa.Table:
-        """Return at most `limit` bars in ascending order of time. If `start_us` is None, they are the newest ones.
+        """Return at most `limit` bars in ascending order of time. If `start_us` is None, they are the newest bars.
 
         `names` selects columns; None means all.
         """
@@ -67,7 +67,7 @@ class ReadTransaction:
     async def values(
         self, symbol: str, interval: Interval, start_us: int | None, end_us: int | None, limit: int
     ) -> pa.Table:
-        """Return at most `limit` rows of values in ascending order of time; the newest ones if `start_us` is None."""
+        """Return at most `limit` rows of values in ascending order of time; the newest rows if `start_us` is None."""
         return await self._session.analytics.read(symbol, interval.name, start_us, end_us, limit)
 
     async def forming_values(self, symbol: str) -> pa.Table:
@@ -163,7 +163,7 @@ class StoreReader:
     async def bars(
         self, symbol: str, interval: Interval, start_us: int | None, end_us: int | None, count: int
     ) -> tuple[pa.Table, Position]:
-        """Return the rows of `ReadTransaction.bars`, and the position. One statement: faster than a transaction."""
+        """Return the rows of `ReadTransaction.bars`, and the position. One statement is faster than a transaction."""
         with _unavailable():
             store = await self.open()
             query = snapshot_reads.bars_query(symbol, interval.name, start_us, end_us, count)
@@ -181,7 +181,7 @@ class StoreReader:
             return state, await self._position(positions)
 
     async def _position(self, positions: str | None) -> Position:
-        """Return the position with these applied positions. The object is the last one if it has not changed."""
+        """Return the position with these applied positions. Unchanged positions give the same object."""
         last = self._last  # lanes read in several threads
         if last is None or last[0] != positions:
             if self._identity is None:

@@ -27,7 +27,8 @@ ADJUSTMENTS: Final = (AS_TRADED, FOR_SPLITS, FOR_ALL)
 DIVIDED: Final = ("open", "high", "low", "close", "vwap")
 MULTIPLIED: Final = ("volume",)
 _LONGEST_BREAK_DAYS: Final = 15
-"""Maximum days between two sessions of any exchange since 1980."""
+"""Maximum days before a date that are searched for a session. Since 1980 only two exchanges paused longer: XNZE in 1986
+and XSHG in 1999."""
 
 
 def check_adjustment(text: str) -> str:
@@ -56,7 +57,8 @@ def dividend_factors(
     """Return the price factor of each time: the product of 1 − amount / previous close over all later ex-dates.
 
     CRSP and the vendors use the same formula. `amounts` are as paid, and `closes_before` are in shares of the ex-date.
-    The factor is 1 if there is no positive previous close, or if the amount is negative or not below that close.
+    A dividend has no effect if there is no positive previous close. It also has none if its amount is negative, or not
+    below that close.
     """
     usable = (closes_before > 0) & (amounts >= 0) & (amounts < closes_before)
     ratios = 1.0 - amounts[usable] / closes_before[usable]
@@ -94,7 +96,8 @@ class Payments:
 class Adjustment:
     """The splits and dividends of one symbol.
 
-    `sessions` are the dates of the splits, `begins` the starts of these sessions.
+    `sessions` are the dates of the splits, and `begins` are the starts of these sessions. `ex_dates` and `ex_begins`
+    are the same times of the dividends.
     """
 
     sessions: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
@@ -129,10 +132,10 @@ class Adjustment:
 def payments_of(dividends: pa.Table, reported: pa.Table) -> Payments:
     """Return the amounts of dividends (`schemas.DIVIDENDS`) in the unit of the prices.
 
-    A vendor's dividend has the currency of its prices. `A/B` means that it is paid in A and the prices are in B. The
-    newest of the vendors' rows in `reported` therefore defines the currency of the prices. A minor unit is converted: 1
-    GBP is 100 GBp. An amount in another currency is not applied. If one of the two currencies is unknown, the amount
-    counts unchanged.
+    The currency of a vendor's dividend is that of the vendor's prices. `A/B` means that the dividend is paid in A and
+    the prices are in B. The newest of the vendors' rows in `reported` therefore defines the currency of the prices. A
+    minor unit is converted: 1 GBP is 100 GBp. An amount in another currency is not applied. If one of the two
+    currencies is unknown, the amount is applied unchanged.
     """
     named = [
         (row["time"], row["currency"].rpartition("/")[2])
@@ -157,10 +160,11 @@ def adjustment_for(
 ) -> Adjustment:  # fmt: skip
     """Return the adjustment for one symbol's splits (`schemas.SPLITS`), and for dividends (`schemas.DIVIDENDS`).
 
-    `closes` are those before `ex_dates_of(dividends)`; `payments` are the converted amounts, by default those of
-    `payments_of(dividends, dividends)`. All payments of one ex-date are one dividend. A split or an ex-date counts if
-    its session has begun by `now_us`. Amounts are per share of the ex-date. If a split is between a close and the
-    ex-date, the close is therefore converted to shares of the ex-date.
+    `closes` are the closes before `ex_dates_of(dividends)`. `payments` are the converted amounts, by default
+    `payments_of(dividends, dividends)`. Dividends have no effect if `dividends` or `closes` is None. All payments of
+    one ex-date are one dividend. A split or an ex-date counts if its session has begun by `now_us`. Amounts are per
+    share of the ex-date. If a split is between a close and the ex-date, the close is therefore converted to shares of
+    the ex-date.
     """
     sessions = times_of(splits.column("time"))
     low = splits.column("denominator").to_numpy()
@@ -182,7 +186,10 @@ def adjustment_for(
 
 
 def reasons_not_applied(adjustment: Adjustment, dividends: pa.Table, payments: Payments) -> list[str | None]:
-    """Return for each dividend the reason why no bar is adjusted for it, or None. The arguments belong together."""
+    """Return for each dividend the reason why no bar is adjusted for it, or None.
+
+    `adjustment` must be built from `dividends` and `payments`.
+    """
     result: list[str | None] = []
     for time, reason in zip(times_of(dividends.column("time")).tolist(), payments.reasons, strict=True):
         at = int(np.searchsorted(adjustment.ex_dates, time))
@@ -204,7 +211,7 @@ def ex_dates_of(dividends: pa.Table) -> Int64Array:
 
 
 def session_starts(calendar: Calendar, sessions: Int64Array) -> Int64Array:
-    """Return the starts of sessions, extended hours included. A date without a session starts at 00:00 UTC."""
+    """Return the starts of sessions, extended hours included. The start of a date without a session is 00:00 UTC."""
     begins = sessions.copy()
     for at, session in enumerate(sessions):
         try:
@@ -215,9 +222,9 @@ def session_starts(calendar: Calendar, sessions: Int64Array) -> Int64Array:
 
 
 def sessions_before(calendar: Calendar, dates: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Return the last session before each date, and its close.
+    """Return the last session before each date, and the time of its close, in microseconds UTC.
 
-    If there is no session in the last `_LONGEST_BREAK_DAYS`, return the previous UTC day and its end.
+    If the last `_LONGEST_BREAK_DAYS` days have no session, return the previous UTC day and its end.
     """
     before, closes = dates - DAY_US, dates.copy()
     for at, date in enumerate(dates.tolist()):

@@ -2,7 +2,7 @@
 
 A rule compares a left operand with a right operand on the bars of one (symbol, interval). `id` identifies the rule.
 Each change of a field, including a pause, increases `revision` and resets the rule's state. A change of only the
-webhook's address or secret does not. Only the store contains this address and this secret; the log does not.
+webhook's address or secret has neither effect. The store contains this address and this secret; the log does not.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ PRICES: Final = ("open", "high", "low", "close", "volume")
 """Columns of a bar that may be operands."""
 MAX_BARS: Final = 500
 """Maximum window of a percent change, in bars. The ring of its values is stored with every 32nd retained bar. The
-minutes of a day and one replay are 1,472 retained bars. They have 1,472 // 32 + 2 = 48 such states: 500 · 8 B · 48 =
+minutes of a day and 32 replayed bars are 1,472 retained bars, with 1,472 // 32 + 2 = 48 rings: 500 · 8 B · 48 =
 192 kB."""
 
 RULE_ID: Final = "^[A-Za-z0-9_-]{1,64}$"
-"""Pattern of the id of a rule, for documents and for Python."""
+"""Pattern of the id of a rule, for Python and for the API description."""
 _ID = re.compile(RULE_ID)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\Z")
 _STORED: Final = ("1m", "5m", "1d")

@@ -1,7 +1,7 @@
-"""Values of Arrow arrays as Python objects, also times that Python does not have. Pure.
+"""Values of Arrow arrays as Python objects, including times that Python cannot represent. Pure.
 
-Arrow's times reach far beyond Python's years 1 to 9999. Its own conversion raises OverflowError or ValueError for them,
-which would replace the reason why a row is invalid.
+Arrow's times are not limited to Python's years 1 to 9999. Arrow's own conversion raises OverflowError or ValueError for
+other years. Such an error would replace the reason why a row is invalid.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 
 def value_at(column: pa.Array, row: int) -> Any:
-    """Return the value of a row; for a time that Python does not have, its number and type as text.
+    """Return the value of a row; for a time that Python cannot represent, its number and type as text.
 
     >>> value_at(pa.array([2**62], pa.timestamp("us")), 0)
     '4611686018427387904 (timestamp[us])'
@@ -25,7 +25,7 @@ def value_at(column: pa.Array, row: int) -> Any:
 
 
 def values_of(column: pa.Array) -> list[Any]:
-    """Return all values, as `value_at` does."""
+    """Return the values of all rows, each as `value_at` returns it."""
     try:
         values: list[Any] = column.to_pylist()
     except (OverflowError, ValueError):

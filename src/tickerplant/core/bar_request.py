@@ -1,4 +1,4 @@
-"""The stored bars that an on-demand calculation covers. `api` and `app` pass this request to `analytics`."""
+"""The request for the stored bars of an on-demand calculation. `api` and `app` pass it to `analytics`."""
 
 from __future__ import annotations
 
@@ -24,5 +24,8 @@ class BarRequest:
     end_us: int | None
     limit: int
     splits: pa.Table | None = None
-    """The symbol's splits (`schemas.SPLITS`). A split takes effect if its session has begun by `clock_us`."""
+    """The symbol's splits (`schemas.SPLITS`); None: no splits.
+
+    A split takes effect if its session has begun by `clock_us`.
+    """
     clock_us: int = FOREVER_US

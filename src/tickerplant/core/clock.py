@@ -8,7 +8,7 @@ from typing import Protocol
 class Clock(Protocol):
     """A source of time. It may start at another time than the machine's clock, and run faster.
 
-    Every duration in calls of a clock is in the clock's own seconds. A day of the sandbox may therefore last only
+    A clock receives and measures durations in its own seconds. A day of the sandbox may therefore last only
     minutes, with unchanged quotas, pauses, heartbeats and page sizes.
     """
 

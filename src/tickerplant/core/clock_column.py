@@ -1,4 +1,4 @@
-"""A date and a time of day in two columns become one column of texts for `time_column`. Pure, column-wise."""
+"""Conversion of a date column and a clock column to one column of texts for `time_column`. Pure, column-wise."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ _PARTS: Final = ("minute", "minutes", "min", "second", "seconds", "sec")
 """Names of columns that complete a column of hours."""
 _DAY_S: Final = 86_400
 _OF_DAY: Final = {4: ("minutes", _DAY_S // 60), 6: ("seconds", _DAY_S), 9: ("milliseconds", 1_000 * _DAY_S)}
-"""Units of the time since midnight that clocks of so many digits resemble, and their number per day."""
+"""Unit of the time since midnight that a clock without colons may be instead, and units per day, by count of digits."""
 _FEW: Final = 10
-"""Minimum number of different clocks that shows that they are not seconds since midnight. A third of the seconds look
-like clocks."""
+"""Minimum distinct values that prove a clock. A third of all seconds since midnight are valid clocks too."""
 _MOSTLY: Final = 0.8
-"""Minimum share of clocks with which the other values are errors. A third of the seconds since midnight look like
-clocks."""
+"""Share of valid clocks above which the other values are errors. See `_FEW`."""
 
 
 def parts_of(clock: str, others: Mapping[str, str]) -> list[str]:
@@ -43,7 +41,7 @@ def parts_of(clock: str, others: Mapping[str, str]) -> list[str]:
 
 
 class ClockColumn:
-    """Joins dates and clocks block by block. The first block decides how many digits a clock without colons has.
+    """The join of dates and clocks, block by block. The first block defines the digits of a clock without colons.
 
     Digits are `HHMMSSmmm` if a value has 7 or more, `HHMMSS` if one has 5 or 6, otherwise `HHMM`. In a column called
     Hour, 1 or 2 digits are hours, and columns of minutes and seconds complete them.
@@ -60,9 +58,9 @@ class ClockColumn:
         self._least = 6 if role in ("hhmmss", "timem") else 4
 
     def join(self, dates: pa.Array, clocks: pa.Array, parts: Sequence[pa.Array] = ()) -> pa.Array:
-        """Return the joined texts; the clocks alone if they contain the date. Raises BadInput for other digits.
+        """Return the joined texts; the clocks alone if they contain the date.
 
-        `parts`: the columns of `parts_of`.
+        Raises BadInput for digits that are no clock. `parts`: the columns of `parts_of`.
         """
         texts = _whole(clocks)
         if parts:
@@ -93,8 +91,8 @@ class ClockColumn:
         self._digits = digits if self._digits is None else self._digits
         if digits > self._digits:
             raise BadInput(
-                f"the column {self._name} has {longest} digits after values that were read as a clock of "
-                f"{self._digits}; write the times as 09:30:00"
+                f"the column {self._name} has a value of {longest} digits, but its first values are clocks of "
+                f"{self._digits} digits; write the times as 09:30:00"
             )
         padded = pc.utf8_lpad(texts, self._digits, "0")
         return pc.binary_join_element_wise(padded, "00", "") if self._digits == _HOURS else padded

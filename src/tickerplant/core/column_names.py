@@ -1,7 +1,7 @@
 """The roles of columns, by the names that vendors, exchanges and data frames use. Pure.
 
-Files and the library use the same names. Names are compared in lower case, by letters and digits only: `Open Price`
-and `open_price` are the same name.
+The readers of files and of data frames use the same names. Names are compared in lower case, by letters and digits
+only: `Open Price` and `open_price` are the same name.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ UTC_NAMES: Final = frozenset(
 """Names of times that are in UTC."""
 
 DATE_NAMES: Final = frozenset(("date", "tradedate", "tradingday", "tradingdate", "day", "caldt", "datadate"))
-"""Names of dates. A column with a clock completes them."""
+"""Names of columns with dates. A column with a clock completes such a column."""
 
 
 def normalise(name: str) -> str:
@@ -73,7 +73,7 @@ def normalise(name: str) -> str:
 
 
 def by_name(header: Iterable[str]) -> dict[str, str]:
-    """Return the columns by normalised name; of equal names the first."""
+    """Return the columns by normalised name; the first column if several names are equal."""
     found: dict[str, str] = {}
     for name in header:
         found.setdefault(normalise(name), name)
@@ -92,7 +92,7 @@ def find_all(header: Iterable[str], role: str) -> list[str]:
 
 
 def with_clock(time: str, others: Mapping[str, str]) -> tuple[str, str | None]:
-    """Return the column of the date and that of the time of day; the given column and None if it has both.
+    """Return the column of the date and the column of the time of day; None if no column completes `time`.
 
     `time`: the column found for the time. `others`: the columns without a role, by normalised name.
 

@@ -3,7 +3,7 @@
 Expected bars are those of regular hours by the symbol's calendar. Each has one status:
 
 - `have`: stored and complete.
-- `partial`: stored, but not complete. For example, its feed was not up for the whole interval.
+- `partial`: stored, but not complete. For example, its feed was not up for the entire interval.
 - `no_trade`: a live feed that was up had no trades, or a vendor returned no bar.
 - `outage`: the expected feeds were down, or the vendor was unavailable.
 - `quota`: the vendor's quota is used up; the bar will be requested later.
@@ -63,7 +63,7 @@ def expected(calendar: Calendar, interval: str, start_us: int, end_us: int) -> I
     """
     length = intervals.parse(interval)
     if length.us > DAY_US or length.is_activity:
-        raise ValueError(f"no expected bars of {interval}: it is longer than a day, or an activity interval")
+        raise ValueError(f"{interval} has no expected bars: it is longer than a day, or an activity interval")
     low, high = calendar.bounds()
     start_us, end_us = max(start_us, low), min(end_us, high)
     if end_us <= start_us:
@@ -114,7 +114,7 @@ def _sessions(calendar: Calendar, start_us: int, end_us: int) -> Int64Array:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Vendors' answers for one symbol and interval. A later answer replaces earlier ones where they overlap.
+    """Vendors' answers for one symbol and interval. A later answer replaces earlier answers in their common range.
 
     `from_us`, `to_us`: int64[n]. `verdict`, `source`, `note`: n strings. `again_us`: int64[n], the time from which a
     new request may succeed, 0 if there is none.
@@ -136,7 +136,10 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Statuses:
-    """Statuses of expected bars. `code`: index into STATUSES. `answer`: index of the deciding answer, or -1."""
+    """Statuses of expected bars. `code`: index into STATUSES.
+
+    `answer`: index of the newest answer that covers the bar. It is -1 if there is none, or if the bar is complete.
+    """
 
     starts: Int64Array
     code: npt.NDArray[np.int8]

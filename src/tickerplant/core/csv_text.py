@@ -1,4 +1,4 @@
-"""Texts in CSV that a spreadsheet would compute as formulas. Pure."""
+"""The escape of CSV texts that a spreadsheet would compute as formulas. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NUMBER: Final = re.compile(NUMBER)
 
 
 def without_formula(value: Any) -> Any:
-    """Return a text that a spreadsheet would compute with a leading `'`, and any other value unchanged.
+    """Return `value` with a leading `'` if a spreadsheet may compute it as a formula, otherwise unchanged.
 
     >>> without_formula("=1+1"), without_formula("-1.5"), without_formula(-1.5)
     ("'=1+1", '-1.5', -1.5)

@@ -17,21 +17,21 @@ ISO_4217: Final = frozenset(
     ZWG CNH
     """.split()  # noqa: SIM905 - a list has one line per code
 )
-"""Codes of ISO 4217 for money and metals, without test codes and units of account; CNH is the market's offshore CNY."""
+"""Codes of ISO 4217 without test codes and supranational units such as XDR, and CNH, the code of offshore CNY."""
 
 _MINOR: Final[Mapping[str, tuple[str, str]]] = {
     "GBp": ("GBp", "GBP"), "GBX": ("GBp", "GBP"), "GBPENCE": ("GBp", "GBP"),
     "ZAc": ("ZAc", "ZAR"), "ZAC": ("ZAc", "ZAR"), "ILA": ("ILA", "ILS"), "ILa": ("ILA", "ILS"),
 }  # fmt: skip
-"""The usual spelling of a minor unit, and its currency of 100 units. The case matters: GBp is a hundredth of GBP."""
+"""Usual spelling of a minor unit, and currency of 100 units, by spelling. Case matters: GBp is a hundredth of GBP."""
 
 
 _PAIR: Final = re.compile(r"(?:C:)?([A-Z]{3})[-_.:]?([A-Z]{3})(?:=X)?")
-"""Pairs without a slash: EURUSD, EUR-USD, EUR.USD, Massive's C:EURUSD and Yahoo's EURUSD=X."""
+"""Pattern of pairs without a slash: EURUSD, EUR-USD, EUR.USD, Massive's C:EURUSD and Yahoo's EURUSD=X."""
 
 
 def slashed_pair(symbol: str) -> str | None:
-    """Return the pair of currencies that a symbol without a slash names, with a slash; None for other symbols.
+    """Return a symbol such as EURUSD as a pair of currencies with a slash; None for other symbols.
 
     >>> slashed_pair("EURUSD"), slashed_pair("EURUSD=X"), slashed_pair("GOOGLE"), slashed_pair("BTCUSD")
     ('EUR/USD', 'EUR/USD', None, None)
@@ -41,7 +41,7 @@ def slashed_pair(symbol: str) -> str | None:
 
 
 def normal_currency(text: str) -> str | None:
-    """Return a currency in its usual spelling, `GBp` for pence; None if it has not three letters.
+    """Return the usual spelling of a known minor unit (`GBp` for pence) or of a three-letter currency, otherwise None.
 
     >>> normal_currency("usd"), normal_currency("GBX"), normal_currency("GBp"), normal_currency("dollar")
     ('USD', 'GBp', 'GBp', None)
@@ -53,7 +53,7 @@ def normal_currency(text: str) -> str | None:
 
 
 def units_of(amount_in: str, prices_in: str) -> float | None:
-    """Return the factor that converts an amount to the unit of the prices; None for another currency.
+    """Return the factor that converts an amount to the unit of the prices; None if the currencies differ.
 
     >>> units_of("GBP", "GBp"), units_of("ILA", "ILS"), units_of("EUR", "EUR"), units_of("USD", "GBp")
     (100.0, 0.01, 1.0, None)

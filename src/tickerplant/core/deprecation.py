@@ -21,7 +21,8 @@ def renamed(module: str, current: Mapping[str, tuple[str, Any]]) -> Callable[[st
         if name not in current:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         new, value = current[name]
-        warnings.warn(f"{module}.{name} is now {new}; the old name will be removed", DeprecationWarning, stacklevel=2)
+        text = f"{module}.{name} is now {new}; the old name works for one more version only"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
         return value
 
     return __getattr__
@@ -37,7 +38,10 @@ def renamed_arguments(**current: str) -> Callable[[F], F]:
         @functools.wraps(function)
         def wrapper(*arguments: Any, **keywords: Any) -> Any:
             for old in current.keys() & keywords.keys():
-                text = f"the argument {old} of {function.__name__} is now {current[old]}; the old name will be removed"
+                text = (
+                    f"the argument {old} of {function.__name__} is now {current[old]}; "
+                    "the old name works for one more version only"
+                )
                 warnings.warn(text, DeprecationWarning, stacklevel=2)
                 keywords[current[old]] = keywords.pop(old)
             return function(*arguments, **keywords)

@@ -1,4 +1,4 @@
-"""Numbers in text. Only ASCII digits are digits; Python's `int`, `float` and `isdigit` accept all scripts. Pure."""
+"""Numbers in text. Only ASCII digits count; Python's `int`, `float` and `isdigit` accept those of all scripts. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ def is_digits(text: str) -> bool:
 
 
 def parse_float(text: str) -> float:
-    """Return the number that a text contains. Raises ValueError for other scripts and for Python's `1_000`.
+    """Return the number that a text contains.
+
+    Raises ValueError for other texts, such as digits of another script or Python's `1_000`.
 
     >>> parse_float("1.5e3")
     1500.0
@@ -24,7 +26,7 @@ def parse_float(text: str) -> float:
 
 
 def parse_int(text: str) -> int:
-    """Return the integer that a text of at most 20 characters contains. Raises ValueError, as `parse_float`."""
+    """Return the integer that a text of at most 20 characters contains. Raises ValueError like `parse_float`."""
     if not text.isascii() or "_" in text or len(text) > 20:
-        raise ValueError(f"{text[:100]!r} is not a whole number in ASCII digits")
+        raise ValueError(f"{text[:100]!r} is not an integer of at most 20 ASCII characters")
     return int(text)

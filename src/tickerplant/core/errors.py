@@ -13,7 +13,7 @@ class TickerplantError(Exception):
 
 
 class ConfigError(TickerplantError):
-    """A setting is missing, contradicts another one, or is invalid."""
+    """A setting is missing, contradicts another setting, or is invalid."""
 
 
 class MissingExtra(ConfigError):
@@ -30,7 +30,7 @@ EXTRAS: Final = {
     "kafka": "confluent_kafka",
     "yahoo": "yfinance",
 }
-"""The module that each extra of the package installs."""
+"""Module that each extra of the package installs, by the extra."""
 
 MAX_MESSAGE_CHARS: Final = 2_000
 """Maximum characters of a message about input, which may quote the input."""
@@ -50,7 +50,7 @@ class BadInput(TickerplantError):
 
 
 class UnknownIndicator(BadInput):
-    """No indicator has that name. The message lists similar names, if there are any."""
+    """No indicator has the requested name. The message lists similar names, if there are any."""
 
 
 class UnreadableRecord(TickerplantError):

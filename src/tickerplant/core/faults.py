@@ -1,7 +1,7 @@
 """Named failpoints at which a test may kill the process. A failpoint without a hook costs one comparison.
 
 Names are `service.effect.when`, for example `aggregation.commit.before`. `app` installs a hook if the setting
-`testing.crash_at` is set, as in the chaos tests.
+`testing.crash_at` is set, as the chaos tests do.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _hook: Callable[[str], None] | None = None
 
 
 def install(hook: Callable[[str], None] | None) -> None:
-    """Call `hook(name)` at every failpoint from now on; None removes the hook."""
+    """Install a hook: every failpoint then calls `hook(name)`. None removes the hook."""
     global _hook
     _hook = hook
 

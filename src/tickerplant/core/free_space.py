@@ -1,7 +1,7 @@
-"""Whether the disk has room for new data, with a margin between the stop and the restart of the intake. Pure.
+"""Free disk space for new data, with a margin between the stop and the restart of the intake. Pure.
 
-The plant stops its intake before the disk is full. The free space then serves the database, which still stores what the
-log contains.
+The plant stops its intake before the disk is full. The database needs the remaining space to store
+the records that the log already contains.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Final
 from tickerplant.core.reasons import DISK
 
 RESUME_FACTOR: Final = 1.25
-"""Free bytes at which the intake continues, as a multiple of the minimum. Without a margin, it would stop and continue
-with each file that the database removes."""
+"""Free bytes at which the intake continues, as a multiple of the minimum. Without a margin, the intake would stop and
+continue with each file that the database removes."""
 MIB: Final = 1 << 20
 
 
 class FreeSpace:
-    """The free bytes of the disks below the plant, and whether they are too few for new data.
+    """The free bytes of the plant's disks, and the test for too few of them.
 
-    `free_bytes` returns the free bytes of the fullest disk. `least_bytes`: minimum free bytes of the intake; 0: the
-    intake never stops. Any thread may call the methods.
+    `free_bytes` returns the free bytes of the disk with the least free space. `least_bytes`: minimum free bytes of the
+    intake; 0: the intake never stops. Any thread may call the methods.
     """
 
     def __init__(self, free_bytes: Callable[[], int], least_bytes: int) -> None:
@@ -36,7 +36,7 @@ class FreeSpace:
 
     @property
     def reason(self) -> str:
-        """Return the reason of a stopped intake, for `down` records and coverage."""
+        """Return the reason for a stopped intake, for `down` records and coverage."""
         return f"{DISK}: less than {self.least_bytes // MIB:,} MiB were free"
 
     def is_low(self) -> bool:

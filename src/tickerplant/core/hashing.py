@@ -1,4 +1,4 @@
-"""Hash functions over NumPy arrays. Stored hashes depend on these functions, so their values must never change."""
+"""Hash functions over NumPy arrays. Stored hashes depend on these functions: the results must never change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MIX_B = np.uint64(0x94D049BB133111EB)
 
 
 def mix(values: UInt64Array) -> UInt64Array:
-    """Return a bijective hash of 64-bit numbers (the finaliser of splitmix64)."""
+    """Return a bijective hash of each 64-bit number (the finaliser of splitmix64)."""
     values = (values ^ (values >> np.uint64(30))) * _MIX_A
     values = (values ^ (values >> np.uint64(27))) * _MIX_B
     return values ^ (values >> np.uint64(31))

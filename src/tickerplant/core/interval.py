@@ -90,7 +90,7 @@ _MIN_TURNOVER = 100  # a user who writes `5d` means days, not a bar per five dol
 
 
 def parse(name: str) -> Interval:
-    """Return the interval of a name (`5m`), or of a vendor's name for it (`5min`, `1day`).
+    """Return the interval with a name (`5m`) or with a vendor's alias (`5min`, `1day`).
 
     Raises BadInput that lists the supported names.
 

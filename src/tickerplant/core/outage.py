@@ -1,4 +1,4 @@
-"""An outage: a run of failed attempts at the same work. It is logged once; health states its error and its start."""
+"""An outage: consecutive failed attempts at the same work. It is logged once; health shows its error and its start."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Final
 LONGEST_WAIT_S: Final = 90.0
 """Maximum seconds that one attempt waits for an unavailable log or store. Two calls of Kafka's client wait 30 s each.
 
-An attempt that fails later has worked before, and its failure begins another outage."""
+An attempt that fails after a longer time was successful at first, so its failure begins another outage."""
 
 
 @dataclass(slots=True)
 class Outage:
-    """The present outage of one component. Pure: times are arguments, in seconds since 1970."""
+    """The current outage of one component. Pure: times are arguments, in seconds since 1970."""
 
     error: str = ""
     """Text of the newest failure; "" while there is no outage."""
@@ -27,7 +27,7 @@ class Outage:
         return self.failures > 1
 
     def fail(self, error: str, now_s: float) -> bool:
-        """Record a failed attempt; return whether it is the first of the outage, which is the one to log."""
+        """Record a failed attempt; return True for the first attempt of an outage, which the caller logs."""
         self.error = error
         self.failures += 1
         if self.failures == 1:

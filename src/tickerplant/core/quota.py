@@ -14,10 +14,10 @@ _PERIODS: Final = {"minute": MINUTE_US, "hour": HOUR_US, "day": DAY_US}
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """At most `credits` in each window of `period_us`.
+    """A limit of `credits` in each window of `period_us` microseconds.
 
-    Windows of a minute or an hour are aligned to UTC. Windows of a day begin at 00:00 in `zone` (IANA), where the
-    vendor's day begins. If `rolling` is true, the vendor counts back from each request: every range of that length
+    Windows of a minute or an hour are aligned to UTC. Windows of a day begin at 00:00 in `zone` (IANA), the
+    zone of the vendor's day. If `rolling` is true, the vendor counts back from each request: every range of that length
     is a window.
 
     >>> str(Quota.parse("800/day@America/New_York")), str(Quota.parse("5/rolling-minute"))

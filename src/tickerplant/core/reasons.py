@@ -10,11 +10,11 @@ from typing import Final
 from tickerplant.core.sources import BARS, TICKS
 
 CUT: Final = "cut"
-"""Reason of an incomplete bar: two files cut a minute of it, or the log lost an earlier feed's records."""
+"""Reason of an incomplete bar: two files cut one of its minutes, or the log lost records of an earlier feed."""
 NO_PRINT: Final = "cancel or correction of a print that has not come"
-"""Reason on `market.status` for cancels and corrections whose print the feed has not delivered before them."""
+"""Reason on `market.status` for cancels and corrections whose print the feed has not sent before them."""
 DISK: Final = "disk"
-"""First word of the reason of a stop because of a full disk: in `down` records, and in coverage."""
+"""First word of the reason in `down` records and in coverage if a full disk stops the intake."""
 OF_TICKS: Final = ("ticks", "parts", "late", "down", "auction", "cancel", "correction", "rebuild", CUT)
 """Reasons of bars that aggregation builds itself, from prints or finer bars, including their revisions.
 
@@ -23,7 +23,7 @@ OF_TICKS: Final = ("ticks", "parts", "late", "down", "auction", "cancel", "corre
 
 
 def kind_of(reason: str, *, history: bool) -> str:
-    """Return the kind of a published bar in the order of sources (`core.sources`): TICKS or BARS.
+    """Return the kind of a published bar for the order of sources (`core.sources`): TICKS or BARS.
 
     Bars of history are passed-through vendor bars.
 

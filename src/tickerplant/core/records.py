@@ -17,7 +17,7 @@ Times in headers are int64 microseconds UTC. `sent_at_us` is the only clock of a
 produced this record. On the raw topic `cause` is 0, because the record's own offset identifies the record.
 
 A record is stored as one Arrow IPC stream: the schema, dictionaries and one record batch. The metadata key
-`tickerplant` of the schema contains the header as JSON, with its `kind` and `v`. Any Arrow reader opens the stream.
+`tickerplant` of the schema contains the header as JSON, with its `kind` and `v`. Any Arrow reader can read the stream.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
 
 
 class Start(Header, frozen=True, kw_only=True, tag="start"):
-    """The feed is up. Rows: all symbols that it is expected to send in this partition. They replace earlier ones.
+    """The feed is up. Rows: all symbols that it is expected to send in this partition. They replace earlier rows.
 
-    `from_us`: time from which the feed is complete. `hole`: data between its previous watermark and `from_us` may be
-    missing. `live`: the feed counts as down if its marks stop; a file sends no marks. `whole`: its first interval is
-    complete although `from_us` is inside it (the default for files). `firm`: the first and the last interval
-    are complete, even if other files continue them.
+    `from_us`: time from which the feed is complete. `hole`: data between the feed's previous watermark and `from_us`
+    may be missing. `live`: the feed counts as down if its marks stop; a file sends no marks. `whole`: the first
+    interval is complete although `from_us` is inside it (the default for files). `firm`: the first and the last
+    interval are complete, even if other files continue them.
     """
 
     from_us: int
@@ -105,8 +105,8 @@ class Down(Header, frozen=True, kw_only=True, tag="down"):
 class End(Header, frozen=True, kw_only=True, tag="end"):
     """The feed has sent all its data: its open windows close.
 
-    `whole`: its last interval is complete (the default for files). `watermark_us`: time of a file's last row in any
-    partition; None if unknown.
+    `whole`: the feed's last interval is complete (the default for files). `watermark_us`: time of a file's last row in
+    any partition; None if unknown.
     """
 
     whole: bool = False
@@ -164,7 +164,7 @@ class Alerts(Header, frozen=True, kw_only=True, tag="alerts"):
 class Over(Header, frozen=True, kw_only=True, tag="over"):
     """An interval has ended for a feed and this partition. Rows: expected symbols with or without a bar (`COVERAGE`).
 
-    `whole`: the feed was up for the whole interval, so a symbol without a bar had no trades.
+    `whole`: the feed was up for the entire interval, so a symbol without a bar had no trades.
     """
 
     interval: str
@@ -249,8 +249,8 @@ _EMPTY = {
 def encode(header: Header, batch: pa.RecordBatch | None = None) -> pa.Buffer:
     """Return the record's bytes as an Arrow buffer (it supports the buffer protocol; `len()` is its size).
 
-    `batch` has the columns of its kind, in order and of the same types; None: no rows. Raises ValueError for other
-    columns.
+    `batch` has the columns of the header's kind, in order and with the same types; None: no rows. Raises ValueError for
+    other columns.
     """
     kind = type(header)
     if batch is None:
@@ -271,9 +271,9 @@ def encode(header: Header, batch: pa.RecordBatch | None = None) -> pa.Buffer:
 
 
 def decode(data: Any) -> Record:
-    """Return the record in `data` (bytes, memoryview or Arrow buffer). Its columns share that memory.
+    """Return the record in `data` (bytes, memoryview or Arrow buffer). Its columns share the memory of `data`.
 
-    Raises only UnreadableRecord: `data` is not a record, is of a newer version, or lacks the columns of its kind.
+    Raises only UnreadableRecord: `data` is not a record, is of a newer version, or has columns of another kind.
     """
     try:
         with pa.ipc.open_stream(data) as stream:
@@ -328,7 +328,7 @@ class _VersionOnly(msgspec.Struct):
 
 
 def header_of(data: Any) -> Header:
-    """Return the header without reading the columns. Raises UnreadableRecord like `decode`."""
+    """Return the header without reading the columns. Raises UnreadableRecord if `data` contains no readable header."""
     try:
         with pa.ipc.open_stream(data) as stream:
             return _read_header(stream.schema)

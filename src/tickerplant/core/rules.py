@@ -1,6 +1,6 @@
 """Rules: all settings that change outputs, as `Settings` records contain them.
 
-A `Settings` record contains the values that differ from the defaults here, and replaces all earlier ones. Every
+A `Settings` record contains the values that differ from the defaults here, and replaces all earlier records. Every
 stateful service reads its rules from its input log only. The same log therefore gives the same bytes in any
 environment. `app` compares the user's settings with the newest record and appends a new one if they differ.
 """
@@ -94,7 +94,7 @@ def rules_from(values: Mapping[str, Any]) -> Rules:
 
 
 def values_of(rules: Rules) -> dict[str, Any]:
-    """Return the values that differ from the defaults, for a `Settings` record. The order of a table counts."""
+    """Return the values that differ from the defaults, for a `Settings` record. The order of patterns counts."""
     every, default = msgspec.to_builtins(rules), msgspec.to_builtins(DEFAULT_RULES)
     return {name: value for name, value in every.items() if _text({name: value}) != _text({name: default[name]})}
 
@@ -109,10 +109,10 @@ def _text(values: Mapping[str, Any]) -> bytes:
 
 
 def canonical(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values of a `Settings` record in the one order in which equal rules have equal bytes.
+    """Return the values of a `Settings` record in canonical order, so that equal rules have equal bytes.
 
-    Names are sorted, and so are tables, except those whose order matters. An encoder must not sort them again: sorted
-    patterns select another calendar.
+    Names are sorted, and so are tables, except for tables of patterns. An encoder must not sort these: sorted patterns
+    may select another calendar.
     """
     return {
         name: dict(sorted(value.items())) if isinstance(value, Mapping) and name not in _PATTERN_TABLES else value

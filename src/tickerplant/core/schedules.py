@@ -1,9 +1,10 @@
 """Schedules of exchanges: read from the package, or computed by exchange_calendars.
 
 The package contains the schedules of one version of exchange_calendars (`tools/calendars.py` writes them). The library
-itself is the extra `calendars`. If it is installed in another version, it computes the schedules instead.
+itself is the extra `calendars`. If another version of the library is installed, the library computes the schedules
+instead.
 
-This is the one module of `core` that reads files. Schedules cover fixed years, `FIRST_DAY` to `LAST_DAY` or the bounds
+This is the only module of `core` that reads files. Schedules cover fixed years, `FIRST_DAY` to `LAST_DAY` or the bounds
 of the exchange's calendar, so they do not depend on the clock.
 """
 
@@ -91,7 +92,7 @@ def library_schedule(name: str) -> Schedule:
     except ModuleNotFoundError as error:
         if error.name != "exchange_calendars":
             raise
-        raise MissingExtra(f"the calendar {name!r} (not a packaged one)", "calendars") from None
+        raise MissingExtra(f"the calendar {name!r} (which is not packaged)", "calendars") from None
 
     try:
         known = global_calendar_dispatcher.resolve_alias(name)
@@ -114,7 +115,7 @@ def library_schedule(name: str) -> Schedule:
             # ConfigError lets a reader of the rules reject the name and continue.
             why = f"{type(error).__name__}: {str(error)[:200]}"
             raise ConfigError(
-                f"exchange_calendars cannot create the calendar {name!r}; use another one: {why}"
+                f"exchange_calendars cannot create the calendar {name!r}; use another calendar: {why}"
             ) from error
     schedule, zone = made.schedule, ZoneInfo(str(made.tz))
     days = [moment.date() for moment in schedule.index]

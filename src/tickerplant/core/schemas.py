@@ -245,7 +245,7 @@ DIFFERENCES: Final = pa.schema(
         *(pa.field(f"other_{name}", pa.float64()) for name in ("open", "high", "low", "close", "volume")),
     ]
 )
-"""Bars with different values from two sources: the published bar, then the other one. Both are complete."""
+"""Bars with different values from two sources: the published bar, then the other source's bar. Both are complete."""
 
 DEAD: Final = pa.schema(
     [
@@ -258,7 +258,7 @@ DEAD: Final = pa.schema(
 )
 """Data that could not be decoded or applied, with its position in the log.
 
-Data that never reached the log has offset −1 and the feed's name as topic.
+Data that was never appended to the log has offset −1 and the feed's name as topic.
 """
 
 NOTHING: Final = pa.schema([])

@@ -7,8 +7,8 @@ without the lunch break if the exchange has one. Extended hours surround them:
 - It ends at 20:00 local time or four hours after its close, whichever is earlier, but not before its close.
 - It begins at or after the end of its predecessor, and ends at or before the open of its successor.
 
-Times between two sessions belong to none. An overnight print is in intraday bars, which depend on time only, and in no
-daily bar.
+Times between two sessions belong to no session. An overnight print is in intraday bars, which depend on time only, and
+in no daily bar.
 
 `core.schedules` loads the schedules. They cover fixed years, so sessions do not depend on the clock. There is no
 session outside these years.
@@ -177,7 +177,7 @@ class ExchangeCalendar:
         return self._begins[at], self._ends[at]
 
     def start_of_last_sessions(self, times: Int64Array, sessions: int) -> Int64Array:
-        """Return for each time the start of the `sessions`-th last session, or its date if that is earlier."""
+        """Return the start of a session or its date, as `Calendar.start_of_last_sessions` defines it."""
         at = np.searchsorted(self._begins, times, side="right") - sessions
         found = np.minimum(self._begins[at], self._dates[at])
         return np.where(at >= 0, found, NEVER_US)
@@ -195,7 +195,7 @@ class ExchangeCalendar:
 
 @cache
 def calendar(name: str) -> Calendar:
-    """Return the calendar of a name: `24/7`, `FX`, or a name of exchange_calendars, for example `XNYS`.
+    """Return the calendar with a name: `24/7`, `FX`, or a name of exchange_calendars, for example `XNYS`.
 
     Results are cached. The first call takes about 0.25 s if no schedule is packaged, plus some seconds to import the
     library. Raises ConfigError for an unknown name, or if the library fails.
@@ -219,7 +219,7 @@ def _from_schedule(name: str, schedule: Schedule) -> ExchangeCalendar:
 
 
 def end_of(calendar: Calendar, session: int, *, extended: bool) -> int:
-    """Return the end of a session: the end of its extended hours, or its regular close. Microseconds UTC.
+    """Return the end of a session in microseconds UTC: the end of its extended hours, or its regular close.
 
     A date that is not a session of the calendar ends with its UTC day.
     """

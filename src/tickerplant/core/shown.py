@@ -9,7 +9,7 @@ MAX_CHARS: Final = 100
 """Maximum characters of a foreign value in an error."""
 
 _CONTROL: Final = re.compile(r"[^\n\t -~\u00a0-\U0010ffff]|[\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
-"""Control characters of C0 and C1 except line end and tab; characters that reverse or hide text; lone surrogates."""
+"""Pattern of control characters: C0, C1 without line end and tab; characters that reverse or hide text; surrogates."""
 
 
 def cut(text: str, most: int = MAX_CHARS) -> str:
@@ -18,7 +18,7 @@ def cut(text: str, most: int = MAX_CHARS) -> str:
 
 
 def quoted(value: object) -> str:
-    """Return a value for a message: its `repr`, which is one line, cut.
+    """Return the `repr` of a value for a message, cut to `MAX_CHARS` characters.
 
     >>> quoted("12:30")
     "'12:30'"
@@ -38,7 +38,7 @@ def escape(text: str) -> str:
 
 
 def escape_line(text: str) -> str:
-    r"""Return a text as `escape` does, with line ends and tabs escaped too, so that it stays on one line.
+    r"""Return the text of `escape` with line ends and tabs escaped too, so that it is one line.
 
     >>> escape_line("a\nb")
     'a\\nb'

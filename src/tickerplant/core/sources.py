@@ -55,13 +55,13 @@ def parse_entry(text: str) -> Entry:
     if not source or kind not in ("", TICKS, BARS) or (colon and not kind) or (at and not symbol):
         raise ConfigError(
             f"{text!r} is not an entry of the order of sources; write SOURCE[:ticks|:bars][@SYMBOL[ INTERVAL]], "
-            "each a shell pattern, for example `yahoo:bars@BTC* 1d`"
+            "with a shell pattern for each name, for example `yahoo:bars@BTC* 1d`"
         )
     return Entry(source, kind, symbol or "*", interval.strip() or "*")
 
 
 class SourceOrder:
-    """The parsed order. Raises ConfigError for an invalid entry."""
+    """The parsed order of sources. Raises ConfigError for an invalid entry."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.entries = tuple(parse_entry(text) for text in texts)

@@ -21,7 +21,7 @@ Payload: TypeAlias = Any
 MAX_RECORD_BYTES: Final = 32 * 1024 * 1024
 """Maximum bytes of a record of the log. A state value may be larger; adapters split it."""
 MAX_PASSED_ON_BYTES: Final = MAX_RECORD_BYTES - 1024
-"""Maximum bytes of a raw record that aggregation passes on. Its copy also contains its cause."""
+"""Maximum bytes of a raw record that aggregation passes on. The copy also contains the cause."""
 MAX_DEAD_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 """Maximum payload bytes of one dead letter. The largest log record (`MAX_RECORD_BYTES`) is four times as long,
 so payload, reason and Arrow's framing always fit."""
@@ -116,7 +116,7 @@ class Stage(Protocol):
         return False
 
     def has_background_work(self) -> bool:
-        """Return whether `run_background_work` may soon have work; the loop then polls for shorter times."""
+        """Return whether `run_background_work` may soon have work; if so, the loop polls with shorter timeouts."""
         return False
 
     def queued_work(self) -> bytes | None:
@@ -136,12 +136,12 @@ class Stage(Protocol):
 
 
 class StageFactory(Protocol):
-    """Makes the stage of a partition. `format` is the version number of its snapshots."""
+    """A function that creates the stage of a partition. `format` is the version number of the stage's snapshots."""
 
     format: int
 
     def __call__(self, partition: int, snapshot: bytes | None) -> Stage:
-        """Return the stage restored from `snapshot`, or a new one if that is None. Raises SnapshotRefused."""
+        """Return the stage restored from `snapshot`, or a new stage if `snapshot` is None. Raises SnapshotRefused."""
         ...
 
 

@@ -21,7 +21,7 @@ def check_symbol(text: str) -> str:
     reason, for any other text.
     """
     if len(text) > MAX_GIVEN_CHARS:  # normalising a text of megabytes takes seconds
-        raise BadInput(f"{cut(text)!r} is not a symbol: it has {len(text):,} characters, at most {MAX_SYMBOL_CHARS}")
+        raise BadInput(f"{cut(text)!r} is not a symbol: {len(text):,} characters; use 1 to {MAX_SYMBOL_CHARS}")
     symbol = unicodedata.normalize("NFC", text.strip().upper())
     valid = len(symbol) <= MAX_SYMBOL_CHARS and symbol.isprintable() and not _EXCLUDED.intersection(symbol)
     if (

@@ -1,16 +1,16 @@
-"""A column of times given by a user, converted to microseconds UTC block by block. Pure.
+"""A column of a user's times, converted to microseconds UTC block by block. Pure.
 
-`time_values` parses each value. This module adds what the values do not contain: the zone of times without one, and the
-order of day and month. It also decides whether a bar's time is an instant or the date of a session.
+`time_values` parses each value. This module adds the zone of times without a zone, and the order of day and month. It
+also decides whether a bar's time is an instant or the date of a session.
 
 **Instants.** A time without offset is local to the given zone. An hour occurs twice when clocks are set back. If a
-symbol's times ascend, they are in summer time up to the first time that is before its predecessor. Later times are in
-winter time. Descending times have the reverse order. A time that the clocks skip is invalid. A date alone is midnight,
-if other values of the column have a clock.
+symbol's times ascend, those of such an hour are in summer time up to the first time that is before its predecessor.
+Later times are in winter time. Descending times have the reverse order. A time that the clocks skip is invalid. A date
+alone is midnight, if other values of the column have a clock.
 
-**Dates of sessions** (bars of a day or longer). The date is the date that is written, in the value's own offset or
-zone. An instant in UTC or since 1970 at midnight UTC is that date. At another time of day the date depends on the
-exchange: the given zone decides.
+**Dates of sessions** (bars of a day or longer). The date is the written date, in the value's own offset or zone. A time
+in UTC, or a number since 1970, at midnight UTC has the date of that midnight. The date of another time of day depends
+on the exchange: the given zone decides.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ from tickerplant.core.time_values import (
 from tickerplant.core.times import DAY_US, HOUR_US, BoolArray, Int64Array, datetime_of, micros_of, times_of
 
 _SAME_DATE_US: Final = 11 * HOUR_US
-"""Time of day in UTC before which all exchanges have the date of UTC. Midnight in New Zealand is 11:00 UTC."""
+"""Time of day in UTC from which a daily bar may have the next date. Midnight in New Zealand is 11:00 UTC."""
 
 
 class TimeColumn:
-    """Converts a column block by block, in order.
+    """The conversion of one column, block by block in order.
 
     `tz`: the user's zone. `implied_tz`: the zone in the column's name, which takes precedence over `tz`. `line`: line
-    of the first value, for errors. `late_us`: maximum time by which a time of the first of two equal hours may precede
-    the time above it. The state is the last time of each symbol in an hour that occurs twice.
+    of the first value, for errors. `late_us`: maximum time by which a time of the first of two equal hours may be
+    before its predecessor. The state is the last time of each symbol in an hour that occurs twice.
 
-    After the first block: `is_ordered`: dates have the order of day and month. `takes_zone`, `takes_order`: the user's
-    zone and order have an effect. `differs`: the first version of the program read other times: dates of sessions
-    differ from dates in UTC, or numbers are dates. `choice`: a note about an order that no value shows, or None.
+    Attributes after the first block: `is_ordered`: some dates depend on the order of day and month. `takes_zone`,
+    `takes_order`: the user's zone and order have an effect. `differs`: the first release read the values as other
+    times, for example because numbers are dates. `choice`: a note about an order that no value shows, or None.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class TimeColumn:
             try:
                 shown, ambiguous = order_of(column, is_given=self._order is not None)
             except BadInput as error:
-                reason = f"{error}, or set --date-order to reject one of them"
+                reason = f"{error}, or set --date-order to reject the dates of one order"
                 raise BadInput(reason, line=self._line) from None
             self.is_ordered = shown is not None or ambiguous is not None
             if ambiguous is not None and shown is not None and self._order is None:
@@ -155,7 +155,7 @@ class TimeColumn:
     ) -> None:
         """Reject dates without a clock, and clocks without a zone: by row if another row of the column has a zone.
 
-        Local midnights are dates too, if a symbol has several of them and nothing else.
+        Local midnights are dates too, if the rows have no other time and there are several rows per symbol.
         """
         dates = instants & (values.kind == DATE)
         local = dates | (instants & (values.kind == LOCAL))
@@ -245,12 +245,12 @@ class TimeColumn:
             shown = local_times(np.where(undated, values.us, 0), self._given)
             dates = np.where(undated, shown - shown % DAY_US, dates)
         elif undated.any():
-            # The date of an early time in UTC is the same at every exchange. A number shows no zone.
+            # The date of an early time in UTC is the same at every exchange. A number has no zone.
             open_ = undated & ((values.kind == NUMBER) | (values.us - dates >= _SAME_DATE_US))
             for row in np.flatnonzero(open_).tolist():
                 reasons[row] = (
                     f"the time {value_at(column, row)} is not midnight UTC ({_shown(int(values.us[row]))}), so the "
-                    "date of its session depends on the exchange; set its zone with --tz"
+                    "date of its session depends on the exchange; set the exchange's zone with --tz"
                 )
         self.differs |= bool((daily & (dates != values.us - values.us % DAY_US)).any())
         return dates
@@ -301,7 +301,7 @@ def check_zone(name: str) -> str:
 
 
 def parse_instant(text: str, zone: dt.tzinfo) -> int:
-    """Return one time in microseconds UTC. A date is its midnight, and a time without an offset is in `zone`.
+    """Return one time in microseconds UTC. A date means its midnight, and a time without an offset is in `zone`.
 
     A local time that a clock change skips or repeats has the offset from before the change. Raises BadInput, whose
     message begins with the text, and OverflowError outside the years 1 to 9999.

@@ -108,8 +108,8 @@ def order_of(column: pa.Array, *, is_given: bool = False) -> tuple[str | None, s
     """Return the order of day and month of a column of texts, and an ambiguous date.
 
     The order is `mdy`, `dmy` or None. Both are None if there are no dates such as 3/4/2024. If no value shows the
-    order, dates with dots are `dmy` and ambiguous, and other dates are None and ambiguous. Values of both orders raise
-    BadInput. If the user has given the order (`is_given`), they return None and an ambiguous date.
+    order, return an ambiguous date, with `dmy` if all dates have dots, otherwise with None. Raises BadInput for values
+    of both orders. If the user has given the order (`is_given`), return None and an ambiguous date for such values.
     """
     if not is_text(column.type):
         return None, None
@@ -165,7 +165,7 @@ def is_utc(zone: str) -> bool:
 
 
 def local_times(us: Int64Array, zone: str) -> Int64Array:
-    """Return the clock of a zone at each instant, in microseconds."""
+    """Return the local time of a zone at each instant, as microseconds since 1970-01-01 in local time."""
     shown = pc.local_timestamp(pa.array(us).view(pa.timestamp("us", tz=zone)))
     result: Int64Array = shown.view(pa.int64()).to_numpy(zero_copy_only=False)
     return result
@@ -323,7 +323,7 @@ def _without_offset(texts: pa.Array) -> Int64Array:
 
 
 def _mixed(texts: pa.Array, order: str | None) -> TimeValues:
-    """Parse texts of any kinds. One cast parses each kind; the values that it rejects are parsed one by one."""
+    """Parse texts of any kind. One cast parses each kind; the values that it rejects are parsed one by one."""
     given = pc.utf8_trim_whitespace(texts).fill_null("")
     plain, afternoon, half_missing = _without_am_pm(_normalised(given, order))
     rows = len(plain)
@@ -382,7 +382,7 @@ def _of_texts_of_numbers(texts: pa.Array) -> tuple[npt.NDArray[np.uint8], Int64A
 
 
 def _cast(texts: pa.Array, kind: pa.DataType) -> tuple[Int64Array, BoolArray]:
-    """Return the texts as microseconds, 0 for an invalid one, and a mask of the valid ones."""
+    """Return the texts as microseconds, 0 for an invalid text, and a mask of the valid texts."""
     try:
         whole: Int64Array = pc.cast(texts, kind).view(pa.int64()).to_numpy(zero_copy_only=False)
         return whole, np.ones(len(texts), np.bool_)

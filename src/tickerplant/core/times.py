@@ -20,7 +20,7 @@ DAY_US: Final = 24 * HOUR_US
 WEEK_US: Final = 7 * DAY_US
 
 NEVER_US: Final = -(1 << 62)
-"""Time before all others; also the value of an unknown watermark. An allowed lateness subtracts without overflow."""
+"""Time before all others; also the value of an unknown watermark. A subtracted allowed lateness does not overflow."""
 FOREVER_US: Final = 1 << 62
 """Time after all others: an open end, or no upper bound."""
 
@@ -35,9 +35,9 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 
 FIRST_US: Final = (dt.datetime(1800, 1, 1, tzinfo=dt.UTC) - _EPOCH) // _MICROSECOND
 LAST_US: Final = (dt.datetime(2261, 1, 1, tzinfo=dt.UTC) - _EPOCH) // _MICROSECOND
-"""First and last accepted time of a row. Aggregation rejects a record with other times. The store has no others."""
+"""First and last accepted time of a row. Aggregation rejects records with other times; the store contains none."""
 RANGE_MARGIN_US: Final = 8 * DAY_US
-"""Distance of the bounds of a range beyond all rows from `FIRST_US` and `LAST_US`: longer than the longest bar."""
+"""Maximum time of a clamped bound before `FIRST_US` or after `LAST_US`. It is longer than the longest bar."""
 
 
 def micros_of(moment: dt.datetime) -> int:
@@ -68,8 +68,8 @@ def iso(time: int | dt.datetime) -> str:
 def clamp_range(start_us: int | None, end_us: int | None) -> tuple[int | None, int | None]:
     """Return a range that contains the same rows, with bounds that no rounding moves out of the years 1 to 9999.
 
-    None stays None. A range that is not empty stays so: the bounds move at most to a margin before `FIRST_US` and after
-    `LAST_US`.
+    None stays None. A range that is not empty does not become empty: bounds move at most to `RANGE_MARGIN_US` before
+    `FIRST_US` and after `LAST_US`.
 
     >>> clamp_range(0, micros_of(dt.datetime(9999, 12, 31, tzinfo=dt.UTC))) == (0, LAST_US + RANGE_MARGIN_US)
     True

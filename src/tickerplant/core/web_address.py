@@ -39,7 +39,7 @@ class Origin(NamedTuple):
 
 
 def parse_host(text: str) -> str | None:
-    """Return a host name or IP address in canonical form, or None if it is neither.
+    """Return a host name or IP address in canonical form, or None if the text is neither.
 
     A name is returned in lower case without a final dot. Spellings of IPv4 other than four decimal numbers are refused.
 
@@ -134,7 +134,7 @@ _ADDRESS: Final = re.compile(r"([A-Za-z]+)://([^/?#]*)([^#]*)(?:#.*)?\Z")
 def parse_address(text: str) -> WebAddress | None:
     """Return the parts of an address such as `https://example.com/hook`, or None if it is not an HTTP address.
 
-    A user and a password are refused. The fragment is dropped, because it is never sent.
+    A user and a password are refused. The fragment is removed, because it is never sent.
 
     >>> str(parse_address("HTTP://Example.com:80/hook?x=1#y"))
     'http://example.com/hook?x=1'
@@ -149,7 +149,7 @@ def parse_address(text: str) -> WebAddress | None:
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _SIX_TO_FOUR: Final = ipaddress.IPv6Network("2002::/16")
 _UNICAST: Final = ipaddress.IPv6Network("2000::/3")
-"""The only addresses that IANA allocates to hosts of the Internet. Others lead to private hosts, or nowhere."""
+"""The only IPv6 addresses that IANA allocates to public hosts of the Internet."""
 _NEVER_PUBLIC: Final = tuple(map(ipaddress.ip_network, ("3fff::/20", "192.0.0.0/24", "192.88.99.0/24")))
 """Addresses of documentation, of IETF protocols, and of relays to 6to4. `is_global` of Python 3.11 is True for some."""
 _ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)
@@ -164,7 +164,6 @@ def is_public(text: str) -> bool:
     """Return True for an IP address of the public Internet.
 
     An IPv6 address that contains an IPv4 address is public if the IPv4 address is.
-
 
     >>> is_public("64:ff9b::8.8.8.8"), is_public("64:ff9b::10.0.0.1"), is_public("localhost")
     (True, False, False)

@@ -1,9 +1,9 @@
-"""What differs between operating systems: `linux` for Linux, and its twin `portable` for every other Unix.
+"""Differences between operating systems: `linux` for Linux, and its twin `portable` for every other Unix.
 
-Both modules have the same functions, and no other module of the package uses what only Linux has. The environment
-variable `_TICKERPLANT_PORTABLE=1` selects the portable twin on Linux too, for tests.
+Both modules have the same functions, and no other module of the package uses functions that only Linux has. The
+environment variable `_TICKERPLANT_PORTABLE=1` selects the portable twin on Linux too, for tests.
 
-In: descriptors, folders, process ids. Out: what the kernel offers for them. Begin reading at `portable`.
+In: descriptors, folders, process ids. Out: results of system calls. Begin reading at `portable`.
 """
 
 import os

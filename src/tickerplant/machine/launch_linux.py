@@ -3,8 +3,8 @@
     python -I -S launch_linux.py PARENT UID GID CAPABILITY SIGNAL PROGRAM [ARGUMENT ...]
 
 A separate process is necessary, because a threaded program may call almost nothing between fork and exec. The kernel
-resets the death signal when the user changes, so only the order below works. The script imports no package; it starts
-in about 20 ms and works from any folder.
+resets the death signal when the user changes, so only the order of calls in `main` works. The script imports no
+package; it starts in about 20 ms and works from any folder.
 """
 
 import ctypes

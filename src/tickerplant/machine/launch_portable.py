@@ -12,7 +12,7 @@ import select
 import sys
 
 POLL_S = 0.5
-"""Seconds between two checks whether the program still runs."""
+"""Seconds between two tests of whether the program still runs."""
 
 
 def main(arguments: list[str]) -> None:
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
 def wait(program: int, signal: int) -> None:
     """Wait until standard input or the program ends, and send the signal if the program still runs.
 
-    The process returns only after the program has ended, because the program waits for all of its children.
+    The function returns only after the program has ended, because the program waits for all of its children.
     """
     ended = False
     os.setsid()

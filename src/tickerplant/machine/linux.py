@@ -15,18 +15,18 @@ from tickerplant.core.digits import is_digits
 LAUNCHER: Final = Path(__file__).with_name("launch_linux.py")
 """Script that executes a program that must end with this process; see `launch_linux`."""
 LAUNCHER_NEEDS_PIPE: Final = False
-"""Whether the launcher's standard input must be a pipe that this process keeps open. Here the kernel sends a signal."""
+"""True if the launcher's standard input must be a pipe that this process keeps open. Linux sends a signal instead."""
 SOCKET_PATH_BYTES: Final = 107
 """Maximum length of the address of a Unix socket, without its closing zero."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 ARENAS: Final = 2
 LARGE_BYTES: Final = 256 * 1024
-"""Minimum size of blocks that come from the kernel and return to it when freed: records of the log, whole columns."""
+"""Minimum bytes of blocks that glibc maps one by one and unmaps when freed: records of the log, entire columns."""
 
 TIME_ERROR: Final = 5
 TIMEX_BYTES: Final = 512
-"""Bytes for the structure of `adjtimex`, which has 208."""
+"""Bytes of the buffer for `adjtimex`. The structure has 208."""
 
 
 def sync_data(fd: int) -> None:
@@ -45,7 +45,7 @@ def return_freed_memory() -> None:
     except (OSError, AttributeError):  # another C library
         return
     mallopt(M_ARENA_MAX, ARENAS)
-    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)  # fixed, or glibc raises it to 32 MB when it frees a block
+    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)  # if not set, glibc raises it to up to 32 MB when it frees a block
     mallopt(M_TRIM_THRESHOLD, 16 * LARGE_BYTES)
 
 
@@ -68,7 +68,7 @@ def capabilities() -> int:
 
 
 def clock_is_corrected() -> bool | None:
-    """Return whether a time service corrects the clock, as the kernel reports; None if the kernel does not tell."""
+    """Return whether a time service corrects the clock, as the kernel reports; None if this is unknown."""
     try:
         state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))  # mode 0: read only
     except (OSError, AttributeError):
@@ -77,7 +77,7 @@ def clock_is_corrected() -> bool | None:
 
 
 def is_process_in(pid: int, program: bytes, folder: Path) -> bool:
-    """Return whether this process is alive, runs `program` (the end of its path), and has this current folder."""
+    """Return whether the process `pid` is alive, runs `program` (the end of its path), and has this current folder."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -113,7 +113,7 @@ def set_thread_priority(nice: int) -> None:
 
 
 def busy_seconds(wanted: Collection[int]) -> dict[int, float]:
-    """Return the seconds for which each of these cores has worked since the machine's start."""
+    """Return the seconds for which each of these cores has been busy since the machine's start; 0 if unknown."""
     ticks = os.sysconf("SC_CLK_TCK")
     used = dict.fromkeys(wanted, 0.0)
     with contextlib.suppress(OSError):

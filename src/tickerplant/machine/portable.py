@@ -16,7 +16,7 @@ import psutil
 LAUNCHER: Final = Path(__file__).with_name("launch_portable.py")
 """Script that executes a program that must end with this process; see `launch_portable`."""
 LAUNCHER_NEEDS_PIPE: Final = True
-"""Whether the launcher's standard input must be a pipe that this process keeps open."""
+"""True if the launcher's standard input must be a pipe that this process keeps open."""
 SOCKET_PATH_BYTES: Final = 103
 """Maximum length of the address of a Unix socket on macOS and BSD, without its closing zero."""
 _PIECE: Final = bytes(1 << 16)
@@ -43,7 +43,7 @@ def return_freed_memory() -> None:
 
 
 def allocate_unnamed(folder: Path, count: int) -> None:
-    """Write `count` bytes to a file that has no name any more, and release them. Raises OSError."""
+    """Write `count` bytes to an unnamed temporary file, and release them. Raises OSError."""
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         remaining = count
         while remaining > 0:
@@ -56,12 +56,12 @@ def capabilities() -> int:
 
 
 def clock_is_corrected() -> bool | None:
-    """Return None: other kernels do not tell."""
+    """Return None: other kernels do not report this."""
     return None
 
 
 def is_process_in(pid: int, program: bytes, folder: Path) -> bool:
-    """Return whether this process is alive, runs `program` (the end of its path), and has this current folder."""
+    """Return whether the process `pid` is alive, runs `program` (the end of its path), and has this current folder."""
     try:
         process = psutil.Process(pid)
         if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
@@ -90,5 +90,5 @@ def set_thread_priority(nice: int) -> None:
 
 
 def busy_seconds(wanted: Collection[int]) -> dict[int, float]:
-    """Return 0 for each core: no thread depends on the load of a core."""
+    """Return 0 for each core: no thread is placed by the load of a core."""
     return dict.fromkeys(wanted, 0.0)
