@@ -42,7 +42,7 @@ class Pools:
         self.follow = ThreadPoolExecutor(1, "api-follow")
 
     def close(self) -> None:
-        """Cancel calls that have not begun. Running calls end by themselves, at the latest after the log's `patience_s`."""
+        """Cancel calls that have not begun. Running calls end by themselves, within the log's `patience_s`."""
         for pool in (self.log, self.compute, self.catch_up, self.health, self.follow):
             pool.shutdown(wait=False, cancel_futures=True)
 

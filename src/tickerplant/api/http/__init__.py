@@ -12,7 +12,9 @@ OpenAPI document. Begin with `queries`, then `responses`.
 - `auth`: the API key
 - `site`: refusal of foreign pages, and security headers of answers
 - `lanes`: the route class that runs requests outside the server's event loop
+- `direct`: calls of routes without FastAPI's routing
 - `outgoing`: the bound of unread answers
 - `connections`: limits of connections
+- `loop_turns`: turns of the server's event loop, in which received bytes are parsed
 - `asgi`: types of middleware
 """

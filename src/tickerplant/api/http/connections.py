@@ -1,12 +1,12 @@
 """Limits of HTTP connections: their number, the time and size of a request, and the time to read an answer.
 
 uvicorn limits the idle time between two requests (`timeout_keep_alive`) and pings WebSockets. It has no limit for
-connections without a complete request, and none for clients that do not read. `ConnectionGuard` adds these.
+connections without a complete request, and none for clients that do not read. `ConnectionGuard` adds these limits.
 
-At the maximum, a new connection replaces a connection of the client that has most. This is the one that has waited
-longest for bytes of its client. If none of them has waited long enough, the new connection gets 503. Idle sockets
-therefore cannot shut other clients out. One client may have all but a tenth of the connections. Beyond that, its new
-connections replace its own.
+At the maximum, a new connection replaces a connection of the client with the most connections. The replaced connection
+is the one that has waited longest for bytes. If no connection has waited long enough, the new connection gets 503. Idle
+sockets therefore cannot exclude other clients. One client may have all but a tenth of the connections. Above that
+share, the client's new connections replace its own connections.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tickerplant.api.load import LoadCounters
 
 MAX_CONNECTIONS: Final = 2_000
 RESERVED_DESCRIPTORS: Final = 256
-"""File descriptors that connections leave to other parts of the process: log, database, files, child processes."""
+"""File descriptors reserved for other parts of the process: log, database, files, child processes."""
 MIN_CONNECTIONS: Final = 16
 OTHERS_SHARE: Final = 0.1
-"""Share of connections, and of the stream's clients, that one client leaves to others."""
+"""Share of connections, and of the stream's clients, that is reserved for other clients."""
 REQUEST_S: Final = 20.0
 """Maximum seconds from the start of a connection, or from the last answer, until a request is complete."""
 ANSWER_S: Final = 300.0
@@ -40,7 +40,7 @@ SWEEP_S: Final = 1.0
 MAX_REST_BYTES: Final = 64 * 1024
 """Maximum bytes of a body that a client sends after the answer. Further bytes are dropped, and the connection ends."""
 LINGER_S: Final = 2.0
-"""Seconds in which such a client can read the answer. To close the socket at once could discard the answer."""
+"""Seconds in which the client of such a body can read the answer. An immediate close could discard the answer."""
 MAX_HEAD_BYTES: Final = 32 * 1024
 """Maximum bytes of a request's first line and headers. uvicorn answers 400 to a larger head."""
 
@@ -50,7 +50,7 @@ _FULL: Final = error_body(
 
 
 def _refusal() -> bytes:
-    """Return the whole answer to a connection beyond the maximum."""
+    """Return the complete answer to a connection beyond the maximum."""
     head = f"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {len(_FULL)}\r\n"
     return f"{head}retry-after: 2\r\nconnection: close\r\n\r\n".encode() + _FULL
 
@@ -77,7 +77,7 @@ class ConnectionGuard:
         return type("GuardedHttp", (GuardedHttp,), {"guard": self, "turns": self.turns})
 
     def admit(self, connection: GuardedHttp) -> bool:
-        """Return whether a new connection may stay. May close another one for it."""
+        """Return whether a new connection may stay. May close another connection instead."""
         self.connections, client = connection.connections, connection.client_name
         if self.of_client[client] > self.max_of_client:
             oldest = self._oldest(client)
@@ -93,11 +93,11 @@ class ConnectionGuard:
         return True
 
     def _oldest(self, client: str | None) -> GuardedHttp | None:
-        """Return the connection of a client (None: of any) that has waited longest; None if none waits."""
+        """Return the longest waiting connection of a client (None: of any client); None if no connection waits."""
         return next((one for one in self.waiting if client in (None, one.client_name)), None)
 
     def count(self, client: str, change: int) -> None:
-        """Add to the count of a client's open connections."""
+        """Add `change` to the count of a client's open connections."""
         self.of_client[client] += change
         if not self.of_client[client]:
             del self.of_client[client]
@@ -173,7 +173,7 @@ class GuardedHttp(PacedProtocol, H11Protocol):
         return not self.flow.read_paused
 
     def continue_parsing(self) -> None:
-        """Parse held bytes, or read on. After a handshake the stream's protocol does so."""
+        """Parse held bytes, or resume reading. After a handshake, the stream's protocol parses further bytes."""
         if self.transport.get_protocol() is self:
             super().continue_parsing()
         else:

@@ -1,7 +1,8 @@
 """Calls of routes without FastAPI's routing and its solver of dependencies, which cost more than a small answer.
 
-A request qualifies if each of its parameters is known, is given once, and needs no conversion but that of plain digits.
-All other requests, and all wrong ones, take FastAPI's way. Both ways call the same function with the same arguments.
+A request qualifies if each of its parameters is known, is given once, and needs no conversion except for plain digits.
+FastAPI handles all other requests, including invalid requests. Both paths call the same function with the same
+arguments.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Read = Callable[[str], Any]
 
 
 def _reader(annotation: Any) -> Read | None:
-    """Return the function that reads a parameter of this type; None if only FastAPI can."""
+    """Return the function that reads a parameter of this type; None if only FastAPI can read it."""
     if get_origin(annotation) is Literal:
         choices = frozenset(get_args(annotation))
         return lambda text: text if text in choices else None
@@ -42,7 +43,7 @@ def _reader(annotation: Any) -> Read | None:
 
 
 def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Return the type and the marks of an `Annotated` type; of another type, the type and ()."""
+    """Return the type and the marks of an `Annotated` type; for another type, the type and ()."""
     marks: tuple[Any, ...] = getattr(annotation, "__metadata__", ())
     return (annotation.__origin__ if marks else annotation), marks
 
@@ -113,7 +114,7 @@ class DirectCall:
 
 
 class DirectRoutes:
-    """Middleware that calls the routes which `DirectCall` can call. It is the innermost one, before FastAPI's own."""
+    """Middleware that calls the routes which `DirectCall` can call. It is the last one before FastAPI's routing."""
 
     def __init__(self, app: App, routes: Iterable[Any]) -> None:
         self._app = app

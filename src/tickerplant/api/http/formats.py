@@ -62,7 +62,7 @@ def _offset_us(us: int, zone: dt.tzinfo) -> int:
 
 
 class _Dates(dict[int, str]):
-    """The text of each day since 1970 that was formatted lately."""
+    """The text of each day since 1970 that was formatted recently."""
 
     def __missing__(self, day: int) -> str:
         if len(self) >= MAX_TEXTS:
@@ -169,7 +169,7 @@ def with_rows(head: Mapping[str, Any], key: str, rows: bytes) -> bytes:
 
 
 def json_rows(table: pa.Table, zone: dt.tzinfo, style: str = "iso", *, sessions: bool = False) -> bytes:
-    """Return a table's rows as JSON without the brackets: those of `format_columns`, without its Arrow columns."""
+    """Return a table's rows as JSON without the brackets, with values as in the columns of `format_columns`."""
     columns = [
         _json_values(column, zone, style, sessions=sessions and name == "time")
         for name, column in zip(table.schema.names, table.columns, strict=True)
@@ -178,7 +178,7 @@ def json_rows(table: pa.Table, zone: dt.tzinfo, style: str = "iso", *, sessions:
 
 
 def _json_values(column: Any, zone: dt.tzinfo, style: str, *, sessions: bool) -> list[Any]:
-    """Return a column's values as objects that msgspec encodes. It encodes NaN and infinity as null."""
+    """Return a column's values as objects that msgspec encodes. msgspec encodes NaN and infinity as null."""
     kind, nulls = column.type, column.null_count
     if pa.types.is_timestamp(kind):
         texts = time_values(times_of(column.drop_null() if nulls else column), zone, style, sessions=sessions)

@@ -1,4 +1,4 @@
-"""The route class that runs requests in lanes (`api.request_lanes`), and cancels them when their client is gone."""
+"""The route class that runs requests in lanes (`api.request_lanes`), and cancels them when their client disconnects."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ CHEAP_ROWS: Final = 5_000
 SMALL_ROWS: Final = 500
 """Maximum rows of a request that runs on the server's loop. 500 rows take about 1 ms of CPU time."""
 UNWATCHED_S: Final = 0.1
-"""Seconds after which a request is cancelled when its client closes the connection. Most answers are sent earlier."""
+"""Seconds from which a request is cancelled if its client closes the connection. Most answers are sent earlier."""
 PAGES: Final = ("/v1/historical/", "/v1/intraday/", "/v1/ticks/", "/v1/realtime/", "/v1/analytics/")
 """Paths of the routes that answer with pages of rows."""
 ON_SERVER: Final = ("/v1/status", "/health", "/health/live", "/health/ready", "/metrics")
-"""Paths that need no lane: they wait for pools of their own, so they answer while the lanes are full."""
+"""Paths that need no lane. Their requests wait for pools of their own, so full lanes do not delay them."""
 _count: Final = TypeAdapter(int).validate_python
-"""Reads a number as FastAPI reads the parameters of a route: `50000.0` is 50,000."""
+"""Function that reads a number as FastAPI reads the parameters of a route: `50000.0` is 50,000."""
 _COST_OF_ROW: Final = {interval.name: 1 + ratio(interval) / 4 for interval in BASE}
 """Cost of a row of a built interval. A stored row that is only read costs a quarter of a row of the answer."""
 
@@ -51,7 +51,7 @@ class LaneRoute(APIRoute):
 
 
 async def run_in_lane(request: Request, make: Callable[[], Coroutine[Any, Any, Response]]) -> Response:
-    """Return the answer of a GET request, which `make` returns. The request's lane depends on its cost."""
+    """Return the answer of a GET request. `make` computes the answer, in the lane for the request's cost."""
     if request.scope["path"] in ON_SERVER:
         return await make()
     lanes, cost, client = request.app.state.api.lanes, cost_of(request), client_of(request)
@@ -63,7 +63,7 @@ async def run_in_lane(request: Request, make: Callable[[], Coroutine[Any, Any, R
 async def _until_gone(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
     """Return the answer of a request in a lane.
 
-    If the client closes the connection, cancels the request and raises ClientDisconnect.
+    Cancels the request and raises ClientDisconnect if the client closes the connection.
     """
     working = asyncio.ensure_future(answer)
     try:
@@ -100,10 +100,11 @@ def is_expensive(request: Request) -> bool:
 
 
 def cost_of(request: Request) -> float:
-    """Return the maximum count of rows that the request may read or compute; a read row counts less than an answer's.
+    """Return the maximum count of rows that the request may read or compute.
 
-    Wrong parameters cost nothing: the route refuses them before it reads. The count is infinite for coverage and
-    computed indicators, and that of the lane `reading` for a list.
+    A stored row that is only read counts a quarter of a row of the answer. Invalid parameters cost nothing: the route
+    refuses them before a read. The newest state costs nothing either. The cost is infinite for computed indicators, for
+    coverage of all symbols, and for coverage from a given time. Other requests without pages cost `CHEAP_ROWS`.
     """
     path, query = request.scope["path"], request.query_params
     if path == "/v1/coverage" or (path.startswith("/v1/indicators/") and path.count("/") > 3):

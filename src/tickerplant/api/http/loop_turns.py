@@ -1,10 +1,10 @@
-"""Turns of the server's event loop: what clients send is handled in small pieces, shared between clients.
+"""Turns of the server's event loop: received bytes are parsed in small pieces, in turns shared between clients.
 
-One read of a socket may contain 40,000 frames of a WebSocket, or as many chunks of a body. To parse them takes half a
+One read of a socket may contain 40,000 frames of a WebSocket, or as many chunks of a body. Parsing them takes half a
 second. The protocols of this server therefore hold received bytes, and parse one piece per turn. While a connection has
 held bytes, its socket is not read, so that TCP slows the client down.
 
-Bounds per round: `TURN_ITEMS` pieces or commands, and `TURN_S` of CPU time. The next turn belongs to the client that
+Limits per round: `TURN_ITEMS` pieces or commands, and `TURN_S` of CPU time. The next turn belongs to the client that
 has used the least time. A round begins in the next iteration of the loop or after a pause: `PAUSE_FACTOR` times the
 last round's CPU time. Clients' bytes therefore take at most a quarter of the loop's time.
 """
@@ -27,17 +27,17 @@ TURN_S: Final = 0.005
 """CPU seconds after which the remaining pieces wait for the next round."""
 PAUSE_FACTOR: Final = 3.0
 SHORT_S: Final = 0.001
-"""CPU seconds of a round that needs no pause. A round with one request has less."""
+"""CPU seconds below which no pause follows a round. A round with one request takes less."""
 ITEM_S: Final = 0.0005
 """Seconds that each piece or command adds to its client's used time, besides the time of parsing."""
 PIECE_BYTES: Final = 2 * 1024
 """Bytes of a piece: most requests, or 340 chunks of a body, which take some 5 ms."""
 UNREAD_S: Final = 30.0
-"""Maximum seconds for which a client may read nothing of what is sent to it."""
+"""Maximum seconds for which a client may read none of the bytes that are sent to it."""
 
 
 class LoopTurns:
-    """The turns of one event loop. A turn is taken at once if no one waits and the round has turns left."""
+    """The turns of one event loop. A turn is taken at once if no client waits and the round has turns left."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Callable[[], None]]] = {}
@@ -77,7 +77,7 @@ class LoopTurns:
             asyncio.get_running_loop().call_soon(self._end)
 
     def _end(self) -> None:
-        """End the round. The next one begins at once, or after a pause."""
+        """End the round. The next round begins at once, or after a pause."""
         if self._spent_s < SHORT_S:
             self._begin()
         else:
@@ -112,7 +112,7 @@ def _nothing() -> None:
 
 
 class PacedProtocol(asyncio.Protocol):
-    """Mixin of a server's protocol: it holds received bytes, and gives one piece per turn to the protocol's parser.
+    """Mixin of a server's protocol: it holds received bytes, and passes one piece per turn to the protocol's parser.
 
     A class that uses it has `transport` and `connections` (uvicorn), and defines `may_parse`.
     """
@@ -132,7 +132,7 @@ class PacedProtocol(asyncio.Protocol):
         self._held = bytearray()
 
     def may_parse(self) -> bool:
-        """Return False while the application has not taken what was parsed before."""
+        """Return False while the application has not received the data that was parsed before."""
         raise NotImplementedError
 
     def connection_made(self, transport: Any) -> None:
@@ -156,7 +156,10 @@ class PacedProtocol(asyncio.Protocol):
             self.transport.pause_reading()
 
     def continue_parsing(self) -> None:
-        """Parse held bytes in a later turn, or read the socket if none are held. Call it when `may_parse` gets true."""
+        """Parse held bytes in a later turn, or read the socket if none are held.
+
+        Call this method when the result of `may_parse` becomes true.
+        """
         if not self._held:
             if not self.transport.is_closing() and self.may_parse():
                 self.transport.resume_reading()
@@ -178,7 +181,7 @@ class PacedProtocol(asyncio.Protocol):
         self.continue_parsing()
 
     def is_unread(self, now: float) -> bool:
-        """Return True if the client has read nothing for `UNREAD_S` of what is sent to it."""
+        """Return True if the client has read none of the bytes sent to it for `UNREAD_S` seconds."""
         size = self.transport.get_write_buffer_size()
         if not size:
             self._unread_bytes = 0
@@ -189,14 +192,14 @@ class PacedProtocol(asyncio.Protocol):
 
 
 class PacedFlow(FlowControl):
-    """uvicorn's flow control of an HTTP connection, which reads on through `PacedProtocol.continue_parsing`."""
+    """uvicorn's flow control of an HTTP connection, which resumes reading through `PacedProtocol.continue_parsing`."""
 
     def __init__(self, transport: asyncio.Transport, resume: Callable[[], None]) -> None:
         super().__init__(transport)
         self._resume = resume
 
     def resume_reading(self) -> None:
-        """Read on, held bytes first."""
+        """Resume reading, with the held bytes first."""
         if self.read_paused:
             self.read_paused = False
             self._resume()

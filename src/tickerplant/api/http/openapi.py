@@ -17,8 +17,8 @@ Start = Annotated[
     str | None,
     Query(
         description="Start of the range, inclusive: ISO 8601, a date, or seconds, milliseconds or microseconds since "
-        "1970. A time without an offset is in `tz`. Without `start`, the answer has the newest `limit` rows before "
-        "`end`.",
+        "1970. A time without an offset is in `tz`. Without `start`, the answer contains the newest `limit` rows "
+        "before `end`.",
         examples=["2026-03-09T09:30:00"],
     ),
 ]
@@ -57,7 +57,7 @@ REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
     401: {"description": "Missing or invalid API key."},
     403: {"description": "The request has a foreign `Host` or `Origin`."},
     429: {"description": "This client has too many requests waiting. Try again later."},
-    500: {"description": "Internal error. The log of Tickerplant has the reason."},
+    500: {"description": "Internal error. The log of Tickerplant contains the reason."},
     503: {"description": "The database or the event log is unavailable, or a limit is reached. Try again."},
 }
 """Error responses of every path under `/v1`."""

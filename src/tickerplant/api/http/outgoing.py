@@ -19,9 +19,9 @@ MAX_UNREAD_OF_CLIENT: Final = MAX_UNREAD_BYTES // 2
 
 
 class BoundAnswers:
-    """Middleware that sends large answers in pieces, and refuses one (503) if too many bytes are unread.
+    """Middleware that sends large answers in pieces, and refuses such an answer (503) if too many bytes are unread.
 
-    A client that does not read is disconnected (`connections.UNREAD_S`), which frees its bytes.
+    A client that does not read is disconnected (`loop_turns.UNREAD_S`), which frees its bytes.
     """
 
     def __init__(self, app: App, load: LoadCounters) -> None:

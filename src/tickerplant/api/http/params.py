@@ -41,7 +41,7 @@ class RowRange:
 
 
 def parse_zone(name: str) -> zoneinfo.ZoneInfo:
-    """Return the IANA time zone. Raises BadInput."""
+    """Return the time zone with this IANA name. Raises BadInput."""
     try:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
@@ -127,7 +127,7 @@ def parse_interval(name: str, allowed: tuple[Interval, ...], path: str, *, activ
     if found not in allowed and not (activity and found.is_activity):
         names = ", ".join(each.name for each in allowed) + (f" and {ACTIVITY_NAMES}" if activity else "")
         other = "/v1/historical" if not found.is_intraday else "/v1/intraday"
-        raise BadInput(f"`interval` {found.name} is not at {path}, which has {names}; see {other}")
+        raise BadInput(f"`interval` {found.name} is not at {path}, which has {names}; use {other} instead")
     return found
 
 

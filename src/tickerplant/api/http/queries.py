@@ -39,7 +39,7 @@ class PageRequest:
         return {"symbol": self.symbol, **interval, "tz": self.tz}
 
     def time(self, us: int) -> str | int:
-        """Format a time of a row, given in µs, in the style that the client requested, exact to the microsecond."""
+        """Format a row's time, given in µs, in the requested style, exact to the microsecond."""
         return formats.exact_time(us, self.zone, self.times, sessions=self.by_session)
 
 
@@ -96,7 +96,7 @@ class RealtimeQuery:
     limit: Annotated[
         int | None,
         Query(description=f"Maximum number of ticks, up to {MAX_LIMIT:,}. If given, the answer contains ticks, not the "
-              f"state. Default with `start` or `end`: {DEFAULT_LIMIT:,}. `next` has the parameters of the next page.",
+              f"state. Default with `start` or `end`: {DEFAULT_LIMIT:,}. `next` has the next page's parameters.",
               json_schema_extra=LIMITS),
     ] = None  # fmt: skip
     skip: Skip = 0
@@ -106,7 +106,7 @@ class RealtimeQuery:
 
     @property
     def wants_ticks(self) -> bool:
-        """Return True if the client asked for ticks instead of the newest state."""
+        """Return True if the client requested ticks instead of the newest state."""
         return bool(self.start or self.end or self.limit is not None or self.skip)
 
     def page(self, symbol: str) -> PageRequest:

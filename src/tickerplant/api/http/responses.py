@@ -37,7 +37,7 @@ def json_response(body: Any, status: int = 200) -> Response:
 
 
 def positioned_response(body: bytes, position: Position) -> Response:
-    """Return a JSON response that was read from the store, with the position in the header too."""
+    """Return a JSON response with data from the store, and with the position in a header."""
     return Response(body, media_type="application/json", headers={HEADER: position.json()})
 
 
@@ -58,7 +58,10 @@ def csv_response(
 
 
 def _disposition(name: str) -> str:
-    """Return the header that names a file. A header is ASCII, so other names are added in the form of RFC 6266."""
+    """Return the header that names a file.
+
+    A header is ASCII, so a name with other characters is added in the form of RFC 6266.
+    """
     plain = re.sub(r"[^A-Za-z0-9.\-:=^_]", "_", name)
     return f'inline; filename="{plain}"' + ("" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}")
 
@@ -68,7 +71,7 @@ async def read_page(
 ) -> Response:
     """Read a page of rows and return the answer.
 
-    Reads one row more than the page has; that row shows whether a next page exists. `key` names the rows in JSON.
+    Reads one row more than the page has; that row shows whether a next page exists. `key` is the rows' field in JSON.
     `read_extra` runs in the same transaction as `read`.
     """
     requested = page.range
@@ -85,7 +88,7 @@ def page_response(
     table: pa.Table, page: PageRequest, head: Mapping[str, Any], key: str, position: Position,
     extra: Mapping[str, Any],
 ) -> Response:  # fmt: skip
-    """Return a page of a table that contains one row more than the page if a next page exists.
+    """Return one page of `table`, which contains one more row if a next page exists.
 
     `head` identifies the rows. A JSON answer contains `extra` and the rows; a CSV answer contains `extra` in headers
     such as `X-Computed-From`.
@@ -104,10 +107,11 @@ def page_response(
 
 
 def _cut(table: pa.Table, page: PageRequest) -> tuple[pa.Table, dict[str, Any] | None]:
-    """Return the page's rows and the parameters of the next page (times in µs, None after the last page).
+    """Return the page's rows and the parameters of the next page (times in µs; None for the last page).
 
-    Several ticks may have one time. If the page ends among them, the next page starts at that time and skips the rows
-    of this page. The skipped rows are the first ones from `start` on, or without `start` the last ones before `end`.
+    Several ticks may have the same time. If the page ends among them, the next page starts at that time and skips the
+    rows of this page. The skipped rows are the first rows from `start` on, or the last rows before `end` without
+    `start`.
     """
     requested: RowRange = page.range
     ticks = page.interval is None
@@ -142,7 +146,7 @@ async def require_symbol(transaction: ReadTransaction, symbol: str) -> None:
 
 
 def unknown_symbol(symbol: str, known: list[str]) -> ApiError:
-    """Return the 404 for a symbol that is not among the known ones. The hint names similar symbols."""
+    """Return the 404 for a symbol that is not in `known`. The hint names similar symbols."""
     near = difflib.get_close_matches(symbol, known, n=3)
     hint = f"did you mean {', '.join(near)}?" if near else "see /v1/symbols for all known symbols"
     return ApiError(404, "unknown_symbol", f"unknown symbol {symbol}", hint)

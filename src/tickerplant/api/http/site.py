@@ -1,10 +1,11 @@
 """The pages that may use the API from a browser, and the headers that confine its answers.
 
-A browser sends requests for every page that it shows, also to this machine. Two headers identify the page:
+A browser sends requests for every page that it shows, and may send them to this machine. Two headers identify the page:
 
 - `Host` is the name in the address. After DNS rebinding, it is the name of the foreign page. A plant without an API
   key therefore answers only to its own names.
-- `Origin` is the page. A browser sends it with every WebSocket and every writing request. Other programs send none.
+- `Origin` is the origin of the page. A browser sends it with every WebSocket and every writing request. Other programs
+send no `Origin`.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class CheckSite:
         self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application, or refuse the request. A refused WebSocket is not accepted."""
+        """Call the application, or refuse the request. A refused WebSocket is closed before it is accepted."""
         refusal = None if scope["type"] == "lifespan" else self._refusal(scope)
         if refusal is None:
             await self._app(scope, receive, send)

@@ -39,7 +39,7 @@ def _body(kind: type) -> dict[str, Any]:
 Symbol = Annotated[str | None, Query(description="Return only rules or alerts of this symbol.", examples=["AAPL"])]
 Limit = Annotated[
     int,
-    Query(description=f"Maximum number of alerts, up to {MAX_LIMIT:,}; the newest are returned.",
+    Query(description=f"Maximum number of alerts, up to {MAX_LIMIT:,}; the newest alerts are returned.",
           json_schema_extra=LIMITS),
 ]  # fmt: skip
 RuleId = Annotated[str, Path(description="The id of an alert rule.", json_schema_extra={"pattern": RULE_ID})]

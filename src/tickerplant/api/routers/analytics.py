@@ -49,7 +49,7 @@ async def analytics(
 
 
 def _select(table: pa.Table, wanted: list[str] | None) -> pa.Table:
-    """Return the key columns and the wanted indicator columns (None: all). Raises ApiError if no column matches."""
+    """Return the key columns and the requested indicator columns (None: all). Raises ApiError if no column matches."""
     if wanted is None:
         return table
     keys = [field.name for field in schemas.ANALYTICS_KEY]
@@ -73,8 +73,8 @@ async def _warmup_remaining(
 ) -> dict[str, int]:
     """Return the count of bars that each computed column still needs, for columns that are null in the last row.
 
-    Counts stored bars up to that row, at most as many as the longest warm-up. A column that is null despite enough bars
-    was added to the settings recently; the next bar has its value.
+    Stored bars up to that row are counted, at most as many as the longest warm-up. A column that is null despite enough
+    bars was added to the settings recently; the next bar has its value.
     """
     if state.indicators is None or not table.num_rows:
         return {}

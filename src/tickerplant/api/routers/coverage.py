@@ -1,4 +1,4 @@
-"""`/v1/coverage`: which bars are stored, and why the others are missing."""
+"""`/v1/coverage`: the stored bars, and the reasons for the missing bars."""
 
 from __future__ import annotations
 
@@ -102,9 +102,9 @@ async def of_one(request: Request, symbol: Symbol, query: Annotated[CoverageQuer
     - `have`: stored and complete
     - `partial`: stored, but not complete, for example because the feed was down for a part of the bar
     - `no_trade`: no trade in the interval, as a live feed or a vendor's answer shows
-    - `outage`: no feed was up, or no vendor was available
+    - `outage`: the expected feeds were down, or the vendor was unavailable
     - `quota`: missing; the request waits for a vendor's quota
-    - `unavailable`: no vendor offers the bar, or the vendor's bars differ from stored ones
+    - `unavailable`: no vendor offers the bar, or the vendor's bars differ from stored bars
     - `missing`: not stored, and not requested yet
     - `pending`: the interval is not over, or has ended less than a minute ago
     - `closed`: time between sessions, without bars

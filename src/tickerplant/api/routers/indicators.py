@@ -87,7 +87,7 @@ _VALUES: Final[dict[int | str, dict[str, Any]]] = EXAMPLE | {
             "text/csv": {"example": "time,state,rsi_14\n2026-03-09,final,61.2\n"},
         },
     },
-    400: {"description": "A parameter is invalid. The message names the valid ones."},
+    400: {"description": "A parameter is invalid. The message lists the valid parameters."},
     404: {"description": "Unknown indicator or symbol. The error contains similar names, or the path of the list."},
     503: {"description": "The database is unavailable, or too many requests are waiting. Try again."},
 }
@@ -120,7 +120,7 @@ async def listing(request: Request) -> Response:
     """Return every declared indicator and TA-Lib function: parameters, defaults, bounds, inputs, columns, warm-up.
 
     `columns` and `warmup` are for the default parameters. `warmup` is the ordinal of the first bar with a value,
-    counted from 1. A `recursive` indicator depends on all bars since the first stored one; other indicators depend on a
+    counted from 1. A `recursive` indicator depends on all bars since the first stored bar; other indicators depend on a
     window. The bounds of TA-Lib functions are null.
     """
     found = await _compute(request, _calculator(request).listing)
@@ -151,7 +151,7 @@ async def compute(
     The computation also reads earlier bars: those of the indicator's window, or for a recursive indicator all stored
     bars, up to 200,000. `computed_from` is the time of the first bar that was read. `limited` is true if older bars
     that influence the values may exist but were not read. `warmup_remaining` contains the columns without a value in
-    the last row, and how many bars each still needs.
+    the last row, with the number of bars that each still needs.
     """
     state: ApiState = request.app.state.api
     calculator = _calculator(request)

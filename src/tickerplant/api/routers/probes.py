@@ -1,6 +1,6 @@
 """`/health/live` and `/health/ready`, for container platforms and load balancers. They need no API key.
 
-Both answer on the server's loop, outside the lanes, so that many or slow requests cannot delay them. They ask neither
+Both answer on the server's loop, outside the lanes, so that many or slow requests cannot delay them. They query neither
 the log nor the components of the plant.
 """
 

@@ -26,7 +26,7 @@ from tickerplant.core.interval import D1, M1, M5
 
 INTERVALS: Final = (M1, M5, D1)
 LAST_TICK_ROWS: Final = 100
-"""Count of newest ticks that are searched for the last one that may set a price."""
+"""Count of newest ticks that are searched for the last tick that may set a price."""
 
 _TICK: Final = {
     "time": "2026-03-09T09:30:00.118000-04:00", "price": 257.4, "size": 100.0, "source": "sandbox", "trade_id": None,
@@ -68,7 +68,7 @@ router = APIRouter(prefix="/v1", tags=["market data"], route_class=LaneRoute)
 async def realtime(request: Request, symbol: Symbol, query: Annotated[RealtimeQuery, Depends()]) -> Response:
     """Return the last tick that may set a price, the newest bars of `1m`, `5m` and `1d`, and values of forming bars.
 
-    All rows are read at one log position. Forming bars in the store are up to a second old; `/v1/stream` has them at
+    All rows are read at one log position. Forming bars in the store are up to a second old; `/v1/stream` sends them at
     once. CSV contains only the last tick. If `start`, `end`, `limit` or `skip` is given, the answer
     contains ticks, as `/v1/ticks` does. Without `start` they are the newest ticks, in ascending order of time.
     """

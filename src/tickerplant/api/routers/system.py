@@ -156,14 +156,14 @@ def _component(name: str, state: str, sentence: str, **details: Any) -> dict[str
 
 
 async def _plant_health(shared: Shared[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the plant's components. If the checks take too long, they are the last known ones, with their age."""
+    """Return the plant's components. If the checks take too long, return the last known states, with their age."""
     try:
         found, age_s = await shared.get(HEALTH_WAIT_S)
     except Exception as error:
         return [_component("plant", "failed", f"health check failed: {error}")]
     parts = [] if found is None else [dict(part) for part in found["parts"]]
     if found is None or age_s > HEALTH_WAIT_S:
-        known = "none has ended yet" if found is None else f"the states are {age_s:.0f} s old"
+        known = "no check has ended yet" if found is None else f"the states are {age_s:.0f} s old"
         parts.append(_component("health checks", "degraded", f"the checks take more than {HEALTH_WAIT_S:g} s; {known}",
                                 age_s=round(age_s, 1)))  # fmt: skip
     return parts

@@ -1,6 +1,6 @@
 """The WebSocket endpoint `/v1/stream`: it connects client sockets to the hub. Plain ASGI, no middleware per message.
 
-Queues: each client has one outbox (see `hub`). A client whose socket accepts nothing for `STALL_S`, or whose outbox is
+Each client has one queue, its `Outbox`. A client whose socket accepts nothing for `STALL_S`, or whose outbox is
 full, is dropped with close code 4008. Commands of one client are handled one after the other; further commands wait in
 the socket.
 """
@@ -61,20 +61,20 @@ POSITION_S: Final = 5.0
 """Seconds between two `position` messages."""
 MAX_CLIENTS: Final = 1_000
 CATCH_UP_S: Final = 120.0
-"""Maximum seconds for sending a client the records since its position."""
+"""Maximum seconds for sending a client the records after its position."""
 CATCHING_UP: Final = PlaceLimits(running=4, reserved=1, waiting=MAX_CLIENTS, waiting_of_client=MAX_CLIENTS)
-"""Limits of the clients that read records from the log at the same time. Each has one reader and chunk in memory."""
+"""Limits of the clients that read records from the log at the same time. Each has one reader, and one chunk in memory."""
 LOADING: Final = PlaceLimits(running=1, waiting=MAX_CLIENTS, waiting_of_client=MAX_CLIENTS)
 """Limits of the clients whose symbols are read from the store at the same time."""
 MAX_LOADED: Final = 100_000
-"""Maximum symbols in the set of symbols that were read from the store. Above it, the set is cleared."""
+"""Maximum symbols in the set of symbols that were read from the store. Above this count, the set is cleared."""
 STEP_S: Final = 0.01
 """Seconds of CPU time after which the event loop runs other callbacks while records are applied."""
 CHUNK_BYTES: Final = 1024 * 1024
 TAIL_WAIT_S: Final = 10.0
 """Maximum seconds to wait for the tail to reach a `since` position that the store has already reached."""
 PAIRS_PER_S: Final = 100_000
-"""Maximum pairs of channel and symbol per second in the commands of one client. The next command waits."""
+"""Rate of one client's commands, in pairs of its subscription per second. Faster commands wait."""
 TAIL_POLL_S: Final = 0.02
 """Seconds between two checks of the tail's positions."""
 
@@ -153,7 +153,7 @@ class Stream:
                     self.hub.seed([record])
                     await asyncio.sleep(0)
             except Exception as error:  # the stream works without the store; the health check reports the error
-                logger.warning("snapshot sent without the store's state: %s", error)
+                logger.warning("a snapshot is sent without the store's state: %s", error)
                 return
             if missing is None:
                 self._loaded_all = True
@@ -364,7 +364,7 @@ class Connection:
                 async with self._place(deadline):
                     await self._from_log(wanted, positions, deadline)
                 continue
-            if self._hub.is_behind(positions):  # otherwise the hub sends records again that were read from the log
+            if self._hub.is_behind(positions):  # otherwise the hub would send the records from the log again
                 await asyncio.sleep(TAIL_POLL_S)
             await self._drain()
             if time.monotonic() > deadline:
@@ -373,7 +373,7 @@ class Connection:
     def _send_recent(
         self, wanted: Filter, positions: dict[TopicPartition, int], subscription: protocol.Subscription
     ) -> bool | None:
-        """Send one chunk of the hub's records, advance `positions`, and join the stream if nothing is left.
+        """Send one chunk of the hub's records, advance `positions`, and join the stream if no record is left.
 
         Returns whether the client has joined; None if the hub no longer has all records from these positions on.
         """
@@ -390,13 +390,13 @@ class Connection:
             return False
         if chunk and any(positions[source] < hub.positions.get(source, 0) for source in positions):
             return False
-        # Without a chunk only records without rows are left, so the client misses nothing.
+        # If the chunk is empty, only records without rows are left, so the client misses no row.
         hub.subscribe(outbox, subscription)
         return True
 
     @contextlib.asynccontextmanager
     async def _place(self, deadline: float) -> AsyncIterator[None]:
-        """Hold one of the places of clients that read the log, for the block. Raises Resync if none becomes free."""
+        """Hold a place of the clients that read the log, for the block. Raises Resync if no place becomes free."""
         places, client = self._stream.catching_up, self.client
         try:
             async with asyncio.timeout(deadline - time.monotonic()):

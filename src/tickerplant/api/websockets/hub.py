@@ -3,8 +3,8 @@
 Clients with the same subscription form a group. A batch of records is filtered and encoded once per group, and all its
 clients receive the same text. Each client has a bounded `Outbox`. A client that reads too slowly is *conflated*. Its
 queue contains each closed bar and final value, but only the keys of ticks and forming rows. When the queue is empty,
-one `conflated` message sends the newest state of those keys. A client whose queue still exceeds the hard limit fails,
-and the endpoint drops it.
+one `conflated` message contains the newest state of those keys. A client whose queue still exceeds the hard limit
+fails, and the endpoint drops it.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Hub:
     def apply_in_steps(self, records: Sequence[StreamRecord], *, lagging: bool = False) -> Iterator[None]:
         """Apply records as `apply` does, and yield after each record and each group of clients.
 
-        Between two steps, `position` is ahead of the clients' queues. No client may then receive it, and none may
+        Between two steps, `position` is ahead of the clients' queues. No client may then receive the position or
         subscribe.
         """
         fresh = []
@@ -227,7 +227,7 @@ class Hub:
             _put_some(self._finals, keys, which, states == state, record.columns, in_place=state == schemas.WITHDRAWN)
 
     def _update_values(self, record: StreamRecord) -> None:
-        """Update values, separately for forming bars. A withdrawn row removes the value of its bar from both."""
+        """Update values, separately for forming bars. A withdrawn row removes its bar's values from both tables."""
         intervals, forming = record.columns["interval"], record.forming
         withdrawn = record.columns["state"] == schemas.WITHDRAWN
         for interval in set(intervals.tolist()):
@@ -320,7 +320,7 @@ class Hub:
 
 
 def _runs(records: Sequence[StreamRecord]) -> Iterator[Sequence[StreamRecord]]:
-    """Yield the records in consecutive runs of at most `RUN_ROWS` rows, or of one record that has more."""
+    """Yield the records in consecutive runs of at most `RUN_ROWS` rows, or of one larger record."""
     begin = rows = 0
     for at, record in enumerate(records):
         if rows and rows + len(record) > RUN_ROWS:

@@ -31,7 +31,7 @@ class Latest:
         self._times: Int64Array = np.full(16, NEVER_US, dtype=np.int64)
         self._ties: Int64Array = np.zeros(16, dtype=np.int64)
         self._last: Int64Array = np.zeros(16, dtype=np.int64)
-        """Scratch of `_last_rows`; no value is read before it is written."""
+        """Working array of `_last_rows`; no value is read before it is written."""
         self._columns: dict[str, Array] = {}
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class Latest:
         *,
         in_place: bool = False,
     ) -> None:
-        """Store rows; row i belongs to `keys[which[i]]`. A row older than the stored one changes nothing.
+        """Store rows; row i belongs to `keys[which[i]]`. A row older than the stored row changes nothing.
 
         `in_place`: a row replaces only a stored row of the same time, so a newer row changes nothing either.
         """
@@ -86,7 +86,7 @@ class Latest:
     def _last_rows(
         self, slots: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return the last row of each slot. Rows are in ascending order of time, so it is the newest."""
+        """Return the last row of each slot. Rows are in ascending order of time, so the last row is the newest."""
         numbers = np.arange(len(slots))
         self._last[slots] = numbers  # the last assignment to a repeated slot remains
         newest = self._last[slots] == numbers

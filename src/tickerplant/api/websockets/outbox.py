@@ -111,7 +111,7 @@ class Frame:
 def frames_of(wanted: Filter, records: Sequence[StreamRecord]) -> list[Frame]:
     """Return the frames with the rows that a filter selects, one for each kind and run of equal columns.
 
-    Frames of one kind are in log order, so a frame's offsets cover everything that was sent before it.
+    Frames of one kind are in log order, so a frame's offsets cover all rows that were sent before it.
     """
     runs: list[tuple[str, tuple[str, ...], list[tuple[StreamRecord, npt.NDArray[np.bool_] | None]]]] = []
     open_runs: dict[str, int] = {}
@@ -143,7 +143,7 @@ def frames_of(wanted: Filter, records: Sequence[StreamRecord]) -> list[Frame]:
 
 
 class Outbox:
-    """The queue of one client. When it exceeds `hard_bytes`, `failure` is set and nothing more is queued.
+    """The queue of one client. When it exceeds `hard_bytes`, `failure` is set and no more messages are queued.
 
     `wake` is called whenever a message becomes available.
     """
@@ -166,7 +166,7 @@ class Outbox:
 
     @property
     def ready(self) -> bool:
-        """Return True if the outbox has anything to send."""
+        """Return True if the outbox has messages or keys of conflated rows."""
         return bool(self._texts) or bool(self._keys)
 
     def put(self, text: str, *, counted: bool = True) -> None:

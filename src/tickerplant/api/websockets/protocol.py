@@ -26,7 +26,7 @@ from tickerplant.core.symbols import check_symbol
 EVERY: Final = "*"
 DEFAULT_CHANNELS: Final = ("ticks", "bars", "analytics")
 CHANNELS: Final = (*KINDS, *(f"{kind}.{interval}" for kind in (BARS, ANALYTICS) for interval in (M1, M5, D1)))
-"""Channels without activity intervals. The stream sends stored bars only; coarser bars are built when REST reads."""
+"""Channels without activity intervals. The stream sends stored bars only; REST builds coarser bars when it reads."""
 _NOT_SENT: Final = {f"{kind}.{interval}" for kind in (BARS, ANALYTICS) for interval in INTERVALS} - {*CHANNELS}
 MAX_SYMBOLS: Final = 1_000
 """Maximum symbols that one connection's subscription names. A client that needs more subscribes to `*`."""
@@ -128,7 +128,7 @@ def parse_command(text: str | bytes) -> Command:
 
 
 def _checked_id(tag: Any) -> Any:
-    """Return the id of a command, which its answers repeat. Raises Refusal for a large or deeply nested one."""
+    """Return the id of a command, which its answers repeat. Raises Refusal for a large or deeply nested id."""
     size = MAX_ID_BYTES + 1
     with contextlib.suppress(RecursionError):
         size = len(msgspec.json.encode(tag))
@@ -183,7 +183,7 @@ def _symbols(message: dict[str, Any]) -> tuple[str, ...] | None:
     if not value:
         return None
     if len(value) > MAX_SYMBOLS:
-        raise Refusal("too_many_symbols", f'{len(value)} symbols, at most {MAX_SYMBOLS} by name; subscribe to ["*"]')
+        raise Refusal("too_many_symbols", f'{len(value)} symbols; name at most {MAX_SYMBOLS}, or subscribe to ["*"]')
     try:
         return tuple(dict.fromkeys(EVERY if name.strip() == EVERY else check_symbol(name) for name in value))
     except BadInput as error:
@@ -205,7 +205,7 @@ def check_size(subscription: Subscription) -> None:
     if len(symbols) > MAX_SYMBOLS:
         raise Refusal(
             "too_many_symbols",
-            f'{len(symbols)} symbols in all, at most {MAX_SYMBOLS} by name; subscribe to ["*"]',
+            f'{len(symbols)} symbols in all; name at most {MAX_SYMBOLS}, or subscribe to ["*"]',
         )
 
 
@@ -213,12 +213,12 @@ def _check_counts(channels: int, pairs: int) -> None:
     if channels > MAX_CHANNELS:
         raise Refusal(
             "too_many_channels",
-            f"{channels} channels, at most {MAX_CHANNELS}; subscribe to bars, which has all intervals",
+            f"{channels} channels; name at most {MAX_CHANNELS}, or subscribe to bars, which has all intervals",
         )
     if pairs > MAX_PAIRS:
         raise Refusal(
             "too_many_pairs",
-            f'{pairs:,} pairs of channel and symbol, at most {MAX_PAIRS:,}; subscribe to ["*"], or to fewer channels',
+            f'{pairs:,} pairs of channel and symbol; use at most {MAX_PAIRS:,}, ["*"], or fewer channels',
         )
 
 
@@ -231,7 +231,7 @@ def by_channel(subscription: Subscription) -> dict[str, set[str]]:
 
 
 def describe(subscription: Subscription) -> dict[str, list[str]]:
-    """Return the whole subscription as in the server's messages: symbols by channel, sorted."""
+    """Return the subscription in the form of the server's messages: symbols by channel, sorted."""
     return {channel: sorted(symbols) for channel, symbols in sorted(by_channel(subscription).items())}
 
 

@@ -91,7 +91,7 @@ class StreamRecord:
     def rows(self, mask: npt.NDArray[np.bool_] | None) -> list[tuple[Any, ...]]:
         """Return the rows where `mask` is true (None: all) as tuples in the order of `names`.
 
-        The tuples of a small record are made once and kept for the other clients, until `release_tuples`.
+        The tuples of a small record are built once and kept for the other clients, until `release_tuples`.
         """
         if len(self) > SMALL_ROWS:
             return list(zip(*(self._list(name, mask) for name in self.names), strict=True))
@@ -145,7 +145,7 @@ class DictionaryCache:
             if len(self._cached) >= MAX_DICTIONARIES:
                 self._cached.clear()
             texts = dictionary.to_pylist()
-            # A copy, because the dictionary shares the memory of the whole record.
+            # A copy, because the dictionary shares the memory of the entire record.
             copy = dictionary.take(pa.array(np.arange(len(texts))))
             cached = self._cached[key] = (copy, texts, np.array([*texts, None], dtype=object))
         codes = column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -193,7 +193,7 @@ def columns_of(
 
 
 def decode_record(consumed: ConsumedRecord, dictionaries: DictionaryCache) -> StreamRecord:
-    """Return a log record for the stream. An unreadable record has no kind and is only counted."""
+    """Return a log record decoded for the stream. An unreadable record has no kind and is only counted."""
     made = StreamRecord(consumed.source, consumed.offset, len(consumed.value), consumed.appended_at_us)
     try:
         record = records.decode(consumed.value)

@@ -1,8 +1,8 @@
-"""uvicorn's protocol of one WebSocket connection, with limits of what a client can make the server hold.
+"""uvicorn's protocol of one WebSocket connection, with limits for the memory that a client can occupy.
 
-- Frames are parsed in turns (`http.loop_turns`), and only while the application has taken all messages before.
+- Frames are parsed in turns (`http.loop_turns`), and only after the application has received all earlier messages.
 - No frame is parsed while the client does not read: each ping is answered, and the answers would collect in memory.
-- A message has at most `MAX_FRAGMENTS` fragments. Their total size is bounded by the library, but not their number.
+- A message has at most `MAX_FRAGMENTS` fragments. The library limits their total size, but not their number.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def stream_protocol(guard: ConnectionGuard) -> type[StreamProtocol]:
 
 
 class StreamProtocol(PacedProtocol, WebSocketsSansIOProtocol):
-    """The protocol. Lets the application drop a client whose socket is full, which plain ASGI cannot do."""
+    """The protocol of a stream client. The application can drop a client whose socket is full, unlike in plain ASGI."""
 
     guard: ConnectionGuard
     piece_bytes = 1024
@@ -46,7 +46,7 @@ class StreamProtocol(PacedProtocol, WebSocketsSansIOProtocol):
         self.guard.count(self.client_name, 1)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Remove the connection from the count."""
         self.guard.count(self.client_name, -1)
         super().connection_lost(exc)
 
@@ -55,12 +55,12 @@ class StreamProtocol(PacedProtocol, WebSocketsSansIOProtocol):
         return not self.read_paused and self.writable.is_set()
 
     def resume_writing(self) -> None:
-        """Parse on, because the client reads again."""
+        """Continue parsing, because the client reads again."""
         super().resume_writing()
         self.continue_parsing()
 
     async def receive(self) -> Any:
-        """Return the next message. The next frames are parsed when the application has all messages."""
+        """Return the next message. The next frames are parsed when the application has received all messages."""
         message = await self.queue.get()
         if self.read_paused and self.queue.empty():
             self.read_paused = False
@@ -68,7 +68,7 @@ class StreamProtocol(PacedProtocol, WebSocketsSansIOProtocol):
         return message
 
     def handle_cont(self, event: Frame) -> None:
-        """Add a fragment to the message, or close the connection because of too many."""
+        """Add a fragment to the message, or close the connection if there are too many."""
         if len(self.frames) < MAX_FRAGMENTS:
             super().handle_cont(event)
         elif not self.close_sent:

@@ -23,7 +23,7 @@ MAX_SYMBOLS: Final = 5_000
 """Maximum symbols read from the store for a subscription to all symbols. The read takes nine statements, and two more
 for each activity interval."""
 NEWEST_TICKS: Final = 10
-"""Count of newest ticks per symbol that are read to find the last one that may set a price."""
+"""Count of newest ticks per symbol that are read to find the last tick that may set a price."""
 
 
 async def read_newest(store: StoreReader, symbols: set[str] | None) -> list[StreamRecord]:

@@ -15,12 +15,12 @@ from tickerplant.core.errors import LogError
 from tickerplant.log.port import EventLog, Reader, TopicPartition, at_positions
 
 MAX_BATCH_BYTES: Final = 1024 * 1024
-"""Maximum bytes of one batch: about 20,000 ticks, which occupy the loop for 30 ms if a client subscribes to all."""
+"""Maximum bytes of one batch: about 20,000 ticks, which occupy the loop for 30 ms if a client subscribes to `*`."""
 MAX_BATCH_RECORDS: Final = 256
 PACE_S: Final = 0.003
 """Minimum seconds between polls, so that records of several partitions share one frame."""
 IDLE_PACE_S: Final = 0.25
-"""Minimum seconds between polls without a client. A new client waits at most as long for its first records."""
+"""Minimum seconds between polls without a client. A new client waits at most this long for its first records."""
 LAGGING_S: Final = 2.0
 """Age of a batch's last record, in seconds, above which all clients are conflated."""
 RETRY_S: Final = 1.0
