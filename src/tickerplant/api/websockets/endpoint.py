@@ -63,7 +63,7 @@ MAX_CLIENTS: Final = 1_000
 CATCH_UP_S: Final = 120.0
 """Maximum seconds for sending a client the records after its position."""
 CATCHING_UP: Final = PlaceLimits(running=4, reserved=1, waiting=MAX_CLIENTS, waiting_of_client=MAX_CLIENTS)
-"""Limits of the clients that read records from the log at the same time. Each has one reader, and one chunk in memory."""
+"""Limits of the clients that read records from the log at a time. Each has one reader and one chunk in memory."""
 LOADING: Final = PlaceLimits(running=1, waiting=MAX_CLIENTS, waiting_of_client=MAX_CLIENTS)
 """Limits of the clients whose symbols are read from the store at the same time."""
 MAX_LOADED: Final = 100_000
