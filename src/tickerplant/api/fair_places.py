@@ -69,8 +69,8 @@ class UsedTime:
 class PlaceLimits:
     """Maximum counts of requests that run and wait.
 
-    `waiting_of_client`: maximum waiting requests of one client. `reserved`: running requests that one client alone
-    cannot have.
+    `waiting_of_client`: maximum waiting requests of one client. `reserved`: running places that one client
+    cannot take.
     """
 
     running: int

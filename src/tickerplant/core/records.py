@@ -40,7 +40,7 @@ METADATA_KEY: Final = b"tickerplant"
 
 
 FILE_FEED: Final = "file:"
-"""Prefix of the names of file feeds. A user has just requested the data of such a feed, and the data may be old."""
+"""Prefix of the names of file feeds. A user has just requested the data of such a feed, although it may be old."""
 BACKFILL_FEED: Final = "backfill"
 """Name of the feed of the backfill."""
 

@@ -87,10 +87,10 @@ def check_range(start_us: int | None, end_us: int | None, start: str, end: str) 
 
     >>> check_range(2, 1, "--from 2", "--to 1")
     Traceback (most recent call last):
-    tickerplant.core.errors.BadInput: --from 2 is not before --to 1
+    tickerplant.core.errors.BadInput: --from 2 is not before --to 1; use an earlier start or a later end
     """
     if start_us is not None and end_us is not None and start_us >= end_us:
-        raise BadInput(f"{start} is not before {end}")
+        raise BadInput(f"{start} is not before {end}; use an earlier start or a later end")
 
 
 def times_of(column: Any) -> Int64Array:

@@ -102,7 +102,10 @@ def parse_range(
 
 def _not_before(names: tuple[str, str], start: str | None, end: str | None) -> BadInput:
     first, last = names
-    return BadInput(f"`{first}` {cut(start or '')!r} is not before `{last}` {cut(end or '')!r} (`{last}` is exclusive)")
+    return BadInput(
+        f"`{first}` {cut(start or '')!r} is not before `{last}` {cut(end or '')!r}; send a later `{last}` "
+        f"(`{last}` is exclusive)"
+    )
 
 
 def _session_range(start_us: int | None, end_us: int | None, zone: dt.tzinfo) -> tuple[int | None, int | None]:
