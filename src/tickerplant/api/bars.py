@@ -73,8 +73,8 @@ class CoarseBars:
     async def _is_over(self, transaction: ReadTransaction, table: pa.Table) -> bool:
         """Return whether the last bar is over, so that no further base bar of it can follow.
 
-        A bar is over if its last base bar is stored, if the symbol's feeds have passed its end, or if its end is at
-        least `LONG_OVER_US` ago.
+        A bar is over if its last base bar is stored, or if the symbol's feeds have passed its end. A bar whose end is
+        `LONG_OVER_US` ago is over too.
         """
         base, newest_us = BASE[self.interval], int(times_of(table.column("time"))[-1])
         start_us = self.interval.floor(newest_us)
