@@ -112,7 +112,7 @@ CATALOGUE: Final = (
 
 
 GONE: Final = 499
-"""Status of a request in the metrics if its client left before the answer, as in nginx."""
+"""Status of a request in the metrics if its client disconnected before the answer, as in nginx."""
 DELAY_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histogram of the event loop's delay, in seconds."""
 

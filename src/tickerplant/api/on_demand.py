@@ -23,7 +23,7 @@ class InputBars(Protocol):
 
     @property
     def computed_from_us(self) -> int | None:
-        """Return the time (µs) of the first bar; None without bars."""
+        """Return the time (µs) of the first bar; None if there are no bars."""
 
     @property
     def limited(self) -> bool:
@@ -31,7 +31,11 @@ class InputBars(Protocol):
 
 
 class IndicatorCalculator(Protocol):
-    """Computes indicators. `choose` returns an opaque object for the other methods, whose text is the indicator."""
+    """Computes indicators.
+
+    `choose` returns an opaque object for the other methods. The text of this object is the indicator with its
+    parameters.
+    """
 
     def choose(self, name: str, parameters: Mapping[str, str]) -> Any:
         """Return the indicator with this name and these parameters. Raises UnknownIndicator, BadInput."""

@@ -83,7 +83,7 @@ class ApiOptions:
     - `hosts`: names of this plant besides `host` and those of this machine. Without a key, the API answers to
       no other name.
     - `origins`: pages, besides this plant's dashboard, that may open the stream and write.
-    - `proxies`: addresses or networks of reverse proxies. Only their `X-Forwarded-For` names the client.
+    - `proxies`: addresses or networks of reverse proxies. Only their `X-Forwarded-For` headers are used.
     - `health` is called from a thread and returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence"}]}`.
     - `refresh_s`: seconds between two reads of the counts of excluded data for scrapes of `registry` outside the API;
       None: only `/metrics` reads them.
@@ -284,7 +284,10 @@ class Api:
         return listener
 
     async def _start_positions(self, state: ApiState) -> dict[TopicPartition, int]:
-        """Return the stream's start positions: the store's positions, at most `MAX_REPLAYED_RECORDS` before the end."""
+        """Return the stream's start positions: the store's positions, advanced where they are too far behind.
+
+        A start position is at most `MAX_REPLAYED_RECORDS` records before the end of its partition.
+        """
         try:
             applied = await state.store.positions()
         except TickerplantError as error:

@@ -1,6 +1,6 @@
-"""Reads from the store: one REPEATABLE READ transaction for each answer, together with the positions of the log.
+"""Reads from the store: one transaction or one statement for each answer, together with the positions of the log.
 
-All rows of one answer are read in one transaction. They correspond to the log at exactly these positions.
+Transactions are REPEATABLE READ. All rows of one answer correspond to the log at exactly these positions.
 """
 
 from __future__ import annotations

@@ -83,8 +83,8 @@ class Closes:
 class Payments:
     """Dividends as readers apply them: for each row the amount in the unit of the prices (0: not applied).
 
-    `reasons`: for each row the reason why it is not applied, or None. `prices_in`: the currency of the prices, or None
-    if no vendor has reported it.
+    `reasons`: for each row the reason why the dividend is not applied, or None. `prices_in`: the currency of the
+    prices, or None if no vendor has reported it.
     """
 
     amounts: Float64Array
@@ -96,8 +96,8 @@ class Payments:
 class Adjustment:
     """The splits and dividends of one symbol.
 
-    `sessions` are the dates of the splits, and `begins` are the starts of these sessions. `ex_dates` and `ex_begins`
-    are the same times of the dividends.
+    `sessions` are the dates of the splits, and `begins` are the starts of these sessions. `ex_dates` are the ex-dates
+    of the dividends, and `ex_begins` are the starts of these sessions.
     """
 
     sessions: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))

@@ -14,8 +14,8 @@ from tickerplant.core.times import FOREVER_US
 class BarRequest:
     """The bars of one symbol and interval in `[start_us, end_us)`, and the splits to adjust them for.
 
-    The request is for at most `limit` bars: the oldest ones if `start_us` is given, otherwise the newest. A bound of
-    None is open.
+    The request is for at most `limit` bars: the oldest bars if `start_us` is given, otherwise the newest bars. A bound
+    of None is open.
     """
 
     symbol: str

@@ -1,4 +1,4 @@
-"""Coverage: which bars of a symbol are expected, and the reason for each missing one. Pure, over whole columns.
+"""Coverage: which bars of a symbol are expected, and the reason for each missing bar. Pure, over whole columns.
 
 Expected bars are those of regular hours by the symbol's calendar. Each has one status:
 

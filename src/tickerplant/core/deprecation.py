@@ -1,4 +1,4 @@
-"""Old names of modules and arguments that still work for one version, with a warning."""
+"""Old names of modules and arguments that work for one more version, with a warning."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ MIB: Final = 1 << 20
 
 
 class FreeSpace:
-    """The free bytes of the plant's disks, and the test for too few of them.
+    """The free bytes of the plant's disks, and the test of whether new data may be stored.
 
     `free_bytes` returns the free bytes of the disk with the least free space. `least_bytes`: minimum free bytes of the
     intake; 0: the intake never stops. Any thread may call the methods.

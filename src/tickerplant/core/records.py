@@ -80,7 +80,7 @@ class Ticks(Header, frozen=True, kw_only=True, tag="ticks"):
 
 
 class VendorBars(Header, frozen=True, kw_only=True, tag="vendor_bars"):
-    """Rows: closed bars (`schemas.VENDOR_BARS`), with the feed's watermark and the reason for the request.
+    """Rows: closed bars (`schemas.VENDOR_BARS`), with the feed's watermark and the reason of the bars.
 
     `reason` is one word, which the published bars contain too: `vendor`, `backfill`, `official`, `file`.
     """

@@ -2,7 +2,7 @@
 
 A `Settings` record contains the values that differ from the defaults here, and replaces all earlier records. Every
 stateful service reads its rules from its input log only. The same log therefore gives the same bytes in any
-environment. `app` compares the user's settings with the newest record and appends a new one if they differ.
+environment. `app` compares the user's settings with the newest record and appends a new record if they differ.
 """
 
 from __future__ import annotations

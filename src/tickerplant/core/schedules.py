@@ -39,7 +39,7 @@ _EXTENDED_FOR_US: Final = 4 * HOUR_US
 
 
 def calendar_version() -> str:
-    """Return the version of exchange_calendars whose schedules apply: the installed one, else the packaged one."""
+    """Return the version of exchange_calendars whose schedules apply: the installed or else the packaged version."""
     return _library_version() or str(_index()["version"])
 
 

@@ -200,7 +200,7 @@ ANALYTICS_KEY: Final = pa.schema(
 )
 """The first columns of indicator values. One nullable float64 column per indicator output follows (`rsi_14`).
 
-The values of a `withdrawn` row are null; it deletes the values of its bar.
+The values of a `withdrawn` row are null; such a row deletes the values of its bar.
 """
 
 ALERT: Final = pa.schema(

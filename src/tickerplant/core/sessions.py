@@ -183,7 +183,7 @@ class ExchangeCalendar:
         return np.where(at >= 0, found, NEVER_US)
 
     def bounds(self) -> tuple[int, int]:
-        """Return the start of the first session and the end of the last."""
+        """Return the start of the first session and the end of the last session."""
         return int(self._begins[0]), int(self._ends[-1])
 
     def _at(self, sessions: Int64Array) -> Int64Array:

@@ -6,8 +6,8 @@ The order is one list, best first. The first entry that matches a source gives i
 
 with shell patterns for source, symbol and interval. `:ticks` matches bars that aggregation built from the source's
 prints. `:bars` matches bars that the source sent. For example, `["exchange:bars", "*:ticks", "*"]` prefers an
-exchange's official bars, then bars built from ticks, then all others. `["yahoo:bars@^* 1d", "*"]` prefers Yahoo's daily
-bars for indices.
+exchange's official bars, then bars built from ticks, then all other bars. `["yahoo:bars@^* 1d", "*"]` prefers Yahoo's
+daily bars for indices.
 """
 
 from __future__ import annotations

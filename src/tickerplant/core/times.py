@@ -20,9 +20,9 @@ DAY_US: Final = 24 * HOUR_US
 WEEK_US: Final = 7 * DAY_US
 
 NEVER_US: Final = -(1 << 62)
-"""Time before all others; also the value of an unknown watermark. A subtracted allowed lateness does not overflow."""
+"""Time before all other times; also the value of an unknown watermark. A subtracted allowed lateness does not overflow."""
 FOREVER_US: Final = 1 << 62
-"""Time after all others: an open end, or no upper bound."""
+"""Time after all other times: an open end, or no upper bound."""
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 

@@ -50,7 +50,7 @@ def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Parameter:
-    """A query parameter: the argument or field that it sets, and how its text is read."""
+    """A query parameter: the argument or field that it sets, and the function that reads its text."""
 
     group: str
     """Name of the argument whose dataclass has the field; "" for an argument of the route's function."""

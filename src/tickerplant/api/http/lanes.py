@@ -24,7 +24,7 @@ CHEAP_ROWS: Final = 5_000
 SMALL_ROWS: Final = 500
 """Maximum rows of a request that runs on the server's loop. 500 rows take about 1 ms of CPU time."""
 UNWATCHED_S: Final = 0.1
-"""Seconds from which a request is cancelled if its client closes the connection. Most answers are sent earlier."""
+"""Seconds after which a request is cancelled if its connection is closed. Most answers are sent earlier."""
 PAGES: Final = ("/v1/historical/", "/v1/intraday/", "/v1/ticks/", "/v1/realtime/", "/v1/analytics/")
 """Paths of the routes that answer with pages of rows."""
 ON_SERVER: Final = ("/v1/status", "/health", "/health/live", "/health/ready", "/metrics")

@@ -1,4 +1,4 @@
-"""Turns of the server's event loop: received bytes are parsed in small pieces, in turns shared between clients.
+"""Turns of the server's event loop: received bytes are parsed in small pieces, and clients share the turns.
 
 One read of a socket may contain 40,000 frames of a WebSocket, or as many chunks of a body. Parsing them takes half a
 second. The protocols of this server therefore hold received bytes, and parse one piece per turn. While a connection has

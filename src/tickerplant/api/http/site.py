@@ -2,10 +2,10 @@
 
 A browser sends requests for every page that it shows, and may send them to this machine. Two headers identify the page:
 
-- `Host` is the name in the address. After DNS rebinding, it is the name of the foreign page. A plant without an API
-  key therefore answers only to its own names.
+- `Host` contains the name in the address. After DNS rebinding, it contains the name of the foreign page. A plant
+  without an API key therefore answers only to its own names.
 - `Origin` is the origin of the page. A browser sends it with every WebSocket and every writing request. Other programs
-send no `Origin`.
+  send no `Origin`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tickerplant.api.http.errors import error_response
 from tickerplant.core.web_address import DEFAULT_PORTS, Authority, parse_authority, parse_host, parse_origin
 
 LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-"""Hosts that are always allowed. No foreign page can have them, because DNS does not resolve them."""
+"""Hosts that are always allowed. No foreign page can have such a host, because DNS does not resolve it."""
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 POLICY: Final = "; ".join(
     (
