@@ -20,7 +20,7 @@ DAY_US: Final = 24 * HOUR_US
 WEEK_US: Final = 7 * DAY_US
 
 NEVER_US: Final = -(1 << 62)
-"""Time before all other times; also the value of an unknown watermark. An allowed lateness subtracts without overflow."""
+"""Time before all other times, and the value of an unknown watermark. Subtracting a lateness does not overflow."""
 FOREVER_US: Final = 1 << 62
 """Time after all other times: an open end, or no upper bound."""
 
