@@ -113,7 +113,7 @@ def log_health(event_log: EventLog) -> Iterable[ComponentHealth]:
 
 
 def plant_health(event_log: EventLog, *, held: bool) -> Iterable[ComponentHealth]:
-    """Yield whether a plant runs: a process holds the data folder (`held`), or a group has members."""
+    """Yield the health of the plant. It runs if a process holds the data folder (`held`) or a group has members."""
     running = {group: event_log.members(group) for group in GROUPS}
     details = {"running": held or any(running.values()), "members": running}
     missing = [group for group, members in running.items() if not members]
@@ -324,7 +324,7 @@ def job_health(jobs: Iterable[dict[str, Any]]) -> Iterable[ComponentHealth]:
 
 
 def webhook_health(counts: Mapping[str, float]) -> Iterable[ComponentHealth]:
-    """Yield the health of webhooks: degraded if one is pending for too long or was given up in the last day."""
+    """Yield the health of webhooks: degraded if a webhook is pending for too long or was given up in the last day."""
     pending, failed, oldest_s = int(counts["pending"]), int(counts["failed"]), counts["oldest_s"]
     sentences = [f"{failed} given up in the last day"] if failed else []
     sentences += [f"{pending} pending, the oldest for {oldest_s:.0f} s"] if pending else []

@@ -61,7 +61,8 @@ MAX_PAUSE_S: Final = 0.05
 `MAX_PAUSE_S`. Records that arrive meanwhile share one transaction, which costs as much as several records.
 """
 HANDOVER_RECORDS: Final = 100
-"""Minimum records since the newest snapshot for a snapshot before a rebalance. A next owner replays fewer records."""
+"""Minimum records since the newest snapshot for a snapshot before a rebalance. The next owner then replays fewer
+records."""
 HANDOVER_BYTES: Final = 16 * 1024 * 1024
 """Maximum bytes of all snapshots before a rebalance, estimated from the previous snapshots. All members wait
 meanwhile."""
@@ -310,7 +311,7 @@ class Processor:
             for partition, owned in self._stages.items()
             if self._snapshot_is_due(owned) or (snapshot_all and owned.records_since_snapshot) or partition in snapshots
         }
-        # A stage that still replays must not be snapshotted: its positions are before the committed ones.
+        # A stage that still replays must not be snapshotted: its positions are before the committed positions.
         due = {p: owned for p, owned in due.items() if not _behind(owned)}
         moved = {
             source: position
@@ -360,7 +361,7 @@ class Processor:
         return found
 
     def _log_resumed(self) -> None:
-        """Log once that a restart has replayed up to the committed positions, and how much it discarded."""
+        """Log once that a restart has replayed up to the committed positions, and the counts of what it discarded."""
         replayed = self.counts.discarded_records - self._discarded_before
         if replayed and not any(map(_behind, self._stages.values())):
             log.info("resumed", service=self.name, records=replayed, discarded_outputs=self.counts.discarded_outputs)
@@ -421,7 +422,10 @@ def _behind(owned: _Partition) -> bool:
 
 
 class _StageLifecycle(RebalanceListener):
-    """Opens the stages of assigned partitions and drops the stages of revoked ones. Reads from snapshot positions."""
+    """Opens the stages of assigned partitions and drops the stages of revoked partitions.
+
+    Reads from snapshot positions.
+    """
 
     def __init__(self, processor: Processor) -> None:
         self._processor = processor

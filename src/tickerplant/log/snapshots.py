@@ -31,7 +31,7 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True):
     positions: Mapping[str, int]
     """Offset of the next record, by input topic."""
     kept: str
-    """Label of the newest kept snapshot, this one included."""
+    """Label of the newest kept snapshot, including this snapshot."""
     state: bytes
     oldest: int | None = None
     """Smallest input offset that the stage may still read through its history. None: it reads nothing before its

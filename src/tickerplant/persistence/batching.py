@@ -10,7 +10,7 @@ position has a `resume`: the offset of the oldest record with a forming row stil
 offset. The buffer only restores the forming rows of a record between `resume` and the position; its other rows have
 been applied.
 
-Bars and values differ in one respect. A closed bar replaces the forming one, which then need not be written. The values
+Bars and values differ in one respect. A closed bar replaces the forming bar, which then need not be written. The values
 of a forming bar have their own table. Their newest state is written even if the bar has closed since.
 """
 

@@ -315,7 +315,7 @@ class _StoreSession:
                     self._has_room.set()
                     small = sum(batch.ticks.num_rows for batch in batches if batch.ticks is not None) < SMALL_TICKS
                     took_s = time.monotonic() - began if small and not self._stopping else 0.0
-                    # Yield to the reader at least once, so that the next transaction is not a small one.
+                    # Yield to the reader at least once, so that the next transaction is not small.
                     await asyncio.sleep(min(MAX_REST_S, REST_FACTOR * took_s))
                 elif stopping:
                     return

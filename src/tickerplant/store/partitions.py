@@ -5,7 +5,7 @@ chunks are created.
 
 There is no default partition: its rows would have to move when their partition is created. A partition is created as a
 separate table and attached. Attaching does not block readers and writers of other partitions; CREATE … PARTITION OF
-does.
+blocks them.
 """
 
 from __future__ import annotations

@@ -252,7 +252,7 @@ class Settings(BaseSettings):
 
     @property
     def embedded_store(self) -> bool:
-        """Return True if the database is the embedded one in the data folder."""
+        """Return True if the database is the embedded database in the data folder."""
         return self.store.get_secret_value() == EMBEDDED
 
     @property
@@ -344,7 +344,8 @@ def _file(path: Path, *, must_exist: bool) -> dict[str, Any]:
 
 
 _WHOLE = {"rules.calendars", "rules.activity_bars", "rules.indicators"}
-"""Tables with free keys that a flag, the environment or the file replaces as a whole. Others are merged by entry."""
+"""Tables with free keys that a flag, the environment or the file replaces as a whole. Other tables are merged by
+entry."""
 
 
 def _merge(into: dict[str, Any], tree: Mapping[str, Any], origins: dict[str, str], origin: str, prefix: str) -> None:

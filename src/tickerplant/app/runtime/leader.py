@@ -34,8 +34,8 @@ log = structlog.get_logger(__name__)
 class Leader:
     """One member of a service, and its wait for the leadership.
 
-    The log stores which instance worked last. If that instance is started again, it works at once. Its former process
-    is dead, or a writer of the new process fences it. Call `run` once.
+    The log stores the name of the instance that worked last. If that instance is started again, it works at once. Its
+    former process is dead, or a writer of the new process fences it. Call `run` once.
     """
 
     def __init__(self, event_log: EventLog, service: str, instance: str) -> None:

@@ -97,7 +97,7 @@ class LogBinding:
         self._ended.set()
 
     def _is_done_after(self, seconds: float) -> bool:
-        """Wait at most this long and return whether the work is done.
+        """Wait at most `seconds` and return whether the work is done.
 
         Raises the work's error to only one of the callers.
         """

@@ -1,4 +1,4 @@
-"""The extras of the package: which are installed, and which vendors of the settings need one that is missing."""
+"""The extras of the package: which are installed, and which vendors of the settings need a missing extra."""
 
 from __future__ import annotations
 

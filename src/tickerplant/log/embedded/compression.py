@@ -135,7 +135,7 @@ class Encoder:
             topic.compressor = _compressor(self._dictionaries.get(connection, row[0]))
 
     def _learn(self, connection: sqlite3.Connection, topic_id: int, topic: _Topic) -> None:
-        """Build a dictionary from every second sample, and use it if it shrinks the others to `_SAVING` or less."""
+        """Build a dictionary from every second sample. Use it if it shrinks the other samples to `_SAVING`."""
         topic.learn_at *= _FACTOR
         self._use_newest(connection, topic_id, topic)
         made, judged = list(topic.samples)[::2], list(topic.samples)[1::2]

@@ -17,9 +17,11 @@ FORMAT: Final = 2
 """Version of the tables. Format 1 had no compressed records; `prepare` upgrades it."""
 
 PAGE_BYTES: Final = 16_384
-"""Page size of the file. Reads of 56 KB records reach 2.1 GB/s with 4 KB pages, 4.6 with 16 KB and 5.4 with 64 KB.
+"""Page size of the file. Reads of 56 KB records reach 2.1 GB/s with 4 KB pages, 4.6 GB/s with 16 KB and 5.4 GB/s with
+64 KB.
 
-A commit of two small records writes at least three pages; with 64 KB it takes three times as long as with 4 KB."""
+A commit of two small records writes at least three pages; with 64 KB pages it takes three times as long as with 4 KB
+pages."""
 
 _FULL_BYTES: Final = 1 << 20
 _CACHE_KB = 2_048

@@ -19,7 +19,7 @@ from tickerplant.core.errors import Fenced
 
 
 def join(connection: sqlite3.Connection, group: str, member: str, incarnation: str, topic_ids: Iterable[int]) -> None:
-    """Make this incarnation the member of that name, replacing any earlier one, and rebalance."""
+    """Make this incarnation the member of that name, replacing any earlier incarnation, and rebalance."""
     connection.execute("INSERT INTO groups_ VALUES (?, 0) ON CONFLICT DO NOTHING", (group,))
     connection.execute(
         "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?)",

@@ -78,7 +78,7 @@ class WakeupSocket:
             _local[os.fspath(self._path)] = self
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait at most `timeout_s` for a notification; return whether one has arrived since the last `drain`."""
+        """Wait at most `timeout_s`; return whether a notification has arrived since the last `drain`."""
         self.is_waiting = True  # set before reading the flag; the notifier sets the flag before it reads `is_waiting`
         try:
             if not self.is_notified and not self._poll.poll(max(0.0, timeout_s) * 1000):

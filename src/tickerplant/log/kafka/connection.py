@@ -32,7 +32,7 @@ _CLIENT: Final[Mapping[str, Any]] = {
     "client.id": "tickerplant",
     "socket.nagle.disable": True,
     "reconnect.backoff.ms": 50,
-    "reconnect.backoff.max.ms": 1_000,  # default 10 s, which would prolong each outage by as much
+    "reconnect.backoff.max.ms": 1_000,  # the default of 10 s would prolong each outage by up to 10 s
     "message.max.bytes": MESSAGE_BYTES,
     "receive.message.max.bytes": 256 << 20,
     "log.connection.close": True,  # passes disconnections to `error_cb`; `ClientLogFilter` drops the lines

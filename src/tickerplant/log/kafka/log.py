@@ -41,7 +41,7 @@ class KafkaLog:
     """The event log in the brokers at `bootstrap` (`host:port,host:port`).
 
     `config` configures every client of librdkafka (TLS, SASL). All topics, groups and writers' names begin with
-    `topic_prefix`. A call that waits for brokers longer than `patience_s` raises LogUnavailable. The brokers notice a
+    `topic_prefix`. A call that waits for brokers longer than `patience_s` raises LogUnavailable. The brokers detect a
     dead member after `session_timeout_s`. New topics have `replication_factor` replicas; None: as many as the cluster
     has brokers, at most three. Brokers of replicated topics must fetch messages of 33 MB from each other. They may
     exceed their setting `replica.fetch.max.bytes` for a single larger message.

@@ -1,8 +1,8 @@
 """State values in a compacted topic: chunks, followed by a manifest.
 
-A manifest's message key is `m` and the name; a chunk's is `c`, the index and the name. A manifest contains a value of
-at most `CHUNK_BYTES` itself. The manifest of a longer value contains the size, the count of chunks, and the id with
-which each chunk begins. All messages are written in one transaction, so a reader receives all or none.
+A manifest's message key is `m` and the name; a chunk's message key is `c`, the index and the name. A manifest contains
+a value of at most `CHUNK_BYTES` itself. The manifest of a longer value contains the size, the count of chunks, and the
+id with which each chunk begins. All messages are written in one transaction, so a reader receives all or none.
 
 The chunks of the next value have the same keys, so compaction removes the old chunks. Tombstones delete the chunks that
 a shorter value no longer needs. If a chunk's id differs from the manifest's id, compaction has removed chunks of that

@@ -126,7 +126,7 @@ class KafkaWriter:
         self._context.cluster.errors.note(error)
 
     def _replace_producer(self) -> None:
-        """Start a new producer in place of a dropped one. Raises Fenced if a newer writer has the name."""
+        """Start a new producer in place of a dropped producer. Raises Fenced if a newer writer has the name."""
         self._is_fenced = not self._context.is_claimed_by(self._name, self._claim)
         if self._is_fenced:
             raise self._fenced_error()

@@ -59,7 +59,7 @@ class Actions:
         return await self._read("splits", schemas.SPLITS, symbol)
 
     async def newest_splits(self, symbol: str | None = None) -> pa.Table:
-        """Return the newest split of each symbol and session (`schemas.SPLITS`), for all symbols or one."""
+        """Return the newest split of each symbol and session (`schemas.SPLITS`), for all symbols or for one symbol."""
         rows = await self._session.rows(
             f"SELECT DISTINCT ON (symbol, time) {selected(schemas.SPLITS)} FROM splits"
             " WHERE $1::text IS NULL OR symbol = $1 ORDER BY symbol, time, version DESC, source",

@@ -110,7 +110,7 @@ class AlertRules:
         )
 
     async def set_webhook(self, name: str, webhook: str | None) -> None:
-        """Set the address of a rule's webhooks, also of pending ones; None removes the address."""
+        """Set the address of a rule's webhooks, also of pending webhooks; None removes the address."""
         await self._session.execute("UPDATE alerts SET webhook = $2, changed_at = now() WHERE id = $1", name, webhook)
 
     async def set_secret(self, name: str, secret: str | None) -> None:
@@ -187,7 +187,7 @@ class Firings:
 
 
 class Outbox:
-    """The outbox, which contains pending webhooks and the outcome of finished ones, through one database session."""
+    """The outbox (pending webhooks and the outcome of finished webhooks), through one database session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

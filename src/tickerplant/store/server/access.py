@@ -57,7 +57,9 @@ class Access:
         return found
 
     def prepare(self, cluster: Path, uid: int, gid: int) -> None:
-        """Write the rules of access, and check the addresses. `uid` and `gid`: the server's user; -1: this process's.
+        """Write the rules of access, and check the addresses.
+
+        `uid` and `gid`: the server's user; -1: this process's user.
 
         Raises StoreError, with one line that names the setting, if an address cannot be used.
         """

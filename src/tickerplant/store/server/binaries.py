@@ -111,7 +111,7 @@ def version_of_cluster(cluster: Path) -> str:
 
 
 def check_version(binaries: Binaries, cluster: Path) -> None:
-    """Raise StoreError for a cluster of another major version. The message names the way to upgrade."""
+    """Raise StoreError for a cluster of another major version. The message states how to upgrade."""
     found = version_of_cluster(cluster)
     if found == str(binaries.major):
         return
