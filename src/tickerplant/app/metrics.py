@@ -60,7 +60,7 @@ SERVICE_COUNT: Final = MetricSpec(
     "not ended.", ("service", "event"),
 )  # fmt: skip
 SERVICE_ERROR: Final = MetricSpec(
-    "tickerplant_service_error_seconds", "gauge", "Seconds for which the service's present error repeats; 0: none.",
+    "tickerplant_service_error_seconds", "gauge", "Seconds for which the service's current error repeats; 0: none.",
     "Above 60: read the error in `tickerplant health`. An error of a failed component does not end by itself.",
     ("service",),
 )  # fmt: skip
