@@ -150,7 +150,7 @@ def foreign_exchange_schedule() -> Schedule:
 def _microseconds(values: Any) -> Int64Array:
     moments = np.asarray(values.to_numpy(dtype="datetime64[us]"))
     result: Int64Array = moments.astype(np.int64)
-    # A missing break (NaT) becomes an empty one at FOREVER_US.
+    # A missing break (NaT) becomes an empty break at FOREVER_US.
     result[np.isnat(moments)] = FOREVER_US
     return result
 

@@ -245,7 +245,7 @@ class TimeColumn:
             shown = local_times(np.where(undated, values.us, 0), self._given)
             dates = np.where(undated, shown - shown % DAY_US, dates)
         elif undated.any():
-            # The date of an early time in UTC is the same at every exchange. A number has no zone.
+            # Before `_SAME_DATE_US`, a time in UTC has the same date at every exchange. A number has no zone.
             open_ = undated & ((values.kind == NUMBER) | (values.us - dates >= _SAME_DATE_US))
             for row in np.flatnonzero(open_).tolist():
                 reasons[row] = (

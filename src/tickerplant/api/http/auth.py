@@ -33,7 +33,7 @@ class RequireKey:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
-            # The socket is accepted first: a refused handshake reaches a browser as code 1006 without a reason.
+            # The socket is accepted first: a browser receives a refused handshake as code 1006 without a reason.
             await send({"type": "websocket.accept"})
             await send({"type": "websocket.close", "code": CLOSE_KEY, "reason": f"no valid API key; {HINT}"[:123]})
         else:

@@ -130,7 +130,7 @@ def parse_interval(name: str, allowed: tuple[Interval, ...], path: str, *, activ
     if found not in allowed and not (activity and found.is_activity):
         names = ", ".join(each.name for each in allowed) + (f" and {ACTIVITY_NAMES}" if activity else "")
         other = "/v1/historical" if not found.is_intraday else "/v1/intraday"
-        raise BadInput(f"`interval` {found.name} is not at {path}, which has {names}; use {other} instead")
+        raise BadInput(f"`interval` {found.name} is not at {path}, which has {names}; read bars at {other}")
     return found
 
 

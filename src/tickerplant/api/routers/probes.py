@@ -35,13 +35,13 @@ _READY: Final[dict[int | str, dict[str, Any]]] = {
 router = APIRouter(prefix="/health", tags=["plant"], route_class=LaneRoute)
 
 
-@router.get("/live", responses=_LIVE, summary="Whether the process answers")
+@router.get("/live", responses=_LIVE, summary="Probe of the process")
 async def live() -> Response:
     """Return 200 while the server's event loop runs. Restart the process if the probe gets no answer."""
     return json_response({"status": "live"})
 
 
-@router.get("/ready", responses=_READY, summary="Whether requests can be answered")
+@router.get("/ready", responses=_READY, summary="Probe of the readiness for requests")
 async def ready(request: Request) -> Response:
     """Return 200 if requests can be answered from the store, and the stream has started; otherwise 503.
 
