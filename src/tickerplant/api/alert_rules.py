@@ -209,7 +209,7 @@ class AlertRuleManager:
         try:
             await self.publish()
         except (Fenced, LogUnavailable, StoreError) as error:
-            log.warning("alert rules are not published to the log yet; the next attempt follows", error=str(error))
+            log.warning("alert rules are not published to the log yet; the API tries again", error=str(error))
 
     async def publish(self) -> int:
         """Append all unpublished revisions to the log and return their count.

@@ -60,7 +60,7 @@ def parse_time(text: str, zone: dt.tzinfo, name: str) -> int:
     """
     text = text.strip()
     if len(text) > MAX_TIME_CHARS:
-        raise BadInput(f"`{name}` has {len(text):,} characters; a time has at most {MAX_TIME_CHARS}")
+        raise BadInput(f"`{name}` has {len(text):,} characters; send at most {MAX_TIME_CHARS}")
     # A blank before an offset was a plus sign: clients must encode it in a URL.
     plain = re.sub(r"([0-9]{2}:[0-9]{2}\S*) ([0-9]{2}:?[0-9]{2})\Z", r"\1+\2", text)
     try:
@@ -130,7 +130,9 @@ def parse_interval(name: str, allowed: tuple[Interval, ...], path: str, *, activ
     if found not in allowed and not (activity and found.is_activity):
         names = ", ".join(each.name for each in allowed) + (f" and {ACTIVITY_NAMES}" if activity else "")
         other = "/v1/historical" if not found.is_intraday else "/v1/intraday"
-        raise BadInput(f"`interval` {found.name} is not at {path}, which has {names}; read bars at {other}")
+        raise BadInput(
+            f"`interval` {found.name} is not at {path}, which has {names}; read {found.name} bars at {other}"
+        )
     return found
 
 
