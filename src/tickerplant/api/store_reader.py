@@ -23,9 +23,9 @@ from tickerplant.store import Store, snapshot_reads
 from tickerplant.store.pool import ReadSession
 from tickerplant.store.snapshot_reads import NewestState
 
-MIN_CONNECTIONS, MAX_CONNECTIONS = 1, 4
-"""Database connections of each event loop of the API: the server's and those of the lanes. Each busy connection is a
-process of the database with 5 to 15 MB of its own, and no request needs two connections at a time."""
+MIN_CONNECTIONS, MAX_CONNECTIONS = 1, 8
+"""Database connections of each event loop of the API: the server's and those of the lanes. A lane uses at most as many
+as it runs requests. Small requests on the server's loop wait for each other with fewer connections."""
 
 
 class ReadTransaction:
