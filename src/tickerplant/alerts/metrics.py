@@ -44,7 +44,7 @@ class DeliveryMetrics:
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """Yield one counter per entry of the catalogue. Called by prometheus_client."""
+        """Yield one counter per entry of the catalogue. prometheus_client calls this method."""
         counters = self._counters
         values = (counters.delivered, counters.failed_attempts, counters.given_up)
         for spec, value in zip(CATALOGUE, values, strict=True):

@@ -21,7 +21,7 @@ T = TypeVar("T")
 LOG_WAIT_S: Final = 2.0
 """Maximum seconds that a request waits for one answer of the log."""
 LOW_PRIORITY: Final = 10
-"""Niceness of threads that compute. With normal niceness, expensive requests tripled the time of other requests."""
+"""Niceness of threads that compute. Expensive requests at normal niceness tripled the time of other requests."""
 
 
 class Pools:

@@ -21,8 +21,8 @@ _NEWEST_OFFSETS: Final = 8  # read from each partition; the last offset of a Kaf
 def market_now(log: EventLog) -> int:
     """Return the market's time in µs. Blocks.
 
-    The market's time is the machine's time, unless the feed of the newest record has its own clock (the sandbox). In
-    that case it is the send time of that record.
+    The market's time is the machine's time, unless the feed of the newest record has its own clock (the sandbox). The
+    market's time is then the send time of that record.
     """
     appended_us, sent_us = 0, 0
     for source, (first, end) in log.offsets(RAW).items():

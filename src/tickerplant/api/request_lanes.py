@@ -104,7 +104,7 @@ class RequestLane:
             raise self._too_slow() from None
 
     async def run_here(self, make: Callable[[], Coroutine[Any, Any, T]], client: str) -> T:
-        """Run the coroutine on the server's loop within the lane's limits; return its result. For small requests."""
+        """Run a small request's coroutine on the server's loop within the lane's limits; return its result."""
         try:
             async with asyncio.timeout(self.limits.budget_s), self._places.place(client):
                 return await make()

@@ -80,7 +80,7 @@ class ApiOptions:
 
     - `port` 0 selects a free port. `Api.bound_port` is its number after `Api.started` is set.
     - `api_key` protects `/v1/` and `/metrics`; None disables the check.
-    - `hosts`: names of this plant besides `host` and those of this machine. Without a key, the API answers to
+    - `hosts`: names of this plant besides `host` and those of this machine. If no key is set, the API answers to
       no other name.
     - `origins`: pages, besides this plant's dashboard, that may open the stream and write.
     - `proxies`: addresses or networks of reverse proxies. Only their `X-Forwarded-For` headers are used.

@@ -91,7 +91,7 @@ class ReadTransaction:
         return await self._session.realtime_analytics.of_each(symbols)
 
     async def splits(self, symbol: str) -> pa.Table:
-        """Return a symbol's splits. If a session has several reports, only the last one is returned."""
+        """Return a symbol's splits. If a session has several reports, only the last report is returned."""
         return await self._session.actions.newest_splits(symbol)
 
     async def adjustment(self, symbol: str, how: str, calendar: Calendar, now_us: int) -> Adjustment:

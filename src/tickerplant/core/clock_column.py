@@ -43,8 +43,8 @@ def parts_of(clock: str, others: Mapping[str, str]) -> list[str]:
 class ClockColumn:
     """The join of dates and clocks, block by block. The first block defines the digits of a clock without colons.
 
-    Digits are `HHMMSSmmm` if a value has 7 or more, `HHMMSS` if one has 5 or 6, otherwise `HHMM`. In a column called
-    Hour, 1 or 2 digits are hours, and columns of minutes and seconds complete them.
+    Digits are `HHMMSSmmm` if a value has 7 or more, `HHMMSS` if one has 5 or 6, otherwise `HHMM`. 1 or 2 digits
+    in a column called Hour are hours, and columns of minutes and seconds complete them.
     """
 
     def __init__(self, name: str) -> None:

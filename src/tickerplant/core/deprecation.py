@@ -29,7 +29,7 @@ def renamed(module: str, current: Mapping[str, tuple[str, Any]]) -> Callable[[st
 
 
 def renamed_arguments(**current: str) -> Callable[[F], F]:
-    """Return a decorator for a function. `current` maps each old keyword to the new one.
+    """Return a decorator for a function. `current` maps each old keyword to the new keyword.
 
     Each use of an old keyword emits a DeprecationWarning that contains the new name.
     """

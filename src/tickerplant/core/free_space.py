@@ -12,8 +12,8 @@ from typing import Final
 from tickerplant.core.reasons import DISK
 
 RESUME_FACTOR: Final = 1.25
-"""Free bytes at which the intake continues, as a multiple of the minimum. Without a margin, the intake would stop and
-continue with each file that the database removes."""
+"""Free bytes at which the intake continues, as a multiple of the minimum. The intake would otherwise stop and continue
+with each file that the database removes."""
 MIB: Final = 1 << 20
 
 

@@ -50,7 +50,7 @@ class Interval:
         return bool(self.measure)
 
     def floor(self, times_us: TimesUs) -> TimesUs:
-        """Return the start of the bucket of each time, also before 1970. For `1d` and `1w` the times are session dates.
+        """Return the start of the bucket of each time, also before 1970. The times are session dates for `1d` and `1w`.
 
         >>> M5.floor(7 * 60_000_000) // 60_000_000
         5

@@ -14,7 +14,7 @@
 
 Times in headers are int64 microseconds UTC. `sent_at_us` is the only clock of a reader: the reader's outputs have the
 `sent_at_us` of the record that caused them. `cause` is the version (see `version`) of the raw record whose step
-produced this record. On the raw topic `cause` is 0, because the record's own offset identifies the record.
+produced this record. `cause` is 0 on the raw topic, because the record's own offset identifies the record.
 
 A record is stored as one Arrow IPC stream: the schema, dictionaries and one record batch. The metadata key
 `tickerplant` of the schema contains the header as JSON, with its `kind` and `v`. Any Arrow reader can read the stream.

@@ -55,7 +55,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     )
     """Calendar by pattern of symbols: a name of exchange_calendars (`XNYS`, `XLON`, `XHKG`), `24/7`, or `FX`.
 
-    In these patterns `{currency}` matches a code of ISO 4217.
+    `{currency}` in these patterns matches a code of ISO 4217.
     """
 
     calendar_version: str = ""

@@ -242,7 +242,7 @@ def _of_numbers(whole: Int64Array, fraction_us: Int64Array | None) -> tuple[npt.
 
 
 def _compact(whole: Int64Array, divisor: int, digits: int) -> tuple[Int64Array, BoolArray]:
-    """Return the times of numbers such as 20240328093000 in microseconds, and a mask of the valid ones."""
+    """Return the times of numbers such as 20240328093000 in microseconds, and a mask of the valid numbers."""
     dates, clock = np.divmod(whole, divisor)
     year, month, day = dates // 10_000, dates // 100 % 100, dates % 100
     months = ((year - 1970) * 12 + np.clip(month, 1, 12) - 1).astype("datetime64[M]")

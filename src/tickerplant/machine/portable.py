@@ -25,7 +25,7 @@ _PIECE: Final = bytes(1 << 16)
 def sync_data(fd: int) -> None:
     """Block until the content of an open file would survive a power failure.
 
-    On macOS, fsync leaves the content in the cache of the disk; F_FULLFSYNC does not.
+    fsync of macOS leaves the content in the cache of the disk; F_FULLFSYNC writes it to the disk.
     """
     try:
         from fcntl import F_FULLFSYNC, fcntl  # type: ignore[attr-defined,unused-ignore]

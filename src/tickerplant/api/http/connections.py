@@ -4,7 +4,7 @@ uvicorn limits the idle time between two requests (`timeout_keep_alive`) and pin
 connections without a complete request, and none for clients that do not read. `ConnectionGuard` adds these limits.
 
 At the maximum, a new connection replaces a connection of the client with the most connections. The replaced connection
-is the one that has waited longest for bytes. If no connection has waited long enough, the new connection gets 503. Idle
+has waited longest for bytes. If no connection has waited long enough, the new connection gets 503. Idle
 sockets therefore cannot exclude other clients. One client may have all but a tenth of the connections. Above that
 share, the client's new connections replace its own connections.
 """

@@ -114,7 +114,7 @@ class DirectCall:
 
 
 class DirectRoutes:
-    """Middleware that calls the routes which `DirectCall` can call. It is the last one before FastAPI's routing."""
+    """Middleware that calls the routes which `DirectCall` can call. It is the innermost middleware."""
 
     def __init__(self, app: App, routes: Iterable[Any]) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Errors in the form that clients receive: `{"error": {"code", "message", "hint"}}`. The hint explains what to do."""
+"""Errors in the form that clients receive: `{"error": {"code", "message", "hint"}}`. The hint contains the remedy."""
 
 from __future__ import annotations
 

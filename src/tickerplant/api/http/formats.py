@@ -105,7 +105,7 @@ def _suffix(offset_us: int) -> str:
 
 
 def time_column(times_us: Int64Array, zone: dt.tzinfo, style: str, *, sessions: bool) -> pa.Array:
-    """Return times in the requested style (`TIME_STYLES`). With `sessions` (daily or weekly), ISO times are dates."""
+    """Return times in the requested style (`TIME_STYLES`). ISO times of `sessions` (daily, weekly) are dates."""
     values = time_values(times_us, zone, style, sessions=sessions)
     return pa.array(values, pa.utf8() if style == "iso" else pa.int64())
 

@@ -1,4 +1,4 @@
-"""Parsing of request parameters: times, zones, ranges, intervals, symbols. Pure; each error explains what to send."""
+"""Parsing of request parameters: times, zones, ranges, intervals, symbols. Pure; errors describe valid input."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ async def realtime(request: Request, symbol: Symbol, query: Annotated[RealtimeQu
 
     All rows are read at one log position. Forming bars in the store are up to a second old; `/v1/stream` sends them at
     once. CSV contains only the last tick. If `start`, `end`, `limit` or `skip` is given, the answer
-    contains ticks, as `/v1/ticks` does. Without `start` they are the newest ticks, in ascending order of time.
+    contains ticks, as `/v1/ticks` does. If `start` is missing, they are the newest ticks, in ascending order of time.
     """
     state: ApiState = request.app.state.api
     if query.wants_ticks:

@@ -59,7 +59,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Add these pairs to the subscription. With `since`, the stream resumes at that position, without a snapshot."""
+    """Add these pairs to the subscription. If `since` is set, the stream resumes there without a snapshot."""
 
     pairs: Subscription
     since: Position | None = None
@@ -96,7 +96,7 @@ Command: TypeAlias = Subscribe | Unsubscribe | Ping
 
 
 def parse_command(text: str | bytes) -> Command:
-    """Return the client's command. Raises Refusal with a code and a message that explains what to send."""
+    """Return the client's command. Raises Refusal with a code and a message that describes the valid input."""
     try:
         message = msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
