@@ -217,17 +217,19 @@ class SlowStore(MemoryStore):
             yield transaction
 
 
-def test_expensive_requests_delay_no_plain_request(log: EmbeddedLog) -> None:
-    store = SlowStore(log, "computing")
+@pytest.mark.parametrize(("lane", "limit"), [("computing", 50_000), ("reading", 4_000)])
+def test_larger_requests_delay_no_small_request(log: EmbeddedLog, lane: str, limit: int) -> None:
+    store = SlowStore(log, lane)
     store.tables["ohlcv"] = store.tables["ohlcv"].from_batches([bar_batch([{"time": T0, "symbol": "AAPL"}])])
     with serving(log, store) as (client, _, _), httpx.Client(base_url=client.base_url, timeout=None) as other:
-        threads = [threading.Thread(target=other.get, args=("/v1/intraday/AAPL?limit=50000",)) for _ in range(8)]
+        threads = [threading.Thread(target=other.get, args=(f"/v1/intraday/AAPL?limit={limit}",)) for _ in range(8)]
         for thread in threads:
             thread.start()
         until(lambda: store.reading == 2, "two requests run, the others wait", 20)
         assert client.get("/health").json()["wrong"] == []
-        assert 'tickerplant_api_lane_requests{lane="computing",state="running"} 2.0' in client.get("/metrics").text
-        assert client.get("/v1/intraday/AAPL").json()["count"] == 1
+        running = f'tickerplant_api_lane_requests{{lane="{lane}",state="running"}} 2.0'
+        assert running in client.get("/metrics").text
+        assert client.get("/v1/intraday/AAPL?limit=100").json()["count"] == 1
         store.go.set()
         for thread in threads:
             thread.join()

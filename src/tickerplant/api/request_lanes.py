@@ -41,6 +41,8 @@ class LaneLimits(PlaceLimits):
     has_low_priority: bool = False
 
 
+SMALL: Final = LaneLimits(running=4, reserved=1, waiting=256, waiting_of_client=128, budget_s=15.0)
+"""Limits of requests of a few hundred rows. They run on the server's loop (`run_here`), and wait for no larger one."""
 READING: Final = LaneLimits(running=3, reserved=1, waiting=256, waiting_of_client=128, budget_s=15.0)
 STREAM: Final = LaneLimits(running=1, waiting=1_000, waiting_of_client=1_000, budget_s=60.0)
 COMPUTING: Final = LaneLimits(

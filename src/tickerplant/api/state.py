@@ -20,7 +20,7 @@ from tickerplant.api.http.loop_turns import LoopTurns
 from tickerplant.api.load import LoadCounters
 from tickerplant.api.log_state import backfill_progress, market_now
 from tickerplant.api.on_demand import IndicatorCalculator
-from tickerplant.api.request_lanes import COMPUTING, READING, STREAM, WRITING, RequestLane
+from tickerplant.api.request_lanes import COMPUTING, READING, SMALL, STREAM, WRITING, RequestLane
 from tickerplant.api.store_probe import StoreProbe
 from tickerplant.api.store_reader import StoreReader
 from tickerplant.api.websockets.endpoint import Stream
@@ -48,12 +48,13 @@ STATIC = Path(__file__).parent / "static"
 
 
 class Lanes:
-    """The lanes: `reading` for a few thousand rows, `computing` for more, `stream` for the state of snapshots.
+    """The lanes by the rows of a request: `small` for a few hundred, `reading` for a few thousand, `computing` for more.
 
-    `writing` is no lane: its requests run on the server's loop.
+    `stream` reads the state of snapshots. Requests of `small` and `writing` run on the server's loop.
     """
 
     def __init__(self, load: LoadCounters) -> None:
+        self.small = RequestLane("small", SMALL, load)
         self.reading = RequestLane("reading", READING, load)
         self.computing = RequestLane("computing", COMPUTING, load)
         self.stream = RequestLane("stream", STREAM, load)
@@ -67,7 +68,7 @@ class Lanes:
     @property
     def all(self) -> tuple[RequestLane, ...]:
         """Return every lane."""
-        return (self.reading, self.computing, self.stream)
+        return (self.small, self.reading, self.computing, self.stream)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,9 +55,10 @@ async def run_in_lane(request: Request, make: Callable[[], Coroutine[Any, Any, R
     if request.scope["path"] in ON_SERVER:
         return await make()
     lanes, cost, client = request.app.state.api.lanes, cost_of(request), client_of(request)
+    if cost <= SMALL_ROWS:
+        return await _until_gone(request, lanes.small.run_here(make, client))
     lane: RequestLane = lanes.computing if cost > CHEAP_ROWS else lanes.reading
-    answer = lane.run_here(make, client) if cost <= SMALL_ROWS else lane.run(make, client)
-    return await _until_gone(request, answer)
+    return await _until_gone(request, lane.run(make, client))
 
 
 async def _until_gone(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
