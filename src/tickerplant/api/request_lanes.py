@@ -49,7 +49,7 @@ COMPUTING: Final = LaneLimits(
     running=3, reserved=1, waiting=64, waiting_of_client=32, budget_s=60.0, has_low_priority=True
 )
 WRITING: Final = PlaceLimits(running=4, reserved=1, waiting=64, waiting_of_client=32)
-"""Limits of changes of alert rules. They run on the server's loop, because they are few and small."""
+"""Limits of changes of alert rules. Such changes run on the server's loop, because they are few and small."""
 
 
 class _Work:

@@ -57,8 +57,8 @@ def dividend_factors(
     """Return the price factor of each time: the product of 1 − amount / previous close over all later ex-dates.
 
     CRSP and the vendors use the same formula. `amounts` are as paid, and `closes_before` are in shares of the ex-date.
-    A dividend has no effect if there is no positive previous close. It also has none if its amount is negative, or not
-    below that close.
+    A dividend has no effect if there is no positive previous close. A negative amount, or an amount not below that
+    close, has no effect either.
     """
     usable = (closes_before > 0) & (amounts >= 0) & (amounts < closes_before)
     ratios = 1.0 - amounts[usable] / closes_before[usable]
