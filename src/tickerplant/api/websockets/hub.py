@@ -38,7 +38,7 @@ from tickerplant.log.port import Identity, TopicPartition
 
 _STATE: Final = BAR_COLUMNS.index("state")
 RING_RECORDS: Final = 4_096
-"""Maximum recent records kept in memory: 20 s at 200 records/s. A `since` position within these records needs no read of
+"""Maximum recent records kept in memory: 20 s at 200 records/s. A `since` position within them needs no read of
 the log."""
 RUN_ROWS: Final = 1_000
 """Maximum rows that are encoded in one step, about 5 ms of CPU time. A batch may have 20,000."""
