@@ -1,9 +1,9 @@
-"""Lanes: threads that run requests outside the server's event loop, each with its own event loop and limits.
+"""Lanes: groups of requests with limits of their own. Most lanes run their requests outside the server's event loop.
 
-The server's loop parses HTTP, sends bytes, serves the stream, and runs reads of at most 500 rows and changes of alert
-rules. Another request that reads the store runs in a lane: `reading` for a few thousand rows, `computing` for more. The
-lane `stream` reads the state for snapshots. A request in one lane cannot delay another lane or the server's loop for
-longer than the interpreter needs to switch threads.
+The server's loop parses HTTP, sends bytes and serves the stream. It also runs reads of at most 500 rows (lane
+`small`) and changes of alert rules (`WRITING`). Each other lane has a thread with an event loop:
+`reading` for a few thousand rows, `computing` for more, and `stream` for the state of snapshots. A request in such a
+lane cannot delay another lane or the server's loop for longer than the interpreter needs to switch threads.
 
 Admission happens on the server's loop (`fair_places`). A lane runs a fixed number of requests at once. Further requests
 wait. `LaneLimits` contains the limits. A request gets 429 if its client has too many requests. It gets 503 if all
@@ -42,7 +42,8 @@ class LaneLimits(PlaceLimits):
 
 
 SMALL: Final = LaneLimits(running=4, reserved=1, waiting=256, waiting_of_client=128, budget_s=15.0)
-"""Limits of requests of a few hundred rows. They run on the server's loop (`run_here`), and wait for no larger one."""
+"""Limits of requests of at most 500 rows. Such requests run on the server's loop (`run_here`), and wait only for each
+other."""
 READING: Final = LaneLimits(running=3, reserved=1, waiting=256, waiting_of_client=128, budget_s=15.0)
 STREAM: Final = LaneLimits(running=1, waiting=1_000, waiting_of_client=1_000, budget_s=60.0)
 COMPUTING: Final = LaneLimits(
@@ -72,7 +73,7 @@ class _Work:
 
 
 class RequestLane:
-    """One lane. `run` and `stop` belong to the server's loop; the coroutines run in the lane's own loop."""
+    """One lane. `run`, `run_here` and `stop` belong to the server's loop. `run` uses the lane's own loop."""
 
     def __init__(self, name: str, limits: LaneLimits, counters: LoadCounters) -> None:
         self.name = name

@@ -48,7 +48,7 @@ STATIC = Path(__file__).parent / "static"
 
 
 class Lanes:
-    """The lanes by the rows of a request: `small` for a few hundred, `reading` for a few thousand, `computing` for more.
+    """The lanes: `small` for at most 500 rows, `reading` for a few thousand, `computing` for more.
 
     `stream` reads the state of snapshots. Requests of `small` and `writing` run on the server's loop.
     """

@@ -11,7 +11,7 @@ OpenAPI document. Begin with `queries`, then `responses`.
 - `errors`: error answers
 - `auth`: the API key
 - `site`: refusal of foreign pages, and security headers of answers
-- `lanes`: the route class that runs requests outside the server's event loop
+- `lanes`: the route class that runs requests in lanes
 - `direct`: calls of routes without FastAPI's routing
 - `outgoing`: the bound of unread answers
 - `connections`: limits of connections

@@ -36,7 +36,7 @@ _COST_OF_ROW: Final = {interval.name: 1 + ratio(interval) / 4 for interval in BA
 
 
 class LaneRoute(APIRoute):
-    """A route whose requests run in a lane. Requests that change data run on the server's loop."""
+    """A route whose GET requests run in a lane. Requests that change data run on the server's loop."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler that FastAPI calls on the server's loop."""
