@@ -68,7 +68,7 @@ def test_the_error_without_any_server_contains_the_packages_to_install(
     tmp_path: Path, machine_with: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(binaries.installed_binaries, "__defaults__", ((),))
-    with pytest.raises(StoreError, match=r"^there is no PostgreSQL 15 to 18: install .*--store$"):
+    with pytest.raises(StoreError, match=r"^there is no PostgreSQL 15 to 18: install .*store.binaries.*--store$"):
         find_binaries(None, tmp_path / "cluster")
 
 
@@ -76,7 +76,7 @@ def test_the_error_without_any_server_contains_the_packages_to_install(
     ("version", "error"),
     [
         (None, r"^the folder .* has no programs postgres and initdb"),
-        ("14.9", r"^the folder .* has PostgreSQL 14; use a version from 15 to 18"),
+        ("14.9", r"^the folder .* has PostgreSQL 14; set store.binaries to a version from 15 to 18"),
         ("19beta1", r"^the folder .* has PostgreSQL 19"),
         ("nonsense", r"^the folder .* has no programs"),
     ],

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from tickerplant.store import tls
 from tickerplant.store.repositories import positions as position_rows
 from tickerplant.store.repositories.actions import Actions
 from tickerplant.store.repositories.alerts import AlertRules, Firings, Outbox
@@ -91,8 +92,10 @@ class Store:
 
         `direct_compress` allows COPY to write compressed chunks of TimescaleDB.
 
-        Raises StoreUnavailable if the database is unavailable, and StoreError if the database refuses the login.
+        Raises StoreUnavailable if the database is unavailable, and StoreError if the database refuses the login or TLS
+        fails.
         """
+        tls.check_files(dsn)
         unchanged: set[int] = set()
 
         async def reset(connection: Any) -> None:

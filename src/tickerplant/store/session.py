@@ -12,6 +12,7 @@ import asyncpg
 
 from tickerplant.core.digits import is_digits
 from tickerplant.core.errors import MigrationError, StoreError, StoreUnavailable
+from tickerplant.store import tls
 from tickerplant.store.row_spans import RowSpans
 
 TIMESCALEDB, POSTGRESQL = "timescaledb", "postgresql"
@@ -82,7 +83,7 @@ def is_transient(error: BaseException) -> bool:
     """Return whether the same call may succeed later without a change of its arguments or of the configuration."""
     if type(error) is asyncpg.InterfaceError:
         return any(word in str(error) for word in _ENDED)
-    return isinstance(error, TRANSIENT) and not isinstance(error, _PERMANENT)
+    return isinstance(error, TRANSIENT) and not isinstance(error, _PERMANENT) and not tls.refusal(error)
 
 
 @contextmanager
@@ -94,9 +95,13 @@ def translate_errors() -> Iterator[None]:
         raise MigrationError(f"{_text(error)}; run `tickerplant init-db` to create the tables") from error
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise StoreError(f"the database refuses the login: {_text(error)}; check --store") from error
+    except asyncpg.ClientConfigurationError as error:
+        raise StoreError(f"the address of the database cannot be used: {_text(error)}; correct --store") from error
     except DRIVER_ERRORS as error:
         if NOT_LOADED in str(error):
             raise MigrationError(LOAD_IT) from error
+        if refusal := tls.refusal(error):
+            raise StoreError(refusal) from error
         if is_transient(error):
             raise StoreUnavailable(f"the database is unavailable: {_text(error)}") from error
         raise StoreError(f"the database refused a statement: {_text(error)}") from error

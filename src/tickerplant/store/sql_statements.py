@@ -12,6 +12,7 @@ import asyncpg
 
 from tickerplant.core.errors import StoreError, StoreUnavailable
 from tickerplant.store.session import DRIVER_ERRORS, is_transient, translate_errors
+from tickerplant.store.tls import check_files
 
 CONNECT_S: Final = 10.0
 CLOSE_S: Final = 2.0
@@ -86,7 +87,8 @@ class SqlConnection:
 
     @classmethod
     async def connect(cls, dsn: str) -> SqlConnection:
-        """Connect. Raises StoreUnavailable, or StoreError if the database refuses the login."""
+        """Connect. Raises StoreUnavailable, or StoreError if the database refuses the login, or if TLS fails."""
+        check_files(dsn)
         with translate_errors():
             return cls(
                 await asyncpg.connect(

@@ -118,12 +118,25 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("postgresql://me:hu@sh@h/d", "postgresql://me:********@h/d"),
         ("postgresql://me:hush?x@h/d", "postgresql://********"),
         ("postgresql://me:hush@a:5432,b:5433/d", "postgresql://me:********@a:5432,b:5433/d"),
-        ("postgresql://h/d?sslkey=/k.pem&sslpassword=hush", "postgresql://h/d?sslkey=********&sslpassword=********"),
+        ("postgresql://h/d?sslkey=/k.pem&sslpassword=hush", "postgresql://h/d?sslkey=/k.pem&sslpassword=********"),
     ],
 )
 def test_an_address_is_shown_without_its_passwords(monkeypatch: pytest.MonkeyPatch, url: str, shown: str) -> None:
     monkeypatch.setenv("TICKERPLANT_STORE", url)
     assert {row.name: row.value for row in describe.rows(load())}["store"] == shown
+
+
+def test_paths_of_keys_are_shown_and_keys_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKERPLANT_STORE", "postgresql://me:hu%2Fsh@h/d?sslkey=/k.pem&sslpassword=hush%2F7")
+    files = {"ssl.key.location": "/k.pem", "ssl.keystore.location": "/k.p12", "ssl.ca.location": "/ca.pem"}
+    hidden = {"ssl.key.password": "h1", "ssl.key.pem": "h2", "sasl.oauthbearer.client.secret": "h3",
+              "sasl.oauthbearer.assertion.private.key.passphrase": "h4"}  # fmt: skip
+    settings = load({"kafka": files | hidden})
+    shown = next(row.value for row in describe.rows(settings) if row.name == "kafka")
+    assert shown == files | dict.fromkeys(hidden, describe.HIDDEN)
+    assert set(describe.secret_values(settings.settings)) == {
+        *hidden.values(), "hu%2Fsh", "hu/sh", "hush/7", "hush%2F7",
+    }  # fmt: skip
 
 
 def test_a_key_that_looks_like_an_address_is_hidden_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +163,7 @@ def test_access_to_the_store_has_settings_below_store(tmp_path: Path, monkeypatc
         "store.socket": ("/run/x", file),
         "store.reader": ("people", "environment"),
         "store.reader_password": (None, "default"),
+        "store.binaries": (None, "default"),
     }
     monkeypatch.setenv("TICKERPLANT_STORE", "embedded:")  # beside variables of the table
     assert load({"data": tmp_path}).settings.embedded_store
@@ -160,9 +174,14 @@ def test_child_processes_get_the_addresses_of_the_store_and_not_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "other.toml"
-    file.write_text('[store]\nlisten = "127.0.0.1:6000"\nreader_password = "hush-hush-hush"\n')
+    file.write_text(
+        '[store]\nlisten = "127.0.0.1:6000"\nbinaries = "/usr/pg/bin"\nreader_password = "hush-hush-hush"\n'
+    )
     monkeypatch.setenv("TICKERPLANT_STORE__READER_PASSWORD", "hush-hush-hush")
-    assert access_variables(load(config=file).settings) == {"TICKERPLANT_STORE__LISTEN": "127.0.0.1:6000"}
+    assert access_variables(load(config=file).settings) == {
+        "TICKERPLANT_STORE__LISTEN": "127.0.0.1:6000",
+        "TICKERPLANT_STORE__BINARIES": "/usr/pg/bin",
+    }
     assert "hush" not in str(child_environment())
 
 
@@ -191,6 +210,7 @@ def test_a_key_may_have_blanks_around_it_but_no_invalid_characters(monkeypatch: 
         ("TICKERPLANT_STORE__LISTEN", "here:port", ["store.listen", "environment", "'here:port'", "127.0.0.1:5432"]),
         ("TICKERPLANT_STORE__LISTEN", "127.0.0.1:0", ["store.listen", "127.0.0.1:5432"]),
         ("TICKERPLANT_STORE__SOCKET", "here", ["store.socket", "'here'", "absolute"]),
+        ("TICKERPLANT_STORE__BINARIES", "here", ["store.binaries", "'here'", "/usr/lib/postgresql"]),
         ("TICKERPLANT_STORE__READER", "postgres", ["store.reader", "'postgres'", "another role"]),
         ("TICKERPLANT_STORE__READER", "Me; DROP", ["store.reader"]),
         ("TICKERPLANT_STORE__READER_PASSWORD", "hush", ["store.reader_password", "12"]),

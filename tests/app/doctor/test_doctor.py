@@ -135,6 +135,16 @@ def test_a_database_server_is_checked_by_its_settings(
     assert all(one.advice for one in found if one.state != OK)
 
 
+@pytest.mark.parametrize(
+    ("workers", "words"), [("16", "this database does not use it"), (None, "the server does not load it")]
+)
+def test_an_unused_timescaledb_is_reported_with_its_cause(workers: str | None, words: str) -> None:
+    facts = HEALTHY | {"timescaledb": None, "timescale_workers": workers}
+    [found] = [one for one in store.judge(facts, embedded=False) if one.name == "timescaledb"]
+    assert (found.state, words in found.sentence) == (WARN, True)
+    assert ("shared_preload_libraries" in found.advice) == (workers is None)
+
+
 def test_a_real_server_passes_the_checks(dsn: str, tmp_path: Path) -> None:
     found = {one.name: one for one in store.store(Settings(data=tmp_path, store=SecretStr(dsn)))}
     assert found["store"].state == OK, found

@@ -76,7 +76,8 @@ def sql(
         if text is not None:
             asyncio.run(_run_all(login, text, csv=csv, json=json))
             return
-        program = shutil.which("psql") if psql else None
+        # No variable passes the password of a key to psql, and arguments are visible to other users.
+        program = shutil.which("psql") if psql and "sslpassword=" not in login.address else None
         code = _run_psql(program, login) if program is not None else _run_prompt(login)
     raise typer.Exit(code)
 

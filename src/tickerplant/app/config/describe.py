@@ -20,8 +20,10 @@ HIDDEN = "********"
 UNDOCUMENTED = "testing."
 """Prefix of the settings that docs/settings.md does not list."""
 
-_SECRETS = ("password", "secret", "token", "key")
+_SECRETS = ("password", "passphrase", "secret", "token", "key")
 """Parts of names that mark an entry of a table with free keys as secret."""
+_FILES = (".location", "sslkey")
+"""Ends of names whose values are paths of files, as in `ssl.key.location`."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,19 @@ def _secrets_in(value: Any, *, address: bool = False) -> Iterator[str]:
         elif text != EMBEDDED:
             _, _, password = text.rpartition("@")[0].partition("://")[2].partition(":")
             yield from (password, unquote(password))
-            for given in parse_qs(urlsplit(text).query).get("password", ()):
-                yield from (given, quote(given))
+            parameters = parse_qs(urlsplit(text).query)
+            for given in (*parameters.get("password", ()), *parameters.get("sslpassword", ())):
+                yield from (given, quote(given), quote(given, safe=""))
     elif isinstance(value, dict):
         for name, entry in value.items():
-            if isinstance(entry, str) and any(word in name for word in _SECRETS):
+            if isinstance(entry, str) and _is_secret(name):
                 yield entry
             yield from _secrets_in(entry)
+
+
+def _is_secret(name: str) -> bool:
+    """Return whether the value of this entry, property of Kafka or parameter of an address is a secret."""
+    return any(word in name.lower() for word in _SECRETS) and not name.lower().endswith(_FILES)
 
 
 def _plain(value: Any, *, address: bool = False) -> Any:
@@ -97,7 +105,7 @@ def _plain(value: Any, *, address: bool = False) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, dict):
-        return {k: HIDDEN if any(word in k for word in _SECRETS) else _plain(v) for k, v in value.items()}
+        return {k: HIDDEN if _is_secret(k) else _plain(v) for k, v in value.items()}
     if isinstance(value, tuple):
         return list(value)
     return value
@@ -117,7 +125,7 @@ def without_password(url: str) -> str:
     user, at, host = place.rpartition("@")
     name, colon, _ = user.partition(":")
     shown = (
-        f"{key}{equals}{HIDDEN if any(word in key.lower() for word in _SECRETS) else value}"
+        f"{key}{equals}{HIDDEN if _is_secret(key) else value}"
         for key, equals, value in (part.partition("=") for part in query.split("&"))
     )
     return f"{scheme}://{name}{colon and ':' + HIDDEN}{at}{host}{mark}{'&'.join(shown)}"

