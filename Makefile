@@ -14,7 +14,7 @@ STATIC := src/tickerplant/api/static/index.html
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: check-deploy dist help run venv web test test-all test-real test-parts lint lint-ruff lint-format lint-mypy lint-imports web-check bench chaos fuzz kafka lock
+.PHONY: check-deploy check-docs dist docs help run venv web test test-all test-real test-parts lint lint-ruff lint-format lint-mypy lint-imports web-check bench chaos fuzz kafka lock
 
 help:
 	@echo "make run     run the whole plant with embedded defaults; ARGS='...' are options of \`tickerplant up\`"
@@ -27,6 +27,8 @@ help:
 	@echo "make check-postgres  run the tests of the store on PostgreSQL 15 to 18, and move rows between versions"
 	@echo "make dist    build and check the wheel and the sdist: metadata, contents, installation, first candles"
 	@echo "make check-deploy  check the Dockerfile, compose files, chart, unit, alert rules and boards"
+	@echo "make docs    build the site of docs/ into .data/site, and check its links"
+	@echo "make check-docs  execute every code block of docs/ and README.md; takes minutes"
 	@echo "make bench   run the benchmarks; ARGS='...' are their options; ARGS=--list lists them"
 	@echo "make bench ARGS='compare REF [BENCH ...]'  run benchmarks on two commits in turn and print ratios"
 	@echo "make bench ARGS='table [ROW ...]'  measure the aims in docs/benchmarks.md"
@@ -75,7 +77,7 @@ lock: .venv/.installer
 	@$(COMPILE) $(ARGS) --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
 	@$(COMPILE) $(ARGS) $(RUN_EXTRAS) --extra bench -c requirements-dev.txt pyproject.toml -o requirements-bench.txt
 	@$(COMPILE) $(ARGS) -c requirements-dev.txt tools/requirements-install.in -o tools/requirements-install.txt
-	@for name in dist node java deploy; do \
+	@for name in dist node java deploy docs; do \
 		$(COMPILE) $(ARGS) -c requirements-dev.txt tools/requirements-$$name.in -o tools/requirements-$$name.txt || exit 1; \
 	done
 
@@ -203,3 +205,34 @@ check-deploy: .venv/.dev
 	@$(STEP) "install what the checks of deploy/ need" $(UV) pip install --python $(PY) -q --require-hashes \
 		-r tools/requirements-deploy.txt
 	@$(PY) tools/deploy.py
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+.venv/.docs: .venv/.dev tools/requirements-docs.txt
+	@$(STEP) "install the generator of the site" $(UV) pip install --python $(PY) -q --require-hashes \
+		-r tools/requirements-docs.txt
+	@touch $@
+
+docs: .venv/.docs
+	@$(PY) tools/site.py
+
+# Wheels of the plant and its requirements, for the pages' installations. Only this step needs the package index.
+WHEELS = .data/docs/wheels
+
+.data/docs/.wheels: .venv/.dev requirements-dev.txt
+	@mkdir -p $(WHEELS)
+	@$(UV) pip freeze --python $(PY) --exclude-editable > .data/docs/constraints.txt
+	@$(STEP) "download the wheels that pages install" $(PY) -m pip download -q --only-binary :all: -d $(WHEELS) \
+		--no-deps --require-hashes -r requirements.txt
+	@$(STEP) "download the wheels of other extras" $(PY) -m pip download -q --only-binary :all: -d $(WHEELS) \
+		-c .data/docs/constraints.txt pip setuptools ccxt
+	@touch $@
+
+check-docs: export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
+check-docs: export PYTHONDONTWRITEBYTECODE =
+check-docs: .venv/.docs .data/docs/.wheels web
+	@$(STEP) "find Java, pipx and unshare" tools/need java:default-jre-headless:java unshare:util-linux ip:iproute2 \
+		mvn:maven psql:postgresql-client nginx:nginx-light curl:curl openssl:openssl
+	@$(STEP) "get Kafka for tests" tools/kafka/kafka get
+	@$(STEP) "build the wheel" $(UV) build -q --wheel --no-build-isolation --python $(PY) --out-dir $(WHEELS)
+	@tools/alone .venv/bin/pytest --no-skips tests/docs/pages --wheels $(WHEELS) $(ARGS)
