@@ -310,7 +310,7 @@ class Live:
         """Return a title with all conditions that differ from the defaults."""
         gather = "" if self.gather_ms is None else f", gather_ms {self.gather_ms}"
         partitions = "" if self.partitions is None else f", {self.partitions} partitions"
-        history = ", first history" if self.history else ""
+        history = ", first backfill" if self.history else ""
         return f"{log}: tick to WebSocket, {self.rate:g}/s{gather}{partitions}{history}"
 
     def settings(self) -> dict[str, str]:

@@ -3,7 +3,7 @@
     python -m benchmarks.rest_api
     python -m benchmarks.rest_api --requests 50 --seconds 5
 
-The plant is `tickerplant up` with its sandbox, as `make run` starts it, after the first history. One connection sends
+The plant is `tickerplant up` with its sandbox, as `make run` starts it, after the first backfill. One connection sends
 each request several times, to both servers in turn. `p50_ms` is the median. 64 connections then send requests for 100
 bars to one server after the other. The plain server is one process of uvicorn. It answers only bars, without pages,
 limits and errors. `typed` is the same server with declared types of its answers, which FastAPI encodes faster. The
@@ -50,7 +50,7 @@ CONNECTIONS = 64
 
 
 def wait_for_history(folder: Path) -> None:
-    """Wait until the first history is fetched. Raises SystemExit after `HISTORY_S`."""
+    """Wait until the first backfill is complete. Raises SystemExit after `HISTORY_S`."""
     from tickerplant.log.open import open_log
     from tickerplant.market_data.backfill.progress import read_progress
 
@@ -59,7 +59,7 @@ def wait_for_history(folder: Path) -> None:
     try:
         while (found := read_progress(log)) is None or found.working or found.missing > found.later:
             if time.monotonic() > deadline:
-                raise SystemExit(f"the first history is not complete after {HISTORY_S:g} s: {found}")
+                raise SystemExit(f"the first backfill is not complete after {HISTORY_S:g} s: {found}")
             time.sleep(0.5)
     finally:
         log.close()

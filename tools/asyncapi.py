@@ -7,6 +7,7 @@ for each row of the batch.
 
 from __future__ import annotations
 
+import inspect
 import re
 import textwrap
 from pathlib import Path
@@ -21,10 +22,10 @@ from tickerplant.core import records, schemas
 PATH: Final = Path(__file__).parents[1] / "docs" / "asyncapi.yaml"
 
 CHANNELS: Final = {
-    "raw": (schemas.RAW, "Input: what feeds, users' commands and the backfill have appended."),
+    "raw": (schemas.RAW, "Input of the plant. Feeds, the backfill, the API and users' commands append it."),
     "ohlcv": (schemas.OHLCV, "Bars, and the control records that downstream stages need."),
     "analytics": (schemas.ANALYTICS, "Indicator values, and the control records that show their progress."),
-    "alerts": (schemas.ALERTS, "Alerts that fired."),
+    "alerts": (schemas.ALERTS, "Fired alerts."),
     "status": (schemas.STATUS, "States of feeds, ends of intervals, and differences between sources."),
     "deadletter": (schemas.DEADLETTER, "Data that could not be decoded or applied."),
 }
@@ -41,29 +42,31 @@ KINDS: Final = {
 """Kinds of each topic, as the docstring of `tickerplant.core.records` lists them."""
 
 COLUMN_NOTES: Final = {
-    "again_at": "Time from which a new request may succeed; null if none can.",
-    "alert_id": "The same in every log and every replay.",
+    "again_at": "Time from which a new request may succeed; null for `answered`, or if no request can succeed.",
+    "alert_id": "Identifier of the alert; the same in every log and every replay.",
     "cause": "Version of the raw record that caused this record; 0 on market.prices.raw.",
     "complete": "True if the feed covered the whole interval and every trade has a known size.",
     "emitted": "True if the symbol has a bar in the interval.",
-    "exchange": "Only if the feed has exchanges; null if unknown.",
+    "exchange": "Exchange of the print; null if unknown. The column exists only if the feed has exchanges.",
     "feed": 'Name of the feed; "" if the record belongs to none.',
     "flags": "Bits: 1 no OHLC, 2 no volume, 4 cancel, 8 correction, 16 extended hours, 32 closing auction, "
     "64 size unknown.",
-    "history": "True if the bar was passed through from a vendor or a file.",
+    "history": "True for a vendor's bar that is older than the retained sessions.",
     "published_at": "Clock of the log when the bar was published.",
     "reason": "Cause of the row's last change. New reasons may be added.",
     "received_at": "Time at which the feed received the print.",
     "revision": "Count of changes after the bar closed.",
     "sent_at_us": "Clock of the log, in microseconds since 1970 UTC.",
-    "size": "Shares or units; 0 if missing.",
+    "size": "Shares or units; 0 if unknown.",
     "state": "State of the bar.",
-    "time": "Time of the print, start of the bar, or start of the day in UTC.",
+    "time": "Time of the print, start of the bar, or, for a daily bar, split or dividend, 00:00 UTC of its date.",
     "v": "Version of the header and the columns.",
     "version": "Log generation * 2^40 + offset of the raw record that caused the row. The greatest version wins.",
     "vwap": "Volume-weighted average price; null without volume.",
 }
 """Descriptions of columns and header fields, by name."""
+DEAD_REASON: Final = "Why the data could not be decoded or applied."
+"""Description of the column `reason` of dead letters."""
 _CONSTANTS: Final = re.compile(r"\s\(`[a-z.]*[A-Z_]+`[^)]*\)")
 _ENUMS: Final = {
     "state": schemas.STATES,
@@ -137,6 +140,8 @@ def _message(kind: type[records.Header], description: str) -> dict[str, Any]:
         "required": [field.name for field in records.COLUMNS[kind]],
         "properties": {field.name: _column(field) for field in columns},
     }
+    if kind is records.Dead:
+        rows["properties"]["reason"]["description"] = DEAD_REASON
     if kind is records.Values:
         rows["additionalProperties"] = {
             "type": ["number", "null"],
@@ -190,7 +195,7 @@ def _tidy(schema: dict[str, Any]) -> str:
     for name, each in schema.get("properties", {}).items():
         if name in ("v", "sent_at_us", "feed", "cause"):
             each["description"] = COLUMN_NOTES[name]
-    text = _CONSTANTS.sub("", schema.pop("description"))
+    text = inspect.cleandoc(_CONSTANTS.sub("", schema.pop("description")))
     return "\n\n".join(textwrap.fill(paragraph, 100) for paragraph in text.strip().split("\n\n"))
 
 

@@ -164,13 +164,13 @@ def _ticks() -> Iterator[Row]:
 
 def _others() -> Iterator[Row]:
     indicators, history = "analytics --bars 150", "plant --only latency --log embedded --rates 1000 --warm 5 --history"
-    title = "embedded: tick to WebSocket, 1000/s, first history"
+    title = "embedded: tick to WebSocket, 1000/s, first backfill"
     crowd = "fanout --clients 400 5000"
     yield Row("indicators-rate", "indicators, ragged symbols", "≥ 60 M outputs/s", indicators,
               ("engine, ragged",), "M outputs/s", least=60)  # fmt: skip
     yield Row("indicators-talipp", "the same to talipp", "≥ 80 ×", indicators,
               ("engine, ragged: × talipp",), "×", least=80)  # fmt: skip
-    yield Row("history-rate", "first history with 1,000 live ticks/s", "≥ 30,000 bars/s", history,
+    yield Row("history-rate", "first backfill with 1,000 live ticks/s", "≥ 30,000 bars/s", history,
               (f"{title}: history_bars_per_s",), "bars/s", least=30_000)  # fmt: skip
     yield Row("history-p99", "the same: p99 of tick to WebSocket", "≤ 50 ms", history,
               (f"{title}: p99_ms",), "ms", most=50)  # fmt: skip

@@ -14,8 +14,8 @@ from tickerplant.core.bar_request import BarRequest
 from tickerplant.core.interval import Interval
 
 ReadBars: TypeAlias = Callable[[int | None, int | None, int], Awaitable[pa.Table]]
-"""Function (start_us, end_us, count) that returns at most `count` bars in ascending order of time. If `start_us` is
-None, it returns the newest bars before `end_us`."""
+"""Function (start_us, end_us, count) that returns at most `count` bars of `[start_us, end_us)`, in ascending order of
+time. A bound of None is open. If `start_us` is None, the function returns the newest bars, otherwise the oldest."""
 
 
 class InputBars(Protocol):
@@ -47,14 +47,17 @@ class IndicatorCalculator(Protocol):
         """Return `time`, `state` and a column per output, one row per requested bar. Slow: run it in a thread."""
 
     def remaining(self, inputs: Any, chosen: Any, beyond: int) -> Mapping[str, int]:
-        """Return the columns that are not warm at the last bar, with the count of bars that each still needs.
+        """Return the count of bars that each column without a value at the last bar still needs, by column.
 
-        The newest `beyond` bars are ignored.
+        The newest `beyond` bars are ignored. {} if no column needs more bars, or there are no bars.
         """
         ...
 
     def warmups(self, interval: Interval) -> Mapping[str, int]:
-        """Return the ordinal, from 1, of the first bar with a value, by column of the analytics service."""
+        """Return the ordinal, from 1, of the first bar with a value, by column of the analytics service.
+
+        {} if the service computes no indicator in this interval.
+        """
         ...
 
     def listing(self) -> Sequence[Mapping[str, Any]]:

@@ -55,7 +55,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
 
 
 class Start(Header, frozen=True, kw_only=True, tag="start"):
-    """The feed is up. Rows: all symbols that it is expected to send in this partition. They replace earlier rows.
+    """The feed is up. Rows: all symbols that the feed is expected to send in this partition. They replace the rows
+    of the feed's earlier `Start` records.
 
     `from_us`: time from which the feed is complete. `hole`: data between the feed's previous watermark and `from_us`
     may be missing. `live`: the feed counts as down if its marks stop; a file sends no marks. `whole`: the first
@@ -106,7 +107,7 @@ class End(Header, frozen=True, kw_only=True, tag="end"):
     """The feed has sent all its data: its open windows close.
 
     `whole`: the feed's last interval is complete (the default for files). `watermark_us`: time of a file's last row in
-    any partition; None if unknown.
+    any partition; None (null) if unknown.
     """
 
     whole: bool = False
@@ -158,7 +159,7 @@ class Values(Header, frozen=True, kw_only=True, tag="values"):
 
 
 class Alerts(Header, frozen=True, kw_only=True, tag="alerts"):
-    """Rows: alerts that fired (`schemas.ALERT`), in the order in which their rules crossed."""
+    """Rows: fired alerts (`schemas.ALERT`), in the order in which they fired."""
 
 
 class Over(Header, frozen=True, kw_only=True, tag="over"):
@@ -192,7 +193,7 @@ class Differences(Header, frozen=True, kw_only=True, tag="differences"):
 
 
 class Dead(Header, frozen=True, kw_only=True, tag="dead"):
-    """Rows: records that could not be decoded or applied (`schemas.DEAD`)."""
+    """Rows: data that could not be decoded or applied (`schemas.DEAD`)."""
 
 
 RAW_KINDS: Final = (Start, Ticks, VendorBars, Mark, Down, End, Settings, Splits, Dividends, Answers, Rebuild, AlertRule)

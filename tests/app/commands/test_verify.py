@@ -71,7 +71,10 @@ def aggregating(log: EventLog) -> Iterator[None]:
 
 
 def fill(log: EventLog, partitions: int = 2) -> None:
-    """Append an unreadable record and three days to partition 0. A restarted service aggregates each day."""
+    """Append a start, an unreadable record and `DAYS` days to partition 0, and a mark to partition 1.
+
+    A new aggregation service processes each day.
+    """
     log.create_topics(TOPICS, partitions)
     feed(log, [start(start_us=OPEN, symbols=["A"], sent_at_us=SENT, whole=True)])
     feed(log, [b"rubbish"])

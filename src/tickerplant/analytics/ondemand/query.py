@@ -38,8 +38,9 @@ COLUMNS: Final = ("time", *PRICES, "volume", "vwap", "state")
 """The columns of bars that are read."""
 
 ReadBars: TypeAlias = Callable[[int | None, int | None, int], Awaitable[pa.Table]]
-"""Function (start_us, end_us, count) that returns at most `count` bars of one symbol and interval, in ascending order
-of time. If `start_us` is None, it returns the newest bars before `end_us`."""
+"""Function (start_us, end_us, count) that returns at most `count` bars of `[start_us, end_us)`, of one symbol and
+interval, in ascending order of time. A bound of None is open. If `start_us` is None, the function returns the newest
+bars, otherwise the oldest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Errors in the form that clients receive: `{"error": {"code", "message", "hint"}}`. The hint contains the remedy."""
+"""Errors in the form that clients receive: `{"error": {"code", "message", "hint"}}`.
+
+`hint` states what to do; it is empty if there is no advice.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ log = structlog.get_logger(__name__)
 
 
 class ApiError(Exception):
-    """An error answer: HTTP status, machine-readable code, message, and hint."""
+    """An error answer: HTTP status, machine-readable code, message, and hint ("" for none).
+
+    `retry_after_s`: seconds until the next attempt (header `Retry-After`); None: the default of `error_response`.
+    """
 
     def __init__(
         self, status: int, code: str, message: str, hint: str = "", *, retry_after_s: int | None = None
@@ -43,7 +49,7 @@ def error_body(code: str, message: str, hint: str = "") -> bytes:
 def error_response(
     status: int, code: str, message: str, hint: str = "", *, retry_after_s: int | None = None
 ) -> Response:
-    """Return an error as a response. `Retry-After` is the given number of seconds, and 2 for any other 503."""
+    """Return an error as a response. `retry_after_s` is the header `Retry-After`; None: 2 for a 503, otherwise none."""
     if retry_after_s is None and status == 503:
         retry_after_s = 2
     headers = None if retry_after_s is None else {"Retry-After": str(retry_after_s)}
@@ -100,7 +106,10 @@ def error_answer(error: ApiError | TickerplantError) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Register handlers that turn every exception of the application into an error answer."""
+    """Register handlers that answer ApiError, TickerplantError, and errors of FastAPI in this form.
+
+    `CatchExceptions` answers all other exceptions.
+    """
 
     @app.exception_handler(ApiError)
     async def _api(_: Request, error: ApiError) -> Response:

@@ -143,9 +143,10 @@ def frames_of(wanted: Filter, records: Sequence[StreamRecord]) -> list[Frame]:
 
 
 class Outbox:
-    """The queue of one client. When it exceeds `hard_bytes`, `failure` is set and no more messages are queued.
+    """The queue of one client. Above `soft_bytes`, rows are conflated.
 
-    `wake` is called whenever a message becomes available.
+    Above `hard_bytes`, `failure` is set, the queue is cleared, and no more messages are queued. `wake` is called after
+    each queued message or conflated row, and when `failure` is set.
     """
 
     def __init__(self, wake: Callable[[], None], *, soft_bytes: int, hard_bytes: int) -> None:
@@ -172,8 +173,8 @@ class Outbox:
     def put(self, text: str, *, counted: bool = True) -> None:
         """Queue a message that must not be conflated.
 
-        If `counted` is false, the size does not count against the limits. Answers to the client's own requests (a
-        snapshot, records since a position) are not counted; the endpoint allows one such answer at a time.
+        If `counted` is false, the limits do not apply to the message. This is the case for answers to the client's own
+        requests (a snapshot, records since a position). The endpoint allows one such answer at a time.
         """
         if self.failure is not None:
             return

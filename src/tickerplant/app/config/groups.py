@@ -311,7 +311,8 @@ class SandboxSettings(SettingsGroup):
     )
     free_plans: bool = Field(default=False, description="Apply the quotas of the vendors' free plans to the sandbox.")
     fault_script: Names = Field(
-        default=(), description="Faults to inject: `SECONDS FAULT`, as in `60 do=mute&seconds=30`; see `sandbox.md`."
+        default=(),
+        description="Faults to inject, each as `SECONDS FAULT`, such as `60 do=mute&seconds=30`; see `sandbox.md`.",
     )
     fault_seed: int | None = Field(
         default=None, description="Seed of random faults, about 100 an hour; unset: no random faults."

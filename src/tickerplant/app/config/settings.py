@@ -126,15 +126,16 @@ class Settings(BaseSettings):
         ge=0,
         le=10_000,
         description="Maximum time in milliseconds for which `persistence` gathers ticks, and bars and values of a live "
-        "feed, into one transaction. It waits only while records arrive slowly. The end of an interval, files and the "
-        "backfill end the wait. 0, or `gather_ms` of 0: no additional wait.",
+        "feed, into one transaction. `persistence` waits only while records arrive slowly. The end of an interval, "
+        "files and the backfill end the wait. 0, or `gather_ms` of 0: no additional wait.",
     )
     min_free_mb: int = Field(
         default=256,
         ge=0,
         le=1_000_000,
         description="Minimum free space of the disk with the embedded log or database, in MiB. If less is free, "
-        "feeds, the backfill and `replay` take in no data; they continue at 1.25 times this space. 0: they never stop.",
+        "feeds, the backfill and `replay` take in no data; they continue at 1.25 times this space. 0: the intake never "
+        "stops.",
     )
     snapshot_interval_records: int = Field(
         default=2_000,
@@ -173,8 +174,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
-        description="Minimum level of log lines; unset: `warning` for commands that end by themselves, otherwise "
-        "`info`.",
+        description="Minimum level of log lines. If this is unset, commands that end by themselves use `warning`.",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto",

@@ -62,6 +62,8 @@ class _Action(msgspec.Struct):
 
 
 _ACTIONS = msgspec.json.Decoder(_Action)
+_EXAMPLE = '{"action": "subscribe", "params": {"symbols": "AAPL"}}'
+_NOT_A_COMMAND = f"the message is not a command; send JSON such as {_EXAMPLE}"
 
 
 class TwelveDataSession:
@@ -78,7 +80,7 @@ class TwelveDataSession:
         try:
             action = _ACTIONS.decode(text)
         except msgspec.MsgspecError:
-            return {"event": "error", "status": "error", "messages": ["the message is not JSON with a known action"]}
+            return {"event": "error", "status": "error", "messages": [_NOT_A_COMMAND]}
         if action.action == "heartbeat":
             return {"event": "heartbeat", "status": "ok"}
         if action.action == "reset":
@@ -86,7 +88,8 @@ class TwelveDataSession:
             return {"event": "reset-status", "status": "ok"}
         if action.action in ("subscribe", "unsubscribe"):
             return self._subscribe(action, set(hidden), on=action.action == "subscribe")
-        return {"event": "error", "status": "error", "messages": [f"unknown action {action.action!r}"]}
+        unknown = f"unknown action {action.action!r}; send subscribe, unsubscribe, reset or heartbeat"
+        return {"event": "error", "status": "error", "messages": [unknown]}
 
     def _subscribe(self, action: _Action, hidden: set[str], *, on: bool) -> dict[str, Any]:
         given = action.params.symbols
@@ -108,6 +111,6 @@ class TwelveDataSession:
             success.append({**found, "country": "United States"} if "mic_code" in meta else found)
         event = f"{action.action}-status"
         if not success:
-            messages = ["no symbol was found"]
+            messages = ["no symbol was accepted; correct the symbols in `fails`"]
             return {"event": event, "status": "error", "messages": messages, "success": [], "fails": fails}
         return {"event": event, "status": "warning" if fails else "ok", "success": success, "fails": fails}
