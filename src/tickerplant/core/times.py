@@ -37,7 +37,7 @@ FIRST_US: Final = (dt.datetime(1800, 1, 1, tzinfo=dt.UTC) - _EPOCH) // _MICROSEC
 LAST_US: Final = (dt.datetime(2261, 1, 1, tzinfo=dt.UTC) - _EPOCH) // _MICROSECOND
 """First and last accepted time of a row. Aggregation rejects records with other times; the store contains none."""
 RANGE_MARGIN_US: Final = 8 * DAY_US
-"""Maximum time of a clamped bound before `FIRST_US` or after `LAST_US`. It is longer than the longest bar."""
+"""Maximum distance of a clamped bound before `FIRST_US` or after `LAST_US`. It is longer than the longest bar."""
 
 
 def micros_of(moment: dt.datetime) -> int:
@@ -66,10 +66,11 @@ def iso(time: int | dt.datetime) -> str:
 
 
 def clamp_range(start_us: int | None, end_us: int | None) -> tuple[int | None, int | None]:
-    """Return a range that contains the same rows, with bounds that no rounding moves out of the years 1 to 9999.
+    """Return a range with bounds near the accepted times, which contains the same rows. None stays None.
 
-    None stays None. A range that is not empty does not become empty: bounds move at most to `RANGE_MARGIN_US` before
-    `FIRST_US` and after `LAST_US`.
+    The start is between `FIRST_US - RANGE_MARGIN_US` and `LAST_US`, the end between `FIRST_US` and
+    `LAST_US + RANGE_MARGIN_US`. A range that is not empty does not become empty. Rounding a bound to the start or end
+    of a bar cannot leave the years 1 to 9999.
 
     >>> clamp_range(0, micros_of(dt.datetime(9999, 12, 31, tzinfo=dt.UTC))) == (0, LAST_US + RANGE_MARGIN_US)
     True

@@ -34,7 +34,7 @@ class _PoolFilter(logging.Filter):
         self._written_s = -math.inf
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Shorten a line with an exception. Return False for such a line within `QUIET_S` of the previous one."""
+        """Shorten a line with an exception. Return False within `QUIET_S` of the previous such line."""
         if record.exc_info is None:
             return True
         if record.created - self._written_s < QUIET_S:
@@ -54,7 +54,10 @@ class _ClientFilter(logging.Filter):
         self._written_s = -math.inf
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return False for such a line within `QUIET_S` of the previous one. Other such lines lose their traceback."""
+        """Return False for a line about an invalid request within `QUIET_S` of the previous such line, else True.
+
+        A line that passes becomes a warning without a traceback. Other lines are unchanged.
+        """
         if record.msg not in BY_CLIENTS:
             return True
         if record.created - self._written_s < QUIET_S:
@@ -88,7 +91,10 @@ _json_only = False
 
 
 def hide(secrets: Iterable[str]) -> None:
-    """Replace these texts in all lines from now on, also in the form that a URL or a JSON text gives them."""
+    """Hide these secrets in all later lines, and also their forms in URLs, JSON, escaped text and Python literals.
+
+    Secrets shorter than `MIN_SECRET` are not hidden. A second call replaces the secrets of the first call.
+    """
     global _secrets
     forms = {
         form
@@ -103,7 +109,7 @@ def hide(secrets: Iterable[str]) -> None:
 
 
 def without_secrets(text: str) -> str:
-    """Return a text in which the texts of `hide` are replaced."""
+    """Return the text with `HIDDEN` in place of each secret that `hide` received."""
     return _secrets.sub(HIDDEN, text) if _secrets is not None else text
 
 
@@ -111,7 +117,7 @@ _COLOUR: Final = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 class _EscapedFormatter(structlog.stdlib.ProcessorFormatter):
-    """Escapes control characters of foreign text in a line, and hides secrets. Only colours remain."""
+    """Formats a line without secrets. Control characters are escaped, except the sequences that set a colour."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the formatted line. Control characters in JSON become escapes of JSON."""

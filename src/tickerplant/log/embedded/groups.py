@@ -121,7 +121,10 @@ def commit_positions(
             "SELECT incarnation, since FROM owners WHERE group_name = ? AND partition_id = ?", (group, partition_id)
         ).fetchone()
         if row is None or row != (incarnation, owned.get(partition_id)):
-            raise Fenced(f"another member of group {group} owns a partition of this commit")
+            raise Fenced(
+                f"a partition of this commit is not assigned to this member of group {group}, or was reassigned since "
+                "the last poll; restart the member, which resumes from its last commit"
+            )
     connection.executemany(
         "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)",
         [(group, partition_id, position) for partition_id, position in positions.items()],

@@ -32,7 +32,10 @@ _SCHEMAS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class InstrumentName:
-    """The symbol of an instrument on the dates of `[start_us, end_us)`, both midnights UTC."""
+    """The symbol of an instrument in the range `[start_us, end_us)`.
+
+    Both bounds are midnights in UTC, but `end_us` is FOREVER_US if the symbol has no last date.
+    """
 
     instrument_id: int
     start_us: int
@@ -136,7 +139,10 @@ class _Lists:
         return _text(self.read(self._width))
 
     def date(self) -> int:
-        """Return 00:00 UTC of the next date, which is a number such as 20240131."""
+        """Read the next date and return its midnight in UTC; FOREVER_US for 9999-12-31 and later.
+
+        The file stores 2024-01-31 as the integer 20240131.
+        """
         number: int = struct.unpack("<I", self.read(4))[0]
         if number >= 9999_12_31:
             return FOREVER_US
@@ -197,7 +203,10 @@ class Symbology:
         return pa.DictionaryArray.from_arrays(indices, self._dictionary.filter(pa.array(seen)))
 
     def _table_of(self, period: int) -> npt.NDArray[np.int32]:
-        """Return each instrument's symbol code in a period (0: before the first change), and one more -1 at the end."""
+        """Return an int32 array with each instrument's symbol code in a period, or -1 for no symbol.
+
+        Period 0 ends at the first change. The array ends with an additional -1, for unknown instruments.
+        """
         if self._table is None or self._table[0] != period:
             table = np.full(len(self._instruments) + 1, -1, np.int32)
             if period:

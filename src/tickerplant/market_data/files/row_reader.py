@@ -138,7 +138,7 @@ class RowReader:
 
     @property
     def first_choices(self) -> list[str]:
-        """Return notes for the user about ambiguous formats that the first rows decide for the whole file."""
+        """Return notes for the user about ambiguous formats that were chosen from the first rows for the whole file."""
         readers = (self._numbers, self._times, self._clock)
         return [reader.choice for reader in readers if reader is not None and reader.choice is not None]
 
