@@ -91,9 +91,9 @@ _json_only = False
 
 
 def hide(secrets: Iterable[str]) -> None:
-    """Hide these secrets in all later lines, and also their forms in URLs, JSON, escaped text and Python literals.
+    """Replace these secrets in all later lines, also in their forms in URLs, JSON, escaped text and Python literals.
 
-    Secrets shorter than `MIN_SECRET` are not hidden. A second call replaces the secrets of the first call.
+    Secrets shorter than `MIN_SECRET` are not replaced. A second call replaces the secrets of the first call.
     """
     global _secrets
     forms = {
