@@ -28,7 +28,7 @@ import structlog
 
 from tickerplant.app.config.settings import Settings, access_variables, child_environment
 from tickerplant.app.service_manager import ServiceManager
-from tickerplant.app.wiring.locks import FolderLock
+from tickerplant.app.wiring.locks import FolderLock, require_restored
 from tickerplant.app.wiring.store import embedded_postgres, has_store
 from tickerplant.core.errors import ConfigError, StoreUnavailable
 
@@ -49,6 +49,8 @@ def database(
     `patience_s`: maximum seconds to wait for another owner of the store. It is `START_S` if None, or if `lasting`.
     Raises StoreUnavailable if a store is missing and `make` is false, or if the store is not up in time.
     """
+    if settings.embedded_store:
+        require_restored(settings.data)
     if not settings.embedded_store:
         yield settings.store.get_secret_value()
     elif not make and not has_store(settings.data):
@@ -122,6 +124,7 @@ def own(settings: Settings, lock: FolderLock) -> Iterator[str]:
 
 def serve(settings: Settings, stop: threading.Event, manager: ServiceManager, *, while_used: bool) -> None:
     """Own the server until `stop`, or, with `while_used`, until it has had no user for `IDLE_S`."""
+    require_restored(settings.data)
     lock = FolderLock(settings.data, "store.lock")
     if while_used:
         if not lock.acquire(wait_s=1.0):

@@ -22,9 +22,23 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from tickerplant.core.errors import ConfigError, FolderHeld
+
+RESTORE_NAME: Final = "restore.incomplete"
+"""Name of the file that marks a data folder until `tickerplant restore` has completed it."""
+
+
+def require_restored(data: Path) -> None:
+    """Raise ConfigError for a data folder that `tickerplant restore` has not completed."""
+    marker = data / RESTORE_NAME
+    if marker.exists():
+        source = marker.read_text(errors="replace").strip() or "BACKUP"
+        raise ConfigError(
+            f"the data folder {data} is incomplete, because `restore` runs or was interrupted; run "
+            f"`tickerplant restore {source} --data {data}` again, or choose another folder"
+        )
 
 
 class FolderLock:

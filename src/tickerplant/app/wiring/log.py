@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from tickerplant.app.wiring.locks import require_restored
 from tickerplant.core.errors import UnknownTopic
 from tickerplant.core.schemas import (
     ALERTS,
@@ -31,6 +32,7 @@ def open_log(settings: Settings, *, make_topics: bool = True, patience_s: float 
     """Open the log of the settings for the block. If `make_topics` is true, create the missing topics."""
     from tickerplant.log import open as log_open
 
+    require_restored(settings.data)
     patience_s = log_open.PATIENCE_S if patience_s is None else patience_s
     opened = log_open.open_log(settings.log, data=settings.data, config=settings.kafka, patience_s=patience_s)
     try:

@@ -14,6 +14,7 @@ from tickerplant import machine
 from tickerplant.core.errors import ConfigError, LogError, UnknownTopic
 from tickerplant.core.schemas import TopicSpec
 from tickerplant.log.embedded import file, groups, locks, records
+from tickerplant.log.embedded.backup import LogSnapshot
 from tickerplant.log.embedded.checkpointer import Checkpointer
 from tickerplant.log.embedded.context import LogContext
 from tickerplant.log.embedded.leadership import EmbeddedLeadership
@@ -274,6 +275,11 @@ class EmbeddedLog:
             ]
             connection.execute("DELETE FROM floors WHERE holder = ?", (holder,))
             connection.executemany("INSERT INTO floors VALUES (?, ?, ?)", rows)
+
+    def snapshot(self) -> LogSnapshot:
+        """Return the log as it is now, for a backup. Writers continue; their pages stay in the -wal meanwhile."""
+        self._context.check_open()
+        return LogSnapshot(self._context)
 
     def close(self) -> None:
         """Close the file. SQLite moves the -wal into it and removes the -wal if no other connection is open."""

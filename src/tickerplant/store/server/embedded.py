@@ -165,6 +165,16 @@ class EmbeddedPostgres:
                 self._sockets.rmdir()
         self._release_folder()
 
+    def remove(self) -> None:
+        """Delete the folder with the cluster, after its server has stopped. Raises FolderHeld while it is used."""
+        if self.folder.exists():
+            self._lock_folder()
+            try:
+                _stop_orphan(self.cluster)
+                shutil.rmtree(self.folder)
+            finally:
+                self._release_folder()
+
     def __enter__(self) -> EmbeddedPostgres:
         self.start()
         return self
