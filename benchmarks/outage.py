@@ -99,11 +99,12 @@ class Plant(Processes):
 
     port: int = 0
     sandbox: str = ""
+    key: str = ""
     probes: list[Probe] = field(default_factory=list)
 
     def get(self, path: str) -> dict[str, Any] | None:
         """Return the JSON of an answer of the API, of any status; None without an answer."""
-        return get_json(f"http://127.0.0.1:{self.port}{path}")
+        return get_json(f"http://127.0.0.1:{self.port}{path}", self.key)
 
     def probe(self, stop: threading.Event) -> None:
         """Probe `/health` until `stop`."""
@@ -290,14 +291,17 @@ def measure(plant: Plant, broker: KafkaBroker, outage: Outage) -> bool:
 
 
 @contextlib.contextmanager
-def running(broker: KafkaBroker, data: Path, rate: float) -> Iterator[tuple[Plant, Minutes]]:
-    """Run the five processes for the block, level from its start, and the threads that probe and compare."""
+def running(log: str, data: Path, rate: float, key: str = "", **settings: str) -> Iterator[tuple[Plant, Minutes]]:
+    """Run the five processes for the block, level from its start, and the threads that probe and compare.
+
+    `log`: the address of the event log. `key`: the API key, which `settings` or the settings file contain.
+    """
     symbols, port, sandbox_port = list(symbol_names(SYMBOLS)), free_port(), free_port()
     env = environment(
-        f"kafka://{broker.bootstrap}", api__port=str(port), partitions="2", sandbox__rate=str(rate),
-        sandbox__port=str(sandbox_port), symbols=",".join(symbols),
+        log, api__port=str(port), partitions="2", sandbox__rate=str(rate), sandbox__port=str(sandbox_port),
+        symbols=",".join(symbols), **settings,
     )  # fmt: skip
-    plant = Plant(env, data, port=port, sandbox=f"http://127.0.0.1:{sandbox_port}")
+    plant = Plant(env, data, port=port, sandbox=f"http://127.0.0.1:{sandbox_port}", key=key)
     stop, threads = threading.Event(), []
     try:
         for name in reversed(SERVICES):
@@ -331,7 +335,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, KafkaBroker(Path(folder) / "kafka") as broker:
         data = Path(folder) / "data"
         data.mkdir()
-        with running(broker, data, given.rate) as (plant, minutes):
+        with running(f"kafka://{broker.bootstrap}", data, given.rate) as (plant, minutes):
             reached = [
                 measure(plant, broker, Outage(seconds, given.frozen, given.disconnect)) for seconds in given.seconds
             ]

@@ -78,10 +78,11 @@ class Processes:
         self.running.clear()
 
 
-def get_json(url: str) -> dict[str, Any] | None:
-    """Return the JSON object of an answer, of any status; None without an answer."""
+def get_json(url: str, key: str = "") -> dict[str, Any] | None:
+    """Return the JSON object of an answer, of any status; None without an answer. `key`: the API key."""
+    request = urllib.request.Request(url, headers={"X-API-Key": key} if key else {})
     try:
-        with urllib.request.urlopen(url, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return dict(json.load(answer))
     except urllib.error.HTTPError as error:
         with contextlib.suppress(ValueError):

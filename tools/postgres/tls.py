@@ -19,6 +19,7 @@ import asyncpg
 from tools.certificates import Authority, Certificate, give
 from tools.postgres.servers import get
 
+from tickerplant.store.reader_role import scram_verifier
 from tickerplant.store.server.binaries import NEWEST, OLDEST, installed_binaries
 from tickerplant.store.server.embedded import EmbeddedPostgres
 
@@ -109,7 +110,7 @@ class TlsPostgres:
         """Start the server, with the database and its owner."""
         self._server.start()
         self.run(
-            f"CREATE ROLE {OWNER} LOGIN CREATEROLE PASSWORD '{self.password}'",
+            f"CREATE ROLE {OWNER} LOGIN CREATEROLE PASSWORD '{scram_verifier(self.password)}'",
             f"CREATE DATABASE {DATABASE} OWNER {OWNER}",
         )
         return self
