@@ -14,6 +14,7 @@ from tests.support.waiting import PATIENCE, until
 from tickerplant.core.errors import LogUnavailable
 from tickerplant.core.schemas import RAW, STATE_AGGREGATION, TOPICS
 from tickerplant.log.kafka import KafkaLog
+from tickerplant.log.topic_policy import TopicPolicy
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.kafka, pytest.mark.timeout(300)]
 
@@ -75,7 +76,7 @@ def test_new_topics_have_a_replica_on_each_of_three_brokers(brokers: list[KafkaB
 
 
 def test_an_option_of_the_address_sets_the_count_of_replicas(brokers: list[KafkaBroker]) -> None:
-    with KafkaLog(brokers[0].bootstrap, topic_prefix="two.", replication_factor=2) as log:
+    with KafkaLog(brokers[0].bootstrap, topic_prefix="two.", policy=TopicPolicy(2)) as log:
         log.create_topics(TOPICS, PARTITIONS)
     assert set(map(frozenset, replicas(brokers[0], "two.").values())) == {frozenset({2})}
 

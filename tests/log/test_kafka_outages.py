@@ -21,12 +21,14 @@ from tests.support.waiting import PATIENCE, until
 from tickerplant.app import health, retention_loss
 from tickerplant.app.component import FAILED, OK
 from tickerplant.app.doctor import log as doctor
-from tickerplant.app.doctor.finding import FAIL
+from tickerplant.app.doctor.finding import FAIL, WARN
 from tickerplant.core.errors import ConfigError, LogError, LogUnavailable
 from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION, TOPICS
+from tickerplant.core.times import DAY_US
 from tickerplant.log.kafka import KafkaLog, connection
 from tickerplant.log.port import TopicPartition
 from tickerplant.log.snapshots import SNAPSHOT_KEY
+from tickerplant.log.topic_policy import TopicPolicy
 
 pytestmark = pytest.mark.kafka
 
@@ -156,9 +158,26 @@ def test_an_existing_topic_with_wrong_settings_is_refused_with_the_command_that_
 def test_new_topics_have_as_many_replicas_as_the_cluster_can_give(cluster: Cluster) -> None:
     topic = cluster.admin.list_topics(cluster.prefix + RAW, timeout=PATIENCE.seconds(30)).topics[cluster.prefix + RAW]
     assert [len(partition.replicas) for partition in topic.partitions.values()] == [1] * PARTITIONS
-    three = KafkaLog(cluster.broker.bootstrap, topic_prefix=cluster.prefix + "three.", replication_factor=3)
+    three = KafkaLog(cluster.broker.bootstrap, topic_prefix=cluster.prefix + "three.", policy=TopicPolicy(3))
     with pytest.raises(LogError, match="replication factor"):
         three.create_topics(TOPICS, 1)
+
+
+def test_chosen_settings_of_topics_are_set_on_the_broker_and_compared_at_each_start(
+    cluster: Cluster,
+) -> None:
+    prefix, bootstrap = f"{cluster.prefix}chosen.", cluster.broker.bootstrap
+    with KafkaLog(bootstrap, topic_prefix=prefix, policy=TopicPolicy(1, 1, {RAW: 30 * DAY_US})) as log:
+        log.create_topics(TOPICS, 1)
+        log.create_topics(TOPICS, 1)
+        assert log.check_topics(TOPICS) == ([], [])
+    with KafkaLog(bootstrap, topic_prefix=prefix, policy=TopicPolicy(1, 1, {RAW: 60 * DAY_US})) as log:
+        log.create_topics(TOPICS, 1)
+        [text] = log.check_topics(TOPICS)[1]
+        assert text.startswith(f"topic {prefix}{RAW} has retention.ms=2592000000; correct it with")
+        assert "retention.ms=5184000000" in text
+        [finding] = doctor.topics(log)
+        assert (finding.state, text in finding.sentence) == (WARN, True)
 
 
 def test_the_groups_of_all_consumers_have_the_prefix(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, KafkaError
 
-from tickerplant.core.schemas import RAW, STATE_AGGREGATION, TopicSpec
+from tickerplant.core.errors import ConfigError
+from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION, TopicSpec
 from tickerplant.core.times import DAY_US
 from tickerplant.log.kafka.client_errors import ConnectionErrors
 from tickerplant.log.kafka.connection import ClientLogFilter
 from tickerplant.log.kafka.reader import generation_of
 from tickerplant.log.kafka.topic_settings import check, new_topic
+from tickerplant.log.topic_policy import TopicPolicy
 
 TICKS = TopicSpec(RAW, 5 * DAY_US)
 STATE = TopicSpec(STATE_AGGREGATION, None)
@@ -73,6 +75,33 @@ def test_a_longer_retention_and_a_state_topic_with_any_times_are_accepted() -> N
     assert not check("t", STATE, new_topic(STATE, 1) | {"message.timestamp.type": "CreateTime"}, 1).refused
 
 
+def test_chosen_settings_are_those_of_new_topics_and_existing_ones_are_compared_with_them() -> None:
+    policy = TopicPolicy(3, 3, {RAW: 30 * DAY_US})
+    new = new_topic(TICKS, 3, policy)
+    assert (new["min.insync.replicas"], new["retention.ms"], new["segment.ms"]) == ("3", "2592000000", "259200000")
+    assert new_topic(STATE, 3, policy)["min.insync.replicas"] == "3"
+    assert new_topic(TopicSpec(OHLCV, 5 * DAY_US), 3, policy)["retention.ms"] == "432000000"
+    assert not check("t", TICKS, BROKER | new, 3, policy).warned
+    found = check("p.t", TICKS, BROKER | new_topic(TICKS, 2), 2, policy)
+    assert found.refused == {}
+    assert found.warned == {
+        "min.insync.replicas": ("1", "2"), "replicas": ("2", "3"), "retention.ms": ("432000000", "2592000000"),
+    }  # fmt: skip
+    assert found.text(found.warned, "broker:9092") == (
+        "topic p.t has 2 replicas, and topics.replicas is 3; add replicas with `kafka-reassign-partitions.sh`; topic "
+        "p.t has min.insync.replicas=1, retention.ms=432000000; correct it with `kafka-configs.sh --bootstrap-server "
+        "broker:9092 --alter --entity-type topics --entity-name p.t --add-config "
+        "min.insync.replicas=2,retention.ms=2592000000`"
+    )
+    short = check("t", TICKS, BROKER | new | {"retention.ms": "60000"}, 3, policy)
+    assert short.refused == {"retention.ms": ("60000", "2592000000")}
+
+
+def test_more_in_sync_replicas_than_replicas_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"topics.min_insync_replicas is 2, and a topic has 1 replicas"):
+        new_topic(TICKS, 1, TopicPolicy(min_insync_replicas=2))
+
+
 def test_a_refusal_counts_when_it_has_lasted_and_a_success_ends_it() -> None:
     now = [100.0]
     errors = ConnectionErrors(lambda: now[0])
@@ -99,6 +128,20 @@ def test_an_outage_states_the_newest_error_of_a_connection() -> None:
     errors.note(KafkaError(KafkaError._TRANSPORT, text))
     assert errors.outage() == "Connect to ipv4#127.0.0.1:9092 failed: Connection refused (for 40 s)"
     assert errors.refusal() == ""
+
+
+@pytest.mark.parametrize("alert", ["bad certificate", "certificate required", "unknown ca", "certificate expired"])
+def test_an_alert_about_the_clients_certificate_is_a_refusal(alert: str) -> None:
+    now = [100.0]
+    errors = ConnectionErrors(lambda: now[0])
+    line = f"Receive failed: error:0A000412:SSL routines::ssl/tls alert {alert}: SSL alert number 42"
+    for _ in range(2):
+        text = f"sasl_ssl://127.0.0.1:9093/bootstrap: {line} (after 90ms in state APIVERSION_QUERY)"
+        errors.note(KafkaError(KafkaError._TRANSPORT, text))
+        now[0] += 1
+    assert errors.refusal() == (
+        f"a broker refuses the certificate of the client; check ssl.certificate.location ({line})"
+    )
 
 
 def test_a_closed_connection_is_a_refusal_only_before_the_first_answer() -> None:

@@ -10,6 +10,7 @@ from tickerplant.core.errors import ConfigError
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.kafka import KafkaLog
 from tickerplant.log.open import open_log
+from tickerplant.log.topic_policy import TopicPolicy
 
 
 def test_embedded_is_a_file_in_the_data_folder(tmp_path: Path) -> None:
@@ -42,6 +43,13 @@ def test_a_kafka_address_contains_brokers_and_a_prefix() -> None:
 def test_any_other_address_is_rejected(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         open_log(url, data=tmp_path)
+
+
+def test_the_count_of_replicas_has_two_names_that_must_agree() -> None:
+    for url, policy in (("?replication=3", TopicPolicy(3)), ("", TopicPolicy(3)), ("?replication=3", TopicPolicy())):
+        open_log(f"kafka://one:9092{url}", policy=policy).close()
+    with pytest.raises(ConfigError, match=r"replication=2 .* differs from topics\.replicas, 3; remove one"):
+        open_log("kafka://one:9092?replication=2", policy=TopicPolicy(3))
 
 
 def test_embedded_needs_a_folder() -> None:

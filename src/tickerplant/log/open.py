@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from tickerplant.core.digits import is_digits
 from tickerplant.core.errors import EXTRAS, ConfigError, MissingExtra
 from tickerplant.log.port import EventLog
+from tickerplant.log.topic_policy import DEFAULT, TopicPolicy
 
 FILE_NAME = "market.log"
 """File name of an embedded log in the data folder."""
@@ -27,13 +29,18 @@ def has_file(url: str, data: Path) -> bool:
 
 
 def open_log(
-    url: str, *, data: Path | None = None, config: Mapping[str, str] | None = None, patience_s: float = PATIENCE_S
+    url: str,
+    *,
+    data: Path | None = None,
+    config: Mapping[str, str] | None = None,
+    patience_s: float = PATIENCE_S,
+    policy: TopicPolicy = DEFAULT,
 ) -> EventLog:
     """Return the log at `url`: `embedded:` for the file in the folder `data`, a file by path, or Kafka's brokers.
 
     `config`: settings of Kafka's clients (TLS, SASL). `patience_s`: timeout of a call that waits for other writers or
-    for brokers. Raises ConfigError for any other address and for `embedded:` without `data`, and the errors of the
-    adapters.
+    for brokers. `policy`: chosen settings of topics on Kafka. Raises ConfigError for any other address and for
+    `embedded:` without `data`, and the errors of the adapters.
     """
     parts = urlsplit(url)
     try:
@@ -59,7 +66,7 @@ def open_log(
         and parts.path in ("", "/")
         and options.keys() <= {"prefix", "replication"}
     ):
-        return _kafka(parts.netloc, options, config or {}, patience_s)
+        return _kafka(parts.netloc, options, config or {}, patience_s, policy)
     raise ConfigError(f"{url!r} is not an address of an event log; use {_FORMS}")
 
 
@@ -69,10 +76,17 @@ def _embedded(path: Path, patience_s: float) -> EventLog:
     return EmbeddedLog(path, patience_s=patience_s)
 
 
-def _kafka(bootstrap: str, options: Mapping[str, str], config: Mapping[str, str], patience_s: float) -> EventLog:
+def _kafka(
+    bootstrap: str, options: Mapping[str, str], config: Mapping[str, str], patience_s: float, policy: TopicPolicy
+) -> EventLog:
     replication = options.get("replication")
     if replication is not None and not (is_digits(replication) and int(replication)):
         raise ConfigError(f"replication={replication} in the event log's address is not a replica count; use 1 or 3")
+    if replication is not None and policy.replicas not in (None, int(replication)):
+        raise ConfigError(
+            f"replication={replication} in the event log's address differs from topics.replicas, {policy.replicas}; "
+            "remove one of them"
+        )
     for broker in bootstrap.split(","):
         host, _, port = broker.rpartition(":")
         if not host or not is_digits(port):
@@ -88,6 +102,6 @@ def _kafka(bootstrap: str, options: Mapping[str, str], config: Mapping[str, str]
         bootstrap,
         config=config,
         topic_prefix=options.get("prefix", ""),
-        replication_factor=None if replication is None else int(replication),
+        policy=policy if replication is None else replace(policy, replicas=int(replication)),
         patience_s=patience_s,
     )

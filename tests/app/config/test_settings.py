@@ -8,6 +8,8 @@ from tickerplant.app.config import describe
 from tickerplant.app.config.settings import Settings, access_variables, child_environment, load
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.rules import DEFAULT_RULES, Rules, values_of
+from tickerplant.core.times import DAY_US
+from tickerplant.log.topic_policy import TopicPolicy
 
 DOCS = Path(__file__).parents[3] / "docs" / "settings.md"
 
@@ -211,6 +213,10 @@ def test_a_key_may_have_blanks_around_it_but_no_invalid_characters(monkeypatch: 
         ("TICKERPLANT_STORE__LISTEN", "127.0.0.1:0", ["store.listen", "127.0.0.1:5432"]),
         ("TICKERPLANT_STORE__SOCKET", "here", ["store.socket", "'here'", "absolute"]),
         ("TICKERPLANT_STORE__BINARIES", "here", ["store.binaries", "'here'", "/usr/lib/postgresql"]),
+        ("TICKERPLANT_TOPICS__RETENTION_DAYS", "market.prices.raw=2", ["topics.retention_days", "between 5"]),
+        ("TICKERPLANT_TOPICS__RETENTION_DAYS", "market.prices=9", ["topics.retention_days", "'market.prices'"]),
+        ("TICKERPLANT_TOPICS__RETENTION_DAYS", "market.prices.raw", ["TOPIC=DAYS"]),
+        ("TICKERPLANT_TOPICS__REPLICAS", "0", ["topics.replicas", "greater than or equal to 1"]),
         ("TICKERPLANT_STORE__READER", "postgres", ["store.reader", "'postgres'", "another role"]),
         ("TICKERPLANT_STORE__READER", "Me; DROP", ["store.reader"]),
         ("TICKERPLANT_STORE__READER_PASSWORD", "hush", ["store.reader_password", "12"]),
@@ -246,6 +252,18 @@ def test_loaded_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         settings.partitions = 9
     assert isinstance(settings, Settings)
+
+
+def test_settings_of_topics_are_in_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "topics.toml"
+    file.write_text('[topics]\nreplicas = 3\n[topics.retention_days]\n"market.prices.ohlcv" = 10\n')
+    monkeypatch.setenv("TICKERPLANT_TOPICS__RETENTION_DAYS", "market.prices.raw=30, market.alerts=60")
+    monkeypatch.setenv("TICKERPLANT_TOPICS__MIN_INSYNC_REPLICAS", "2")
+    days = {"market.prices.raw": 30, "market.alerts": 60}
+    assert load(config=file).settings.topics.policy() == TopicPolicy(3, 2, {k: v * DAY_US for k, v in days.items()})
+    monkeypatch.delenv("TICKERPLANT_TOPICS__RETENTION_DAYS")
+    assert load(config=file).settings.topics.retention_days == {"market.prices.ohlcv": 10}
+    assert load().settings.topics.policy() == TopicPolicy(min_insync_replicas=2)
 
 
 def test_history_is_a_list_of_ranges_or_none(monkeypatch: pytest.MonkeyPatch) -> None:

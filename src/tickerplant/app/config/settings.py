@@ -29,6 +29,7 @@ from tickerplant.app.config.groups import (
 )
 from tickerplant.app.config.renamed import ENV_PREFIX, RENAMED, FormerName, rename_keys, rename_variables, variable
 from tickerplant.app.config.store_access import GROUP, StoreAccessSettings, shown_name, split_table, split_variables
+from tickerplant.app.config.topics import TopicSettings
 from tickerplant.core.digits import is_digits
 from tickerplant.core.errors import BadInput, ConfigError
 from tickerplant.core.symbols import check_symbol
@@ -172,6 +173,7 @@ class Settings(BaseSettings):
         default={},
         description="Properties of librdkafka, with `_` for dots: `TICKERPLANT_KAFKA__SECURITY_PROTOCOL=SASL_SSL`.",
     )
+    topics: TopicSettings = Field(default_factory=TopicSettings, description="Topics on Kafka.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
         description="Minimum level of log lines. If this is unset, commands that end by themselves use `warning`.",

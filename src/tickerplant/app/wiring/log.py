@@ -34,7 +34,9 @@ def open_log(settings: Settings, *, make_topics: bool = True, patience_s: float 
 
     require_restored(settings.data)
     patience_s = log_open.PATIENCE_S if patience_s is None else patience_s
-    opened = log_open.open_log(settings.log, data=settings.data, config=settings.kafka, patience_s=patience_s)
+    opened = log_open.open_log(
+        settings.log, data=settings.data, config=settings.kafka, patience_s=patience_s, policy=settings.topics.policy()
+    )
     try:
         if make_topics:
             create_topics(opened, settings.new_partitions)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
@@ -26,7 +26,6 @@ from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec  # typ
 from confluent_kafka.cimpl import NewTopic
 
 from tickerplant.core.errors import LogError, LogUnavailable, UnknownTopic
-from tickerplant.core.schemas import TopicSpec
 from tickerplant.log.kafka.connection import (
     STALE_LEADER,
     Cluster,
@@ -35,7 +34,6 @@ from tickerplant.log.kafka.connection import (
     translate,
     translate_errors,
 )
-from tickerplant.log.kafka.topic_settings import new_topic
 
 T = TypeVar("T")
 
@@ -140,10 +138,9 @@ class Admin:
                     raise
             time.sleep(_STALE_LEADER_PAUSE_S)
 
-    def create(self, topic: str, partitions: int, spec: TopicSpec, replication_factor: int) -> bool:
+    def create(self, topic: str, partitions: int, replicas: int, config: Mapping[str, str]) -> bool:
         """Create a topic; return False if it exists. Raises LogError if it has another count of partitions."""
-        config = new_topic(spec, replication_factor)
-        new = NewTopic(topic, num_partitions=partitions, replication_factor=replication_factor, config=config)
+        new = NewTopic(topic, num_partitions=partitions, replication_factor=replicas, config=dict(config))
         (future,) = self._client.create_topics([new]).values()
         try:
             self._result(future, f"creating {topic}")
@@ -275,7 +272,7 @@ class Admin:
                 with translate_errors(doing):
                     found = future.result(_SLICE_S)
             except TimeoutError:
-                self._check_refusal(doing)
+                self.check_refusal(doing)
                 if time.monotonic() > deadline:
                     raise self._explained(LogUnavailable(f"{doing}: no answer")) from None
             except LogUnavailable as error:
@@ -295,7 +292,7 @@ class Admin:
                 with translate_errors(doing):
                     found = ask(topic, timeout=min(timeout_s, left_s)) if topic else ask(timeout=min(timeout_s, left_s))
             except LogUnavailable as error:
-                self._check_refusal(doing)
+                self.check_refusal(doing)
                 if time.monotonic() > deadline:
                     raise self._explained(error) from error.__cause__
                 time.sleep(_SLICE_S / 2)
@@ -304,7 +301,8 @@ class Admin:
                 self._cluster.errors.clear()
                 return found
 
-    def _check_refusal(self, doing: str) -> None:
+    def check_refusal(self, doing: str) -> None:
+        """Raise LogError if the brokers refuse the clients' TLS or SASL settings."""
         self._client.poll(0)
         refusal = self._cluster.errors.refusal()
         if refusal:

@@ -19,6 +19,8 @@ GRACE_S: Final = 1.0
 
 _REFUSED: Final = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL}
 _WRONG_PROTOCOL: Final = re.compile(r"security\.protocol|PLAINTEXT broker listener")
+_CLIENT_CERTIFICATE: Final = re.compile(r"SSL routines:.*alert.*(certificate|unknown ca)")
+"""The alert with which a broker refuses a missing, expired or unknown certificate of the client."""
 _CLOSED: Final = re.compile(r"Disconnected.*in state (APIVERSION_QUERY|AUTH_)")
 """A log line of the client: a broker closes the connection instead of answering the client's first request."""
 _NOISE: Final = re.compile(
@@ -39,7 +41,10 @@ class ConnectionErrors:
     def note_line(self, line: str) -> None:
         """Store the reason in a log line of a client, if the line has one that no callback receives."""
         if self._refused is None and not self._has_connected and _CLOSED.search(line):
-            text = "a broker closes the connection before the first answer; check security.protocol for this port"
+            text = (
+                "a broker closes the connection before the first answer; check security.protocol for this port, and "
+                "whether the broker requires a certificate of the client"
+            )
             self._refused = (self._clock(), text)
 
     def note(self, error: KafkaError) -> None:
@@ -48,6 +53,10 @@ class ConnectionErrors:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             if self._away is None:
                 self._away = (self._clock(), text)
+        elif _CLIENT_CERTIFICATE.search(error.str()):
+            since_s = self._clock() if self._refused is None else self._refused[0]
+            text = f"a broker refuses the certificate of the client; check ssl.certificate.location ({text})"
+            self._refused = (since_s, text)
         elif error.code() in _REFUSED or _WRONG_PROTOCOL.search(error.str()):
             since_s = self._clock() if self._refused is None else self._refused[0]
             self._refused = (since_s, text)

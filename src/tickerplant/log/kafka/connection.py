@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -182,4 +183,15 @@ def checked(make: Any, settings: dict[str, Any]) -> Any:
     try:
         return make(settings)
     except (KafkaException, TypeError, ValueError) as error:
-        raise ConfigError(f"the Kafka client rejects its settings: {error}; correct the setting kafka") from error
+        reason = _reason(error, settings)
+        raise ConfigError(f"the Kafka client rejects its settings: {reason}; correct the setting kafka") from error
+
+
+def _reason(error: Exception, settings: Mapping[str, Any]) -> str:
+    """Return why librdkafka rejects settings, with the file or the password that is probably wrong."""
+    for name, value in settings.items():
+        if name.endswith(".location") and value != "probe" and not os.access(value, os.R_OK):
+            return f"the file {value} of {name} cannot be read"
+    text = error_of(error).str() if isinstance(error, KafkaException) else str(error)
+    text = re.sub(r"^Failed to create \w+( client)?: ", "", text)
+    return f"{text} (wrong file, or wrong ssl.key.password)" if text.startswith("ssl.key") else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,9 @@ from tickerplant.log.port import TopicPartition
 
 OWN_TOPIC: Final = "market.state.log"
 """The log's own state topic: its identity, the claims of writers' names, and retention holds."""
+
+_SLICE_S: Final = 0.5
+"""Interval in seconds at which a waiting write checks the connection's errors."""
 
 _log = structlog.get_logger(__name__)
 
@@ -106,10 +110,14 @@ class LogContext:
         )  # fmt: skip
 
     def put_own(self, key: str, value: bytes | None) -> None:
-        """Write a key of the log's own topic, outside any transaction. Raises LogUnavailable."""
+        """Write a key of the log's own topic, outside any transaction.
+
+        Raises LogUnavailable, and LogError at once if the brokers refuse the client's TLS or SASL settings.
+        """
         self.partitions(OWN_TOPIC)
         failed: list[KafkaError] = []
-        with self._guard, translate_errors(f"writing to {OWN_TOPIC}"):
+        doing = f"writing to {OWN_TOPIC}"
+        with self._guard, translate_errors(doing):
             if self._producer is None:
                 self._producer = checked(Producer, self.cluster.producer())
             for message_key, part in state.messages(key, value, 0):
@@ -120,10 +128,22 @@ class LogContext:
                     partition=0,
                     on_delivery=lambda error, _: failed.append(error) if error else None,
                 )
-            if self._producer.flush(self.cluster.patience_s):
-                raise LogUnavailable(f"writing to {OWN_TOPIC}: no answer from the brokers")
+            try:
+                self._flush(doing)
+            except LogError:
+                # A later call must not deliver this value, which may be older than another process's.
+                self._producer.purge()
+                self._producer = None
+                raise
         if failed:
-            raise translate(failed[0], f"writing to {OWN_TOPIC}")
+            raise translate(failed[0], doing)
+
+    def _flush(self, doing: str) -> None:
+        deadline = time.monotonic() + self.cluster.patience_s
+        while self._producer.flush(_SLICE_S):
+            self.admin.check_refusal(doing)
+            if time.monotonic() > deadline:
+                raise LogUnavailable(f"{doing}: no answer from the brokers")
 
     def get_state(self, topic: str, partition: int, key: str) -> bytes | None:
         """Return the newest committed value of a key, or None. Reads the partition's new messages first."""

@@ -22,6 +22,7 @@ from tickerplant.log.kafka.leadership import KafkaLeadership
 from tickerplant.log.kafka.reader import KafkaReader
 from tickerplant.log.kafka.writer import KafkaWriter
 from tickerplant.log.port import EARLIEST, ConsumedRecord, Identity, RebalanceListener, Start, TopicPartition
+from tickerplant.log.topic_policy import DEFAULT, TopicPolicy
 
 _IDENTITY_TIMEOUT_S: Final = 10.0
 
@@ -42,9 +43,9 @@ class KafkaLog:
 
     `config` configures every client of librdkafka (TLS, SASL). All topics, groups and writers' names begin with
     `topic_prefix`. A call that waits for brokers longer than `patience_s` raises LogUnavailable. The brokers detect a
-    dead member after `session_timeout_s`. New topics have `replication_factor` replicas; None: as many as the cluster
-    has brokers, at most three. Brokers of replicated topics must fetch messages of 33 MB from each other. They may
-    exceed their setting `replica.fetch.max.bytes` for a single larger message.
+    dead member after `session_timeout_s`. `policy` contains the chosen settings of topics. Brokers of replicated topics
+    must fetch messages of 33 MB from each other. They may exceed their setting `replica.fetch.max.bytes` for a single
+    larger message.
     """
 
     def __init__(
@@ -53,13 +54,13 @@ class KafkaLog:
         *,
         config: Mapping[str, str] | None = None,
         topic_prefix: str = "",
-        replication_factor: int | None = None,
+        policy: TopicPolicy = DEFAULT,
         patience_s: float = 30.0,
         session_timeout_s: float = 6.0,
     ) -> None:
         cluster = Cluster(bootstrap, dict(config or {}), patience_s, session_timeout_s, topic_prefix)
         self._context = LogContext(cluster, topic_prefix)
-        self._replication_factor = replication_factor
+        self._policy = policy
         self._closed = False
 
     @property
@@ -93,14 +94,18 @@ class KafkaLog:
     def create_topics(self, specs: Iterable[TopicSpec], partitions: int, *, generation: int = 1) -> list[str]:
         """Create the missing topics and return their names. The settings of existing topics do not change.
 
-        Raises ConfigError if the settings of an existing topic would lose records or stop the plant. Logs a warning if
-        they shorten what users can read. Both texts contain the command that corrects them.
+        Raises ConfigError if the settings of an existing topic would lose records or stop the plant, and if new topics
+        cannot have the chosen settings. Logs a warning if settings shorten what users can read. The texts about
+        existing topics contain the command that corrects them.
         """
         specs, own_spec = list(specs), TopicSpec(OWN_TOPIC, None)
         admin, named = self._context.admin, self._context.named
-        replicas = self._replication_factor or min(topic_settings.MAX_REPLICAS, admin.brokers())
-        created = [spec.name for spec in specs if admin.create(named(spec.name), partitions, spec, replicas)]
-        own = admin.create(named(OWN_TOPIC), 1, own_spec, replicas)
+        replicas = self._policy.replicas or min(topic_settings.MAX_REPLICAS, admin.brokers())
+        config = {spec.name: topic_settings.new_topic(spec, replicas, self._policy) for spec in (*specs, own_spec)}
+        created = [
+            spec.name for spec in specs if admin.create(named(spec.name), partitions, replicas, config[spec.name])
+        ]
+        own = admin.create(named(OWN_TOPIC), 1, replicas, config[OWN_TOPIC])
         for name in (*(spec.name for spec in specs), OWN_TOPIC):
             admin.partitions_soon(named(name))
         existing = [spec for spec in specs if spec.name not in created]
@@ -122,7 +127,7 @@ class KafkaLog:
         """
         by_topic = {self._context.named(spec.name): spec for spec in specs}
         found, bootstrap = self._context.admin.settings(by_topic), self.cluster.bootstrap
-        checked = [topic_settings.check(topic, spec, *found[topic]) for topic, spec in by_topic.items()]
+        checked = [topic_settings.check(topic, spec, *found[topic], self._policy) for topic, spec in by_topic.items()]
         refused = [one.text(one.refused, bootstrap) for one in checked if one.refused]
         return refused, [one.text(one.warned, bootstrap) for one in checked if one.warned]
 
