@@ -291,10 +291,8 @@ def test_a_connection_without_a_complete_request_is_closed(log: EmbeddedLog, sto
 
 @pytest.mark.usefixtures("quick_limits")
 def test_a_client_of_the_stream_that_leaves_without_reading_is_disconnected(
-    log: EmbeddedLog, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    log: EmbeddedLog, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(loop_turns, "UNREAD_S", 0.2)
-
     def metric(name: str) -> float:
         return float(client.get("/metrics").text.partition(f"\n{name} ")[2].split()[0])
 
@@ -313,8 +311,10 @@ def test_a_client_of_the_stream_that_leaves_without_reading_is_disconnected(
         deaf.sendall(client_frame(0x1, b'{"action":"subscribe","symbols":["*"],"channels":["ticks"]}'))
         until(is_full, "the socket of the client is full", 60)
         deaf.sendall(client_frame(0x8, b"\x03\xe8"))
+        monkeypatch.setattr(loop_turns, "UNREAD_S", 0.2)
         until(lambda: metric("tickerplant_api_connections") == 1, "only the connection of this test remains", 20)
         assert "1 clients of the stream dropped, because they did not read" in client.get("/health").text
+        assert "Exception in callback" not in caplog.text
 
 
 def test_idle_connections_make_room_for_new_ones(

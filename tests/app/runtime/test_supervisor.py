@@ -93,11 +93,15 @@ def test_a_service_with_a_limit_gives_up_with_the_reason() -> None:
 
 def test_a_service_that_does_not_stop_is_reported_and_delays_no_other(monkeypatch) -> None:
     monkeypatch.setattr(module, "STOP_S", PATIENCE.seconds(1.0))
-    release = threading.Event()
-    supervisor = Supervisor(
-        [Service("deaf", lambda stop: release.wait() and None), Service("fine", lambda s: s.wait() and None)]
-    )
+    began, release = threading.Event(), threading.Event()
+
+    def deaf(stop: threading.Event) -> None:
+        began.set()
+        release.wait()
+
+    supervisor = Supervisor([Service("deaf", deaf), Service("fine", lambda s: s.wait() and None)])
     supervisor.start()
+    until(began.is_set, "the service runs")
     assert supervisor.stop() == ["deaf"]
     release.set()
 

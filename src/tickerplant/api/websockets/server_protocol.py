@@ -48,6 +48,7 @@ class StreamProtocol(PacedProtocol, WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection from the count."""
         self.guard.count(self.client_name, -1)
+        self.connections.add(self)  # the guard removes a connection that it closes, and uvicorn fails if it is missing
         super().connection_lost(exc)
 
     def may_parse(self) -> bool:
