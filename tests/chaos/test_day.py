@@ -1,4 +1,4 @@
-"""Part of a trading day with faulty vendors at high speed: every bar is stored, correct, within the quotas.
+"""Part of a trading day with faulty vendors at high speed: all bars are stored and correct, and no quota is exceeded.
 
 The whole day is `python -m benchmarks.day`; this is half an hour around the open, with fewer symbols.
 """

@@ -31,7 +31,9 @@ class _PublicOnlyTransport(httpx.AsyncHTTPTransport):
             raise httpx.ConnectError(f"cannot resolve {host}: {error}", request=request) from error
         public = [str(entry[4][0]) for entry in found if is_public(str(entry[4][0]))]
         if not public:
-            raise PostFailed(f"{host} is not a public address; use a public one, or set alerts.private_webhooks")
+            raise PostFailed(
+                f"{host} is not a public address; use a public one, or set alerts.private_webhooks to true"
+            )
         request.extensions = {**request.extensions, "sni_hostname": host}
         request.url = request.url.copy_with(host=public[0])  # the Host header still contains the host's name
         return await super().handle_async_request(request)

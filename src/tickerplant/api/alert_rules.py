@@ -8,7 +8,7 @@ Effects of each change, in this order; each is safe to repeat:
 3. Mark the revision as published, or delete the removed rule.
 
 A kill between two steps leaves an unpublished revision. The next change, or `run` every `REPUBLISH_S` seconds,
-publishes that revision again. Readers of the log ignore a revision that they have already read. Steps 2 and 3 are one
+publishes that revision. Readers of the log ignore a revision that they have already read. Steps 2 and 3 run inside one
 transaction of the store under a lock, so revisions are appended in order.
 """
 
@@ -141,7 +141,9 @@ class AlertRuleManager:
         return await self._publish_and_get(rule.id)
 
     async def change(self, name: str, change: RuleChange) -> StoredRule | None:
-        """Change a rule, publish it and return the stored rule; None if it does not exist. Raises BadInput.
+        """Change a rule, publish it and return the stored rule; None if it does not exist.
+
+        Raises BadInput and StoreError.
 
         A change of only the webhook creates no new revision.
         """
@@ -276,7 +278,7 @@ def check_webhook(url: str | None, secret: str | None, *, private: bool = True) 
     if not private and is_address(address.host) and not is_public(address.host):
         raise BadInput(
             f"`webhook` has the address {address.host}, which is not public; use a public address, or set "
-            "alerts.private_webhooks"
+            "alerts.private_webhooks to true"
         )
     if secret is not None and (len(secret) not in SECRET_CHARS or not secret.isascii() or not secret.isprintable()):
         raise BadInput("`secret` must be 16 to 256 printable ASCII characters")

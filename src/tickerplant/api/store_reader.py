@@ -24,8 +24,8 @@ from tickerplant.store.pool import ReadSession
 from tickerplant.store.snapshot_reads import NewestState
 
 MIN_CONNECTIONS, MAX_CONNECTIONS = 1, 8
-"""Database connections of each event loop of the API: the server's and those of the lanes. A lane uses at most as many
-as it runs requests. Small requests on the server's loop wait for each other with fewer connections."""
+"""Minimum and maximum database connections per event loop: the server's loop, and the loop of each lane. A lane uses at
+most one connection per running request."""
 
 
 class ReadTransaction:
@@ -204,7 +204,7 @@ class StoreReader:
                 yield ReadTransaction(session, position)
 
     async def open(self) -> Store:
-        """Return the open store. Alert rules write through it. Raises StoreUnavailable."""
+        """Return the open store. `AlertRuleManager` also writes through it. Raises StoreUnavailable."""
         loop = asyncio.get_running_loop()
         opening = self._stores.get(loop)
         if opening is None or (opening.done() and (opening.cancelled() or opening.exception() is not None)):

@@ -304,7 +304,7 @@ class Processor:
     ) -> None:
         """Commit the steps since the last commit: the four effects of the module's docstring.
 
-        A snapshot is due after `snapshot_interval_records` records, at the first record of a session, or on request.
+        A snapshot is due after `snapshot_interval_records` records, at the first record of a UTC day, or on request.
         """
         due = {
             partition: owned
@@ -351,7 +351,7 @@ class Processor:
             owned.records_since_snapshot = 0
 
     def _changed_queues(self, snapshots: Collection[int]) -> dict[int, bytes]:
-        """Return the changed descriptions of queued work, by partition. `snapshots`: partitions without new records."""
+        """Return the changed descriptions of queued work, by partition. `snapshots`: partitions with a due snapshot."""
         found = {}
         for number, owned in self._stages.items():
             if (owned.touched or number in snapshots) and not _behind(owned):

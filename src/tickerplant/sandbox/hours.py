@@ -137,7 +137,10 @@ def in_session(times_us: Int64Array) -> BoolArray:
 
 @functools.lru_cache(4096)
 def session_of(day_us: int) -> tuple[int, int]:
-    """Return start and end of New York's session on a date (00:00 UTC); 09:30 and 16:00 if there is none."""
+    """Return the start and end (µs UTC) of New York's session on a date (00:00 UTC).
+
+    A date without a session has 09:30 to 16:00 in New York.
+    """
     opens, minutes = EXCHANGE.of(np.array([day_us // DAY_US], np.int64))
     if minutes[0]:
         return int(opens[0]), int(opens[0] + minutes[0] * MINUTE_US)

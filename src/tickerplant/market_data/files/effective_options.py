@@ -73,7 +73,10 @@ def effective_options(file: DataFile, layout: FileLayout, options: ReadOptions) 
 
 
 def _changes(layout: FileLayout, reader: RowReader) -> tuple[str, ...]:
-    """Return the rules by which the rows differ from the rows of the first version; such a file is read once more."""
+    """Return the names of the rules by which the rows differ from the rows of the first version; () if they are equal.
+
+    A file with changes has another feed name, so the next replay reads the file again.
+    """
     differs = reader.times is not None and reader.times.differs
     return tuple(
         name for name, holds in (("times", differs), ("columns", layout.is_new), ("suffix", reader.has_suffix)) if holds

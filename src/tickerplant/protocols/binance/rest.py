@@ -41,7 +41,7 @@ class _ApiError(Exception):
 
 
 class Binance:
-    """The `RestProtocol` of Binance. Public data need no key: quotas (weights) are counted by IP address."""
+    """The `RestProtocol` of Binance. Public data need no key: the used weight is counted per IP address."""
 
     name = "binance"
 

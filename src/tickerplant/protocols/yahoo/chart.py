@@ -65,7 +65,7 @@ class _ApiError(Exception):
 
 
 class Yahoo:
-    """The `RestProtocol` of Yahoo. Quotas are counted by IP address. `cookie` and `crumb`: the values to issue."""
+    """The `RestProtocol` of Yahoo. Requests are counted per IP address. `cookie` and `crumb`: the values to issue."""
 
     name = "yahoo"
 
