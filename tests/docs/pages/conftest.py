@@ -130,15 +130,15 @@ class Machine:
 
     def reader(self, name: str, own_home: bool) -> Reader:
         """Return a reader who starts in an empty folder, or in a clone for `make`."""
-        folder = self.folder / name
-        folder.mkdir()
+        folder = self.folder / "pages" / name
+        folder.mkdir(parents=True)
         for path in ROOT.iterdir():
             if path.name not in (".data", ".git", ".cache"):
                 (folder / path.name).symlink_to(path)
         data.write_files(folder)
         for wheel in self.wheels.glob("tickerplant-*.whl"):
             (folder / wheel.name).symlink_to(wheel)
-        env = self.environment(self.folder / f"{name}-home" if own_home else self.home)
+        env = self.environment(folder.with_name(f"{name}-home") if own_home else self.home)
         return Reader(folder, env, self.stop_plant)
 
 

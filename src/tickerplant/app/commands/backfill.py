@@ -137,7 +137,7 @@ def _wait_until_computed(
 def _order_and_watch(plant: Plant, order: Order, stop: threading.Event, shown: _Progress) -> Progress:
     """Place the order with the running plant, and watch its progress; return the progress of the completed order.
 
-    Raises TickerplantError at `stop`, or if no service accepts the order.
+    Raises TickerplantError at `stop`, or after `ACCEPTED_S` without progress.
     """
     from tickerplant.market_data.backfill import Progress
     from tickerplant.market_data.backfill.orders import place_order
@@ -160,8 +160,9 @@ def _order_and_watch(plant: Plant, order: Order, stop: threading.Event, shown: _
             return now
         if time.monotonic() - changed_s > ACCEPTED_S:
             raise TickerplantError(
-                "no service accepts the order: no market_data with a vendor runs on this log; start one "
-                "(`tickerplant up`, or `tickerplant run market_data`), and it processes the order"
+                f"no backfill has reported progress for {ACCEPTED_S:.0f} s. The order is in the log, and a plant with "
+                "a vendor processes it. If `tickerplant health` shows no running plant, start one (`tickerplant up`, "
+                "or `tickerplant run market_data`)"
             )
     raise TickerplantError("stopped watching; the plant continues the backfill")
 
