@@ -8,6 +8,9 @@ each request several times, to both servers in turn. `p50_ms` is the median. 64 
 bars to one server after the other. The plain server is one process of uvicorn. It answers only bars, without pages,
 limits and errors. `typed` is the same server with declared types of its answers, which FastAPI encodes faster. The
 client reads bodies and does not decode them.
+
+The plant sends answers of the last second again. The figures `uncached` are of requests that all differ, so
+that each answer is read from the database.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -111,24 +115,33 @@ def alone(ports: dict[str, int], asked: argparse.Namespace) -> None:
         servers = [name for name in connections if name == "plant" or title in BY_PLAIN]
         took: dict[str, list[float]] = {name: [] for name in servers}
         rows = {name: rows_of(one_request(connections[name], PREFIXES[name] + path)[1]) for name in servers}
-        for _ in range(asked.requests):
+        uncached: list[float] = []
+        for number in range(asked.requests):
             for name in servers:
                 took[name].append(one_request(connections[name], PREFIXES[name] + path)[0])
+            uncached.append(one_request(connections["plant"], differing(path, number))[0])
         medians = {name: statistics.median(values) for name, values in took.items()}
         for name, p50 in medians.items():
             report(f"{title}, {name}", {"rows": rows[name], "p50_ms": p50})
+        report(f"{title}, uncached, plant", {"p50_ms": statistics.median(uncached)})
         for name in servers[1:]:
-            ratio = medians[name] / medians["plant"]
-            print(f"  {name} / plant                  {ratio:.2f}")
-            record(f"{title}: {name} / plant", ratio, "×")
+            for what, p50 in ((title, medians["plant"]), (f"{title}, uncached", statistics.median(uncached))):
+                ratio = medians[name] / p50
+                print(f"  {what}: {name} / plant    {ratio:.2f}")
+                record(f"{what}: {name} / plant", ratio, "×")
 
 
-async def _ask_until(port: int, path: str, until_s: float) -> int:
+def differing(path: str, number: int) -> str:
+    """Return a path with another address but the same answer. A server without a key ignores `apikey`."""
+    return f"{path}{'&' if '?' in path else '?'}apikey={number}"
+
+
+async def _ask_until(port: int, paths: Iterator[str], until_s: float) -> int:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    request, count = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode(), 0
+    count = 0
     try:
         while time.perf_counter() < until_s:
-            writer.write(request)
+            writer.write(f"GET {next(paths)} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             size = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
             await reader.readexactly(size)
@@ -140,26 +153,30 @@ async def _ask_until(port: int, path: str, until_s: float) -> int:
     return count
 
 
-async def many(port: int, path: str, seconds: float) -> float:
+async def many(port: int, paths: Iterator[str], seconds: float) -> float:
     """Return the answers per second of `CONNECTIONS` connections."""
     began = time.perf_counter()
-    counts = await asyncio.gather(*(_ask_until(port, path, began + seconds) for _ in range(CONNECTIONS)))
+    counts = await asyncio.gather(*(_ask_until(port, paths, began + seconds) for _ in range(CONNECTIONS)))
     return sum(counts) / (time.perf_counter() - began)
 
 
 def together(ports: dict[str, int], pids: dict[str, int], asked: argparse.Namespace) -> None:
     """Measure 64 connections, on one server after the other."""
     rates = {}
-    for name, port in ports.items():
-        used = cpu_of([pids[name]])
-        rates[name] = asyncio.run(many(port, PREFIXES[name] + BARS, asked.seconds))
-        used = cpu_of([pids[name]]) - used
+    for name, port in [*ports.items(), ("plant, uncached", ports["plant"])]:
+        server, _, uncached = name.partition(", ")
+        path = PREFIXES[server] + BARS
+        used = cpu_of([pids[server]])
+        paths = (differing(path, number) for number in itertools.count()) if uncached else itertools.repeat(path)
+        rates[name] = asyncio.run(many(port, paths, asked.seconds))
+        used = cpu_of([pids[server]]) - used
         values = {"requests_per_s": rates[name], "requests_per_cpu_s": rates[name] * asked.seconds / max(used, 0.01)}
         report(f"64 connections, 100 bars, {name}", {**values, "load": os.getloadavg()[0]})
     for name in list(ports)[1:]:
-        ratio = rates["plant"] / rates[name]
-        print(f"  plant / {name}                  {ratio:.2f}")
-        record(f"64 connections, 100 bars: plant / {name}", ratio, "×")
+        for plant_name in ("plant", "plant, uncached"):
+            ratio = rates[plant_name] / rates[name]
+            print(f"  {plant_name} / {name}                  {ratio:.2f}")
+            record(f"64 connections, 100 bars: {plant_name} / {name}", ratio, "×")
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.routing import BaseRoute
 
 from tickerplant.api.http import errors
 from tickerplant.api.http.asgi import App, Receive, Scope, Send
@@ -18,6 +19,7 @@ from tickerplant.api.http.lanes import LaneRoute
 from tickerplant.api.http.openapi import document_errors
 from tickerplant.api.http.outgoing import BoundAnswers
 from tickerplant.api.http.params import check_names
+from tickerplant.api.http.repeated_requests import RememberRequests
 from tickerplant.api.http.responses import json_response
 from tickerplant.api.http.site import CheckSite, ConfineAnswers
 from tickerplant.api.metrics import ApiMetrics, CountRequests
@@ -109,6 +111,11 @@ class HeadAsGet:
         await self._app(scope, receive, send)
 
 
+def _routes() -> list[BaseRoute]:
+    """Return the routes of all modules."""
+    return [route for module in ROUTES for route in module.router.routes]
+
+
 def _document(app: FastAPI) -> APIRouter:
     """Return the route of the OpenAPI document. The first request builds the document in a quarter of a second."""
     router = APIRouter(route_class=LaneRoute)
@@ -162,9 +169,9 @@ def create_app(state: ApiState, metrics: ApiMetrics | None = None) -> FastAPI:
         async def _not_built(_: Request) -> HTMLResponse:
             return HTMLResponse(NOT_BUILT)
 
-    # The middleware that is added last is the outermost. From the outside: headers, exceptions, foreign pages, HEAD,
-    # API key, stream, request counts, bound of unread answers, direct calls.
-    app.add_middleware(DirectRoutes, routes=[route for routes in ROUTES for route in routes.router.routes])
+    # The middleware that is added last is the outermost. From the outside: known requests, headers, exceptions, foreign
+    # pages, HEAD, API key, stream, request counts, bound of unread answers, kept answers and direct calls.
+    app.add_middleware(DirectRoutes, routes=_routes(), answers=state.answers)
     app.add_middleware(BoundAnswers, load=state.load)
     if metrics is not None:
         app.add_middleware(CountRequests, metrics=metrics)
@@ -178,4 +185,5 @@ def create_app(state: ApiState, metrics: ApiMetrics | None = None) -> FastAPI:
     )
     app.add_middleware(errors.CatchExceptions)
     app.add_middleware(ConfineAnswers)
+    app.add_middleware(RememberRequests, repeated=state.repeated)
     return app

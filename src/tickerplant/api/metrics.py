@@ -90,6 +90,14 @@ CONNECTIONS: Final = MetricSpec(
     "tickerplant_api_connections", "gauge", "Open connections of HTTP and WebSocket clients.",
     "Near api.max_connections: a client does not close connections, or the limit is too low.",
 )  # fmt: skip
+REPEATED: Final = MetricSpec(
+    "tickerplant_api_repeated_answers", "counter", "Answers sent again without a read of the database.",
+    "Few, compared with tickerplant_api_requests: requests differ, or they are far apart.",
+)  # fmt: skip
+KEPT_BYTES: Final = MetricSpec(
+    "tickerplant_api_kept_answer_bytes", "gauge", "Bytes of answers that are kept for repetition.",
+    "At most 16 MiB. Each answer is kept for at most a second.",
+)  # fmt: skip
 EXCLUSIONS: Final = {"late_ticks": LATE, "unsupported": UNSUPPORTED, "differences": DIFFERENCES}
 """Metrics of data excluded from bars, by column of the store's counts."""
 CATALOGUE: Final = (
@@ -107,6 +115,8 @@ CATALOGUE: Final = (
     LANE_REQUESTS,
     LIMITED,
     CONNECTIONS,
+    REPEATED,
+    KEPT_BYTES,
     *EXCLUSIONS.values(),
 )
 

@@ -18,7 +18,9 @@ from prometheus_client import CollectorRegistry
 
 from tickerplant.api.alert_rules import AlertLimits, AlertRuleManager, CheckRule
 from tickerplant.api.blocking import in_thread
+from tickerplant.api.http.answer_cache import AnswerCache
 from tickerplant.api.http.connections import MAX_CONNECTIONS, MAX_HEAD_BYTES, ConnectionGuard
+from tickerplant.api.http.repeated_requests import count_into
 from tickerplant.api.http.site import own_hosts
 from tickerplant.api.main import create_app
 from tickerplant.api.metrics import ApiMetrics
@@ -96,6 +98,8 @@ class ApiOptions:
     - `now_us` returns the market's time in µs; if None, the API derives the time from the log.
     - `bind_log` is called in a thread when the log answers. It raises StoreMismatch if the store does not follow the
       log. It returns the rules in force and the calculator for them; None keeps `rules` and `indicators`.
+    - `commits` returns a number that changes when this process has written to the store, or None if another process
+      writes to it. With `commits`, answers are kept for a short time (`http.answer_cache`).
     - `max_connections`: maximum open connections.
     - `stall_s`: seconds without a read after which a client of the stream is dropped.
     """
@@ -115,6 +119,7 @@ class ApiOptions:
     rules: Rules = DEFAULT_RULES
     now_us: Callable[[], int] | None = None
     bind_log: Callable[[], tuple[Rules, IndicatorCalculator]] | None = None
+    commits: Callable[[], int | None] | None = None
     max_connections: int = MAX_CONNECTIONS
     stall_s: float = STALL_S
 
@@ -148,9 +153,10 @@ class Api:
         if not options.api_key and options.host not in LOOPBACK:
             logger.warning("%s:%d is open to every host that can reach it; set api.key", options.host, self.bound_port)
         state = self._open_state()
-        guard = ConnectionGuard(state.load, options.max_connections, state.turns)
+        guard = ConnectionGuard(state.load, options.max_connections, state.turns, state.repeated)
         metrics = ApiMetrics(self._registry, state.numbers, state.labelled_numbers)
         state.load.on_delay, state.load.connections = metrics.observe_delay, lambda: len(guard.connections)
+        state.repeated.count = count_into(metrics.count)
         tasks = [asyncio.create_task(each) for each in (state.load.watch_loop(), guard.sweep())]
         if options.refresh_s is not None:
             tasks.append(asyncio.create_task(_refresh(state, options.refresh_s)))
@@ -192,6 +198,7 @@ class Api:
             self._log, store, options.health, self._registry, options.api_key,
             hosts=own_hosts(options.host, options.hosts), origins=options.origins, indicators=options.indicators,
             calendars=Calendars(options.rules), rules=options.rules, now_us=options.now_us,
+            answers=AnswerCache(options.commits),
         )  # fmt: skip
         if options.check_rule is not None:
             state.alert_rules = AlertRuleManager(self._log, store.open, options.check_rule, options.alert_limits)

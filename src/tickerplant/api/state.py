@@ -16,7 +16,9 @@ from tickerplant.api import metrics
 from tickerplant.api.alert_rules import AlertRuleManager
 from tickerplant.api.blocking import Pools, Shared, ask_log
 from tickerplant.api.fair_places import FairPlaces
+from tickerplant.api.http.answer_cache import AnswerCache
 from tickerplant.api.http.loop_turns import LoopTurns
+from tickerplant.api.http.repeated_requests import RepeatedRequests
 from tickerplant.api.load import LoadCounters
 from tickerplant.api.log_state import backfill_progress, market_now
 from tickerplant.api.on_demand import IndicatorCalculator
@@ -109,12 +111,14 @@ class ApiState:
     load: LoadCounters = field(default_factory=LoadCounters)
     turns: LoopTurns = field(default_factory=LoopTurns)
     alert_rules: AlertRuleManager | None = None
+    answers: AnswerCache = field(default_factory=AnswerCache)
     exclusions: dict[MetricSpec, dict[str, float]] = field(default_factory=dict)
     """Counts of data excluded from bars, by metric and feed, read from the store at the last scrape."""
 
     def __post_init__(self) -> None:
         """Create the lanes, and the shared calls of `/health`, `/health/ready` and `/metrics`."""
         self.lanes = Lanes(self.load)
+        self.repeated = RepeatedRequests(self.answers)
         self.store_probe = StoreProbe(self.store)
         self.shared_health = (
             None if self.health is None else Shared(self.pools.health, self.health, fresh_s=FRESH_S, stale_s=STALE_S)
@@ -186,7 +190,11 @@ class ApiState:
 
     def numbers(self) -> dict[MetricSpec, float]:
         """Return counters and gauges without labels, by metric. Before the stream starts, its metrics are absent."""
-        found: dict[MetricSpec, float] = {metrics.CONNECTIONS: self.load.connections()}
+        found: dict[MetricSpec, float] = {
+            metrics.CONNECTIONS: self.load.connections(),
+            metrics.REPEATED: self.answers.hits,
+            metrics.KEPT_BYTES: self.answers.size_bytes,
+        }
         if self.stream is None:
             return found
         counters = self.stream.hub.counters

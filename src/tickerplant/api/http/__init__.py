@@ -14,6 +14,8 @@ OpenAPI document. Begin with `queries`, then `responses`.
 - `lanes`: the route class that runs requests in lanes
 - `direct`: calls of routes without FastAPI's routing
 - `outgoing`: the bound of unread answers
+- `answer_cache`: answers that are sent again
+- `repeated_requests`: requests that are answered from the cache without parsing
 - `connections`: limits of connections
 - `loop_turns`: turns of the server's event loop, in which received bytes are parsed
 - `asgi`: types of middleware

@@ -15,13 +15,15 @@ import asyncio
 import resource
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Final
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.h11_impl import RequestResponseCycle
 
 from tickerplant.api.http.errors import error_body
 from tickerplant.api.http.loop_turns import LoopTurns, PacedFlow, PacedProtocol
+from tickerplant.api.http.repeated_requests import RepeatedRequests, RepeatingProtocol
 from tickerplant.api.load import LoadCounters
 
 MAX_CONNECTIONS: Final = 2_000
@@ -59,12 +61,14 @@ class ConnectionGuard:
     """The limits of one server's HTTP connections. Belongs to the server's event loop."""
 
     def __init__(
-        self, load: LoadCounters, max_connections: int = MAX_CONNECTIONS, turns: LoopTurns | None = None
-    ) -> None:
+        self, load: LoadCounters, max_connections: int = MAX_CONNECTIONS, turns: LoopTurns | None = None,
+        repeated: RepeatedRequests | None = None,
+    ) -> None:  # fmt: skip
         self.max_connections = min(max_connections, max(MIN_CONNECTIONS, descriptor_limit() - RESERVED_DESCRIPTORS))
         self.max_of_client = share_of_client(self.max_connections)
         self.load = load
         self.turns = turns or LoopTurns()
+        self.repeated = repeated
         self.waiting: dict[GuardedHttp, float] = {}
         """Start of the wait (monotonic seconds) of each connection that waits for its client, longest wait first."""
         self.connections: set[Any] = set()
@@ -74,7 +78,7 @@ class ConnectionGuard:
 
     def protocol(self) -> type[GuardedHttp]:
         """Return the protocol class for uvicorn."""
-        return type("GuardedHttp", (GuardedHttp,), {"guard": self, "turns": self.turns})
+        return type("GuardedHttp", (GuardedHttp,), {"guard": self, "turns": self.turns, "repeated": self.repeated})
 
     def admit(self, connection: GuardedHttp) -> bool:
         """Return whether a new connection may stay. May close another connection instead."""
@@ -110,9 +114,11 @@ class ConnectionGuard:
         connection.transport.abort()
 
     async def sweep(self) -> None:
-        """Close connections that exceed a time limit, until cancelled."""
+        """Close connections that exceed a time limit, and drop ended answers, until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_S)
+            if self.repeated is not None:
+                self.repeated.cache.sweep()
             now = time.monotonic()
             for connection, since in list(self.waiting.items()):
                 if now - since <= REQUEST_S:
@@ -123,7 +129,7 @@ class ConnectionGuard:
                     self.close(connection, connection.unread_reason)
 
 
-class GuardedHttp(PacedProtocol, H11Protocol):
+class GuardedHttp(PacedProtocol, RepeatingProtocol):
     """uvicorn's protocol of one HTTP connection, with the limits of `guard`."""
 
     guard: ConnectionGuard
@@ -170,7 +176,7 @@ class GuardedHttp(PacedProtocol, H11Protocol):
 
     def may_parse(self) -> bool:
         """Return False while a request's body or a further request waits for the application."""
-        return not self.flow.read_paused
+        return not self.flow.read_paused and not self.awaits_answer
 
     def continue_parsing(self) -> None:
         """Parse held bytes, or resume reading. After a handshake, the stream's protocol parses further bytes."""
@@ -197,8 +203,24 @@ class GuardedHttp(PacedProtocol, H11Protocol):
         """Mark the connection as waiting for its next request, unless the request has already arrived."""
         super().on_response_complete()
         if not self.transport.is_closing() and self.cycle.response_complete:
-            self.guard.waiting.pop(self, None)
-            self.guard.waiting[self] = time.monotonic()
+            self.answered()
+
+    def answered(self) -> None:
+        """Mark the connection as waiting for its next request."""
+        self.guard.waiting.pop(self, None)
+        self.guard.waiting[self] = time.monotonic()
+
+    def await_answer(self) -> None:
+        """Mark the connection as one that does not wait for its client."""
+        self.guard.waiting.pop(self, None)
+
+    def in_turn(self, work: Callable[[], None]) -> None:
+        """Run `work` when it is the client's turn."""
+        self.turns.wait(self.client_name, work)
+
+    def go_on(self) -> None:
+        """Parse held bytes, or read on."""
+        self.continue_parsing()
 
     def is_unread(self, now: float) -> bool:
         """Return True if the client reads nothing of its answer, or reads it for too long."""

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 from fastapi import Request, Response
 from fastapi.params import Depends, Query
 
+from tickerplant.api.http.answer_cache import ANSWER, AnswerCache, key_of
 from tickerplant.api.http.asgi import App, Receive, Scope, Send
 from tickerplant.api.http.auth import KEY_PARAMETER
 from tickerplant.api.http.errors import ApiError, error_answer
@@ -114,10 +115,11 @@ class DirectCall:
 
 
 class DirectRoutes:
-    """Middleware that calls the routes which `DirectCall` can call. It is the innermost middleware."""
+    """Middleware that sends kept answers, and calls the routes which `DirectCall` can call. It is the innermost one."""
 
-    def __init__(self, app: App, routes: Iterable[Any]) -> None:
+    def __init__(self, app: App, routes: Iterable[Any], answers: AnswerCache) -> None:
         self._app = app
+        self._answers = answers
         self._calls: list[tuple[Any, DirectCall | None]] = []
         for route in routes:
             if isinstance(route, LaneRoute) and "GET" in (route.methods or ()):
@@ -127,8 +129,14 @@ class DirectRoutes:
                     self._calls.append((route.path_regex, None))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request, or call FastAPI."""
-        bound = self._bind(scope, receive) if scope["type"] == "http" and scope["method"] == "GET" else None
+        """Send a kept answer, or answer the request, or call FastAPI."""
+        is_read = scope["type"] == "http" and scope["method"] == "GET"
+        if is_read and (answer := self._answers.find(key_of(scope))) is not None:
+            self._answers.hits += 1
+            scope["route"], scope[ANSWER] = answer.route, answer
+            await answer.send(send)
+            return
+        bound = self._bind(scope, receive) if is_read else None
         if bound is None:
             await self._app(scope, receive, send)
             return

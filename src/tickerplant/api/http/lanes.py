@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -13,11 +13,14 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
 
 from tickerplant.api.fair_places import client_name
+from tickerplant.api.http.answer_cache import Moment
 from tickerplant.api.http.params import DEFAULT_LIMIT
 from tickerplant.api.request_lanes import RequestLane
 from tickerplant.api.resample import BASE, ratio
 from tickerplant.core.errors import BadInput
 from tickerplant.core.interval import D1, parse
+
+T = TypeVar("T")
 
 CHEAP_ROWS: Final = 5_000
 """Maximum rows of a request in the lane `reading`. 5,000 rows take about 30 ms of CPU time."""
@@ -54,14 +57,23 @@ async def run_in_lane(request: Request, make: Callable[[], Coroutine[Any, Any, R
     """Return the answer of a GET request. `make` computes the answer, in the lane for the request's cost."""
     if request.scope["path"] in ON_SERVER:
         return await make()
-    lanes, cost, client = request.app.state.api.lanes, cost_of(request), client_of(request)
+    state, cost, client = request.app.state.api, cost_of(request), client_of(request)
+
+    async def read() -> tuple[Moment, Response]:
+        return state.answers.begin(), await make()
+
+    answer: Coroutine[Any, Any, tuple[Moment, Response]]
     if cost <= SMALL_ROWS:
-        return await _until_gone(request, lanes.small.run_here(make, client))
-    lane: RequestLane = lanes.computing if cost > CHEAP_ROWS else lanes.reading
-    return await _until_gone(request, lane.run(make, client))
+        answer = state.lanes.small.run_here(read, client)
+    else:
+        lane: RequestLane = state.lanes.computing if cost > CHEAP_ROWS else state.lanes.reading
+        answer = lane.run(read, client)
+    moment, response = await _until_gone(request, answer)
+    state.answers.keep(request.scope, moment, response)
+    return response
 
 
-async def _until_gone(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
+async def _until_gone(request: Request, answer: Coroutine[Any, Any, T]) -> T:
     """Return the answer of a request in a lane.
 
     Cancels the request and raises ClientDisconnect if the client closes the connection.

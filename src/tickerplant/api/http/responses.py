@@ -13,6 +13,7 @@ import pyarrow as pa
 from fastapi import Response
 
 from tickerplant.api.http import formats
+from tickerplant.api.http.answer_cache import PositionedResponse
 from tickerplant.api.http.errors import ApiError
 from tickerplant.api.http.params import RowRange
 from tickerplant.api.http.queries import PageRequest
@@ -36,9 +37,18 @@ def json_response(body: Any, status: int = 200) -> Response:
     return Response(formats.encode(body), status, media_type="application/json")
 
 
+def positioned_message(body: Any, position: Position) -> Response:
+    """Return a message that was read from the store at `position`, as a JSON response without the header."""
+    response = PositionedResponse(formats.encode(body), media_type="application/json")
+    response.position = position
+    return response
+
+
 def positioned_response(body: bytes, position: Position) -> Response:
     """Return a JSON response with data from the store, and with the position in a header."""
-    return Response(body, media_type="application/json", headers={HEADER: position.json()})
+    response = PositionedResponse(body, media_type="application/json", headers={HEADER: position.json()})
+    response.position = position
+    return response
 
 
 def csv_response(
@@ -54,7 +64,9 @@ def csv_response(
     for field, value in {"next": following, **(extra or {})}.items():
         if value is not None and value != {}:
             headers[f"X-{field.replace('_', '-').title()}"] = formats.encode(value).decode()
-    return Response(body, media_type="text/csv; charset=utf-8", headers=headers)
+    response = PositionedResponse(body, media_type="text/csv; charset=utf-8", headers=headers)
+    response.position = position
+    return response
 
 
 def _disposition(name: str) -> str:

@@ -14,7 +14,7 @@ from tickerplant.api.http.errors import ApiError
 from tickerplant.api.http.lanes import LaneRoute, client_of
 from tickerplant.api.http.openapi import BODY_REFUSALS, LIMITS, REFUSALS
 from tickerplant.api.http.params import MAX_LIMIT
-from tickerplant.api.http.responses import json_response
+from tickerplant.api.http.responses import json_response, positioned_message
 from tickerplant.api.state import ApiState
 from tickerplant.core.alerts import RULE_ID, is_rule_id
 from tickerplant.core.errors import BadInput
@@ -138,7 +138,8 @@ async def _firings(
     async with state.store.read() as transaction:
         rows = await transaction.firings(rule, symbol, requested.start_us, requested.end_us, requested.limit)
         position = transaction.position
-    return json_response({"position": position, "count": len(rows), "firings": [firing_json(row) for row in rows]})
+    firings = [firing_json(row) for row in rows]
+    return positioned_message({"position": position, "count": len(rows), "firings": firings}, position)
 
 
 def _manager(request: Request) -> AlertRuleManager:

@@ -112,6 +112,7 @@ async def status(request: Request) -> Response:
     else:
         behind = {source: max(0, ends[source] - at) for source, at in applied.items() if source in ends}
         position = Position.of(identity.log_id, identity.generation, applied)
+        state.answers.observe(position)
         body["store"] = {"position": position, "records_behind": sum(behind.values())}
     if state.stream is not None and state.tail is not None:
         counters = state.stream.hub.counters

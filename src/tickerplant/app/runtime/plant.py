@@ -123,10 +123,18 @@ class Plant:
             return Service(
                 name,
                 asynchronous=lambda stop: services.run_api(
-                    settings, event_log, dsn, stop, bind=self.binding.run, health=lambda: self.health().as_dict(),
-                    registry=self.registry(),
+                    settings,
+                    event_log,
+                    dsn,
+                    stop,
+                    services.PlantOfApi(
+                        bind=self.binding.run,
+                        health=lambda: self.health().as_dict(),
+                        registry=self.registry(),
+                        counts=counts,
+                    ),
                 ),
-            )  # fmt: skip
+            )
         bodies = {
             "market_data": Service(
                 name, asynchronous=lambda stop: services.run_market_data(settings, event_log, dsn, stop, vendor, counts)

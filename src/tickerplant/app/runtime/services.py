@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
@@ -150,20 +151,24 @@ async def run_persistence(
     await persistence.run(stop)
 
 
-async def run_api(
-    settings: Settings,
-    log: EventLog,
-    dsn: str,
-    stop: asyncio.Event,
-    *,
-    bind: Callable[[], None],
-    health: Callable[[], dict[str, Any]],
-    registry: CollectorRegistry,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlantOfApi:
+    """Parts of the plant that the API uses.
+
+    `bind` checks that the store follows the log. `health` returns the components for `/health`. `registry` contains the
+    metrics of `/metrics`. `counts` contain the commits of persistence in this process.
+    """
+
+    bind: Callable[[], None]
+    health: Callable[[], dict[str, Any]]
+    registry: CollectorRegistry
+    counts: ServiceCounts
+
+
+async def run_api(settings: Settings, log: EventLog, dsn: str, stop: asyncio.Event, plant: PlantOfApi) -> None:
     """Serve the API until `stop`, and deliver fired alerts to webhooks at the same time.
 
-    Serves REST from the store while the log is unavailable. `bind` checks that the store follows the log. `health`
-    returns the components for `/health`. `registry` contains the metrics of `/metrics`.
+    Serves REST from the store while the log is unavailable.
     """
     from tickerplant.analytics.alerts.rule_operands import check_rule
     from tickerplant.api.alert_rules import AlertLimits
@@ -174,19 +179,25 @@ async def run_api(
     own_rules = settings.rules.rules()
 
     def bind_log() -> tuple[Rules, OnDemand]:
-        bind()
+        plant.bind()
         rules = rules_in_force(log, own_rules)
         return rules, on_demand(rules)
 
+    def commits() -> int | None:
+        """Return the count of persistence's commits in this process; None if other processes may store rows."""
+        persistence = plant.counts.of("persistence") if settings.embedded_log else None
+        return None if persistence is None else int(persistence.transactions)
+
     options = ApiOptions(
-        host=settings.api.host, port=settings.api.port, api_key=key, health=health, registry=registry,
+        host=settings.api.host, port=settings.api.port, api_key=key, health=plant.health,
+        registry=plant.registry,
         refresh_s=None if settings.monitoring.port is None else REFRESH_S,
         hosts=settings.api.hosts, origins=settings.api.origins, proxies=settings.api.proxies,
         indicators=on_demand(own_rules), check_rule=check_rule, bind_log=bind_log,
-        max_connections=settings.api.max_connections,
+        max_connections=settings.api.max_connections, commits=commits,
         alert_limits=AlertLimits(settings.alerts.max_rules, settings.alerts.private_webhooks), rules=own_rules,
     )  # fmt: skip
-    delivering = asyncio.create_task(deliver_alerts(settings, log, dsn, registry))
+    delivering = asyncio.create_task(deliver_alerts(settings, log, dsn, plant.registry))
     try:
         await Api(log, dsn, options).run(stop)
     finally:
