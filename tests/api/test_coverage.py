@@ -17,6 +17,7 @@ from tests.store.rows import MINUTE_US, OPEN_US, bars
 from tests.store.test_coverage import answer
 from tests.store.test_coverage import put as put_answer
 from tests.store.test_interval_status import write_bars, write_intervals
+from tickerplant.api import state
 from tickerplant.api.log_state import OTHER_CLOCK_US, market_now
 from tickerplant.api.positions import HEADER
 from tickerplant.api.store_reader import StoreReader
@@ -195,3 +196,22 @@ def test_the_market_time_is_the_machines_unless_a_feed_has_its_own_clock(log: Em
     assert market_now(log) == OPEN_US
     feed("sandbox", now() + 10 * OTHER_CLOCK_US)
     assert market_now(log) > now() + 5 * OTHER_CLOCK_US
+
+
+@pytest.mark.parametrize(("seconds", "reads"), [(3_600.0, 1), (0.0, 2)])
+async def test_the_market_time_advances_between_two_reads_of_the_log(
+    log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch, seconds: float, reads: int
+) -> None:
+    read: list[int] = []
+
+    def read_market(_: object) -> int:
+        read.append(OPEN_US)
+        return OPEN_US
+
+    monkeypatch.setattr(state, "MARKET_S", seconds)
+    monkeypatch.setattr(state, "market_now", read_market)
+    api = state.ApiState(log, StoreReader(""))
+    first, second = await api.market_now(), await api.market_now()
+    api.pools.close()
+    assert (first, len(read)) == (OPEN_US, reads)
+    assert second >= OPEN_US

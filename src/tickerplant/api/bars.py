@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 from fastapi import Response
 
-from tickerplant.api.blocking import in_thread
 from tickerplant.api.http.queries import PageRequest
 from tickerplant.api.http.responses import page_response, read_page
+from tickerplant.api.positions import Position
 from tickerplant.api.resample import BASE, ratio, resample
 from tickerplant.api.state import ApiState
-from tickerplant.api.store_reader import ReadTransaction
+from tickerplant.api.store_reader import ReadTransaction, StoreReader
 from tickerplant.core import schemas
 from tickerplant.core.adjustment import AS_TRADED, Adjustment
 from tickerplant.core.interval import Interval
@@ -34,6 +36,42 @@ LONG_OVER_US: Final = DAY_US
 Files and removed subscriptions report nothing after their last bar."""
 
 
+class BarReads(Protocol):
+    """The reads of `CoarseBars`, as `ReadTransaction` has them."""
+
+    async def bars(
+        self, symbol: str, interval: Interval, start_us: int | None, end_us: int | None, limit: int,
+        names: Sequence[str] | None = None,
+    ) -> pa.Table:  # fmt: skip
+        """Return stored bars."""
+
+    async def is_over(self, symbol: str, interval: Interval, start_us: int) -> bool:
+        """Return whether a feed of the symbol has passed the interval."""
+        ...
+
+
+class _NeedsTransaction(Exception):
+    """An answer needs several reads of one moment of the store."""
+
+
+class _OneStatement:
+    """Reads of bars with their position in one statement. Raises _NeedsTransaction for a second read."""
+
+    def __init__(self, store: StoreReader) -> None:
+        self._store = store
+        self.position: Position | None = None
+
+    async def bars(
+        self, symbol: str, interval: Interval, start_us: int | None, end_us: int | None, limit: int,
+        names: Sequence[str] | None = None,
+    ) -> pa.Table:  # fmt: skip
+        table, self.position = await self._store.bars(symbol, interval, start_us, end_us, limit)
+        return table if names is None else table.select(names)
+
+    async def is_over(self, symbol: str, interval: Interval, start_us: int) -> bool:
+        raise _NeedsTransaction
+
+
 @dataclass(frozen=True, slots=True)
 class CoarseBars:
     """Reader of a symbol's bars of an interval that is built from stored bars (`resample.BASE`).
@@ -48,9 +86,7 @@ class CoarseBars:
     now_us: int
     adjustment: Adjustment = field(default_factory=Adjustment)
 
-    async def read(
-        self, transaction: ReadTransaction, start_us: int | None, end_us: int | None, count: int
-    ) -> pa.Table:
+    async def read(self, transaction: BarReads, start_us: int | None, end_us: int | None, count: int) -> pa.Table:
         """Return at most `count` bars in ascending order of time, the newest bars if `start_us` is None.
 
         A bar is left out if not all of its stored bars were read.
@@ -70,7 +106,7 @@ class CoarseBars:
             built = built.slice(1) if start_us is None else built.slice(0, built.num_rows - 1)
         return built.slice(max(0, built.num_rows - count)) if start_us is None else built.slice(0, count)
 
-    async def _is_over(self, transaction: ReadTransaction, table: pa.Table) -> bool:
+    async def _is_over(self, transaction: BarReads, table: pa.Table) -> bool:
         """Return whether the last bar is over, so that no further base bar of it can follow.
 
         A bar is over if its last base bar is stored, or if the symbol's feeds have passed its end. A bar whose end is
@@ -102,12 +138,16 @@ async def bars_response(state: ApiState, page: PageRequest, adjust: str) -> Resp
         table, position = await state.store.bars(page.symbol, interval, requested.start_us, requested.end_us, rows)
         if table.num_rows:
             return page_response(table, page, page.head(), "bars", position, {"adjust": adjust})
-    # The first load of an exchange's calendar is slow, so a thread loads it.
     needs_calendar = adjust != AS_TRADED or interval in BASE
-    symbol_calendar: Calendar = AlwaysOpen()
-    if needs_calendar:
-        symbol_calendar = await in_thread(state.pools.compute, lambda: state.calendars.of(page.symbol))
+    symbol_calendar: Calendar = await state.calendar_of(page.symbol) if needs_calendar else AlwaysOpen()
     now_us = await state.market_now() if interval in BASE else 0
+    if adjust == AS_TRADED and interval in BASE:
+        coarse, reads = CoarseBars(page.symbol, interval, symbol_calendar, now_us), _OneStatement(state.store)
+        with contextlib.suppress(_NeedsTransaction):
+            rows = page.range.skip + page.range.limit + 1
+            table = await coarse.read(reads, page.range.start_us, page.range.end_us, rows)
+            if table.num_rows and reads.position is not None:
+                return page_response(table, page, page.head(), "bars", reads.position, {"adjust": adjust})
 
     async def read(transaction: ReadTransaction, start_us: int | None, end_us: int | None, count: int) -> pa.Table:
         adjustment = Adjustment()

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from tickerplant.api import metrics
 from tickerplant.api.alert_rules import AlertRuleManager
-from tickerplant.api.blocking import Pools, Shared, ask_log
+from tickerplant.api.blocking import Pools, Shared, ask_log, in_thread
 from tickerplant.api.fair_places import FairPlaces
 from tickerplant.api.http.answer_cache import AnswerCache
 from tickerplant.api.http.loop_turns import LoopTurns
@@ -30,7 +30,7 @@ from tickerplant.api.websockets.tail import Tail
 from tickerplant.core.errors import LogUnavailable, TickerplantError
 from tickerplant.core.metrics import MetricSpec
 from tickerplant.core.rules import DEFAULT_RULES, Rules
-from tickerplant.core.sessions import Calendars
+from tickerplant.core.sessions import Calendar, Calendars
 from tickerplant.log.port import EventLog
 from tickerplant.log.rules_in_force import rules_in_force
 
@@ -43,6 +43,9 @@ FRESH_S: Final = 0.5
 
 STALE_S: Final = 1.5
 """Maximum age, in seconds, of a health check that answers a request while the next check runs."""
+
+MARKET_S: Final = 0.25
+"""Seconds for which the market's time is computed from the last read of the log."""
 
 T = TypeVar("T")
 
@@ -125,16 +128,29 @@ class ApiState:
         )
         self.shared_metrics = Shared(self.pools.health, lambda: generate_latest(self.registry))
         self._market_ahead_us = 0
+        self._market_until_s = 0.0
         self._log_away_until = 0.0
         self._facts: tuple[Rules, dict[str, Any] | None] | None = None
 
     async def market_now(self) -> int:
-        """Return the market's time in µs. While the log is unavailable, it advances from the last known time."""
+        """Return the market's time in µs.
+
+        It advances from the last known time for `MARKET_S`, and while the log is unavailable.
+        """
+        if self.now_us is None and time.monotonic() < self._market_until_s:
+            return time.time_ns() // 1_000 + self._market_ahead_us
         with contextlib.suppress(LogUnavailable):
             now_us = await self._ask_log(self._read_market_now)
             self._market_ahead_us = now_us - time.time_ns() // 1_000
+            self._market_until_s = time.monotonic() + MARKET_S
             return now_us
         return time.time_ns() // 1_000 + self._market_ahead_us
+
+    async def calendar_of(self, symbol: str) -> Calendar:
+        """Return a symbol's calendar. A thread loads it at first, because the first load of an exchange is slow."""
+        calendars = self.calendars
+        found = calendars.loaded(symbol)
+        return await in_thread(self.pools.compute, lambda: calendars.of(symbol)) if found is None else found
 
     async def _ask_log(self, call: Callable[[], T]) -> T:
         """Return the result of a call to the log.

@@ -250,6 +250,10 @@ class Calendars:
         self._patterns: Mapping[str, str] = dict(rules.calendars)
         self._found: dict[str, Calendar] = {}
 
+    def loaded(self, symbol: str) -> Calendar | None:
+        """Return the symbol's calendar if `of` has returned it before, otherwise None."""
+        return self._found.get(symbol)
+
     def of(self, symbol: str) -> Calendar:
         """Return the symbol's calendar, 24/7 if no pattern matches. Raises ConfigError as `calendar` does."""
         found = self._found.get(symbol)

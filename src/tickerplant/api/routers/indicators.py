@@ -27,6 +27,7 @@ from tickerplant.core.adjustment import adjustment_for
 from tickerplant.core.bar_request import BarRequest
 from tickerplant.core.errors import BadInput, UnknownIndicator
 from tickerplant.core.interval import D1, H1, M1, M5, M15, M30, W1
+from tickerplant.core.sessions import AlwaysOpen, Calendar
 
 T = TypeVar("T")
 
@@ -162,7 +163,7 @@ async def compute(
         chosen = await _compute(request, lambda: calculator.choose(name, given))
     except UnknownIndicator as error:
         raise _unknown(error) from None
-    calendar = await _compute(request, lambda: state.calendars.of(page.symbol))
+    calendar: Calendar = await state.calendar_of(page.symbol) if step in BASE else AlwaysOpen()
     market_us = await state.market_now() if step in BASE else 0
     requested = page.range
     async with state.store.read() as transaction:
