@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -15,16 +16,19 @@ from fastapi import Response
 
 from tests.api.support import T0, MemoryStore, bar_batch, serving
 from tests.support.waiting import PATIENCE, until
+from tickerplant.api import service
 from tickerplant.api.http import answer_cache, repeated_requests
 from tickerplant.api.http.answer_cache import AnswerCache, PositionedResponse
 from tickerplant.api.http.connections import GuardedHttp
 from tickerplant.api.positions import Position
+from tickerplant.api.service import Api
 from tickerplant.api.store_reader import ReadTransaction
 from tickerplant.core import schemas
 from tickerplant.log.embedded.log import EmbeddedLog
 from tickerplant.log.port import EventLog, TopicPartition
 
 PATH = "/v1/intraday/AAPL?limit=2"
+HEAD = b"GET /v1/intraday/AAPL?limit=2 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LONG_S = 3_600.0
 
 
@@ -203,6 +207,20 @@ class SlowStore(CountingStore):
             yield transaction
 
 
+def connections(stack: contextlib.ExitStack, api: Api, count: int) -> list[socket.socket]:
+    """Open connections that the stack closes."""
+    address = ("127.0.0.1", api.bound_port)
+    return [stack.enter_context(socket.create_connection(address, PATIENCE.seconds(20))) for _ in range(count)]
+
+
+def answer(connection: socket.socket) -> bytes:
+    """Receive one JSON answer; return its body."""
+    received = b""
+    while not received.endswith(b"]}"):
+        received += connection.recv(1 << 16)
+    return received.partition(b"\r\n\r\n")[2]
+
+
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_connections_of_one_client_wait_for_one_read(
     log: EmbeddedLog, long_age: None, monkeypatch: pytest.MonkeyPatch, is_kept: bool
@@ -210,40 +228,29 @@ def test_connections_of_one_client_wait_for_one_read(
     store, waits = SlowStore(log), list[GuardedHttp]()
     monkeypatch.setattr(GuardedHttp, "await_answer", lambda connection: waits.append(connection))
     store.write(1.0, 2.0, position=1)
-    head = b"GET /v1/intraday/AAPL?limit=2 HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-    def answer(connection: socket.socket) -> bytes:
-        received = b""
-        while not received.endswith(b"]}"):
-            received += connection.recv(1 << 16)
-        return received.partition(b"\r\n\r\n")[2]
-
     with (
         serving(log, store, commits=lambda: store.commits) as (_, _, api),
         contextlib.ExitStack() as stack,
     ):
-        made = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", api.bound_port), PATIENCE.seconds(20)))
-            for _ in range(4)
-        ]
+        made = connections(stack, api, 4)
         store.reads = 0
         for connection in made:
-            connection.sendall(head)
+            connection.sendall(HEAD)
             answer(connection)
         assert store.reads == 1
         store.write(1.0, 3.0, position=2)
         store.commits += 1
         store.go.clear()
-        made[0].sendall(head)
+        made[0].sendall(HEAD)
         until(lambda: store.reads == 2, "one connection asks", 20)
         for connection in made[1:]:
-            connection.sendall(head)
+            connection.sendall(HEAD)
         until(lambda: len(waits) == 3, "the other connections wait", 20)
         assert [one.timeout_keep_alive_task for one in waits] == [None] * 3, "a wait is not an idle connection"
         made.pop().close()  # a connection that leaves while it waits
         until(lambda: [one in (one._waits_among or {}) for one in waits].count(False) == 1, "it is forgotten", 20)
         for connection in made[1:]:
-            connection.sendall(head)  # it is held until the first request has its answer
+            connection.sendall(HEAD)  # it is held until the first request has its answer
         store.commits += 0 if is_kept else 1
         store.go.set()
         first = answer(made[0])
@@ -254,6 +261,42 @@ def test_connections_of_one_client_wait_for_one_read(
             assert received.count(first) == 2
         assert b'"close":3.0' in first
         assert (store.reads == 2) is is_kept
+
+
+def test_a_request_that_waits_is_answered_when_the_server_stops(
+    log: EmbeddedLog, long_age: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, waits, ended = SlowStore(log), list[GuardedHttp](), list[GuardedHttp]()
+    shutdown = GuardedHttp.shutdown
+
+    def end(connection: GuardedHttp) -> None:
+        shutdown(connection)
+        ended.append(connection)
+        if len(ended) == 2:
+            store.go.set()
+
+    monkeypatch.setattr(GuardedHttp, "await_answer", lambda connection: waits.append(connection))
+    monkeypatch.setattr(GuardedHttp, "shutdown", end)
+    monkeypatch.setattr(service, "SHUTDOWN_S", PATIENCE.seconds(20))
+    store.write(1.0, 2.0, position=1)
+    with contextlib.ExitStack() as stack:
+        with serving(log, store, commits=lambda: store.commits) as (_, _, api):
+            made = connections(stack, api, 2)
+            for connection in made:
+                connection.sendall(HEAD)
+                answer(connection)
+            store.write(1.0, 3.0, position=2)
+            store.commits += 1
+            store.reads = 0
+            store.go.clear()
+            made[0].sendall(HEAD)
+            until(lambda: store.reads == 1, "one connection asks", 20)
+            made[1].sendall(HEAD)
+            until(lambda: len(waits) == 1, "the other connection waits", 20)
+        for connection in made:
+            head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")  # until the server closes it
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert [bar["close"] for bar in json.loads(body)["bars"]] == [1.0, 3.0]
 
 
 def response(size: int, offset: int) -> PositionedResponse:

@@ -65,6 +65,8 @@ class _OneStatement:
         self, symbol: str, interval: Interval, start_us: int | None, end_us: int | None, limit: int,
         names: Sequence[str] | None = None,
     ) -> pa.Table:  # fmt: skip
+        if self.position is not None:
+            raise _NeedsTransaction
         table, self.position = await self._store.bars(symbol, interval, start_us, end_us, limit)
         return table if names is None else table.select(names)
 

@@ -7,7 +7,7 @@ therefore known. If its answer is in the cache (`answer_cache`), the connection 
 
 If the answer has ended, one connection of each client asks for the next one. Its other connections with the same
 request wait for that answer, so that 64 connections read the store once. If the answer cannot be kept, each of them
-asks for itself.
+asks for itself. When the server stops, each of them asks for itself too.
 """
 
 from __future__ import annotations
@@ -130,6 +130,8 @@ class RepeatingProtocol(H11Protocol):
     client_name: str
     awaits_answer = False
     """True while another connection of the client asks for the answer."""
+    _awaited: Head = ("", b"")
+    """The request that waits while `awaits_answer` is true."""
     _waits_among: Waiting | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -137,6 +139,17 @@ class RepeatingProtocol(H11Protocol):
         if self._waits_among is not None:
             self._waits_among.pop(self, None)
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Close the connection after the answer to its request; at once if it has none.
+
+        A request that waits asks for its own answer now. uvicorn answers only requests that the application has, and
+        cancels them after a time limit.
+        """
+        if self.awaits_answer and not self.transport.is_closing():
+            self._end_wait()
+            self._ask(self._awaited, None)
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Answer a known request, or parse the bytes."""
@@ -166,7 +179,7 @@ class RepeatingProtocol(H11Protocol):
             self._ask(head, known)
         else:
             self._unset_keepalive_if_required()  # the client has sent its request
-            self.awaits_answer, self._waits_among = True, waiting
+            self.awaits_answer, self._awaited, self._waits_among = True, head, waiting
             waiting[self] = lambda: self.in_turn(lambda: self._resume(head, began_s))
             self.await_answer()
 
@@ -193,10 +206,10 @@ class RepeatingProtocol(H11Protocol):
         )
 
     def _resume(self, head: Head, began_s: float) -> None:
-        """Answer a request that has waited, or ask for it."""
-        self.awaits_answer, self._waits_among = False, None
-        if self.transport.is_closing():
+        """Answer a request that has waited, or ask for it. Do nothing if `shutdown` has asked for it."""
+        if not self.awaits_answer or self.transport.is_closing():
             return
+        self._end_wait()
         assert self.repeated is not None
         known = self.repeated.find(head)
         answer = None if known is None else self.repeated.answer(known)
@@ -205,6 +218,11 @@ class RepeatingProtocol(H11Protocol):
         else:
             self._ask(head, None)
         self.go_on()
+
+    def _end_wait(self) -> None:
+        if self._waits_among is not None:
+            self._waits_among.pop(self, None)
+        self.awaits_answer, self._waits_among = False, None
 
     def _send(self, answer: Answer, began_s: float) -> None:
         assert self.repeated is not None
