@@ -12,7 +12,7 @@ _MINUTES = (
     "test_processes_that_ask_during_a_long_outage_survive_it",
     "test_commands_that_start_without_a_broker_wait_for_it",
 )
-_FILES = ("test_exhaustion.py", "test_brokers.py", "test_members.py")
+_FILES = ("test_exhaustion.py", "test_brokers.py", "test_members.py", "test_move.py")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

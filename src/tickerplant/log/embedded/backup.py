@@ -55,6 +55,17 @@ class LogSnapshot:
         )
         return {TopicPartition(topic, partition): (first, end) for topic, partition, first, end in rows}
 
+    def holds(self) -> dict[str, dict[TopicPartition, int]]:
+        """Return the retention holds by holder."""
+        rows = self._rows(
+            "SELECT f.holder, t.name, p.partition, f.position FROM floors f "
+            "JOIN partitions p ON p.id = f.partition_id JOIN topics t ON t.id = p.topic_id"
+        )
+        found: dict[str, dict[TopicPartition, int]] = {}
+        for holder, topic, partition, position in rows:
+            found.setdefault(holder, {})[TopicPartition(topic, partition)] = position
+        return found
+
     def copy(
         self,
         target: Path,
