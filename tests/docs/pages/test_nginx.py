@@ -23,6 +23,7 @@ from tests.docs.pages.conftest import Machine
 from tests.docs.pages.reader import Terminal
 from tests.support.clusters import copy_cluster
 from tests.support.waiting import PATIENCE, until
+from tickerplant.core.times import SECOND_US
 
 NAME = "market.example.com"
 KEY = "key-of-the-proxy-test"
@@ -148,10 +149,10 @@ class Follower:
         since = {} if self.position is None else {"since": self.position}
         await socket.send(json.dumps({"action": "subscribe", "symbols": [SYMBOL], "channels": ["ticks"], **since}))
 
-    async def follow(self, socket: ClientConnection, rows: int) -> None:
-        """Receive until there are `rows` more ticks."""
-        wanted = len(self.rows) + rows
-        while len(self.rows) < wanted:
+    async def follow(self, socket: ClientConnection, seconds: int) -> None:
+        """Receive until the times of further ticks span `seconds`. All ticks of a second have the same time."""
+        wanted_us = None
+        while wanted_us is None or self.rows[-1][0] < wanted_us:
             message = json.loads(await socket.recv())
             assert message["type"] not in ("resync", "error", "conflated"), message
             if message["type"] in ("snapshot", "position", "live") or (message["type"] == "welcome" and not self.rows):
@@ -161,6 +162,8 @@ class Follower:
                 columns = [message["columns"].index(name) for name in ("time_us", "price", "size")]
                 self.rows += [tuple(row[column] for column in columns) for row in message["rows"]]
                 self.position["offsets"].setdefault(message["topic"], {}).update(message["offsets"])
+            if wanted_us is None and self.rows:
+                wanted_us = self.rows[-1][0] + seconds * SECOND_US
 
 
 @pytest.mark.timeout(1200)
@@ -169,7 +172,7 @@ async def test_a_client_of_nginx_resumes_at_the_other_api_without_a_gap_or_a_rep
     async with asyncio.timeout(PATIENCE.seconds(300)):
         async with site.connect() as socket:
             await follower.subscribe(socket)
-            await follower.follow(socket, 20)
+            await follower.follow(socket, 2)
             (serving,) = (port for port in APIS if site.clients(port) == 1)
             (other,) = set(APIS) - {serving}
             await asyncio.to_thread(site.kill_api, serving)
@@ -180,7 +183,7 @@ async def test_a_client_of_nginx_resumes_at_the_other_api_without_a_gap_or_a_rep
         async with site.connect() as socket:
             assert site.clients(other) == 1
             await follower.subscribe(socket)
-            await follower.follow(socket, 40)
+            await follower.follow(socket, 3)
 
         first, last = follower.rows[0][0], follower.rows[-1][0]
 
@@ -192,6 +195,7 @@ async def test_a_client_of_nginx_resumes_at_the_other_api_without_a_gap_or_a_rep
             return rows if len(rows) >= len(before) else None
 
         before = sorted(row for row in follower.rows if first < row[0] < last)
+        assert before, "the client has ticks between its first and its last second"
         rows = await asyncio.to_thread(until, stored, "the ticks in the table")
         assert Counter(rows) == Counter(before)
 
