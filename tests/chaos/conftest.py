@@ -12,7 +12,10 @@ _MINUTES = (
     "test_processes_that_ask_during_a_long_outage_survive_it",
     "test_commands_that_start_without_a_broker_wait_for_it",
 )
-_FILES = ("test_exhaustion.py", "test_brokers.py", "test_members.py", "test_move.py")
+_FILES = (
+    "test_backup_kills.py", "test_brokers.py", "test_database_backup.py", "test_exhaustion.py", "test_members.py",
+    "test_move.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

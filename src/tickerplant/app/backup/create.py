@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -126,11 +125,13 @@ def _write(target: _Target, dsn: str, event_log: EmbeddedLog) -> Manifest:
         log.close()
         chunks = store_backup.dump(program, dsn, store.name, child_environment())
         with contextlib.closing(chunks):
-            files = {manifest.STORE_NAME: _write_chunks(draft / manifest.STORE_NAME, chunks, target)}
+            dumped = write_private(
+                draft / manifest.STORE_NAME, chunks, lambda done: target.report("database", done, None)
+            )
+    files = {manifest.STORE_NAME: dumped}
     for name in (manifest.SETTINGS_NAME, manifest.PASSWORD_NAME):
         with contextlib.suppress(FileNotFoundError):
-            write_private(draft / name, (settings.data / name).read_bytes())
-            files[name] = _described(draft / name, target)
+            files[name] = write_private(draft / name, [(settings.data / name).read_bytes()])
     files[manifest.LOG_NAME] = _described(log_path, target)
     made = Manifest(
         version=metadata.version("tickerplant"), created_at=iso(created_us), log_id=identity.log_id,
@@ -139,7 +140,7 @@ def _write(target: _Target, dsn: str, event_log: EmbeddedLog) -> Manifest:
         database_bytes=state.database_bytes, files=files,
     )  # fmt: skip
     faults.reach("backup.manifest.before")
-    write_private(draft / manifest.NAME, made.text().encode())
+    write_private(draft / manifest.NAME, [made.text().encode()])
     return made
 
 
@@ -182,20 +183,6 @@ def mismatch(state: StoreState, offsets: Mapping[TopicPartition, tuple[int, int]
         if not first <= position <= end:
             return f"the database continues {topic}/{partition} at {position}, and the log has [{first}, {end})"
     return ""
-
-
-def _write_chunks(path: Path, chunks: Iterator[bytes], target: _Target) -> BackupFile:
-    made, done = hashlib.sha256(), 0
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-            made.update(chunk)
-            done += len(chunk)
-            target.report("database", done, None)
-        file.flush()
-        os.fsync(handle)
-    return BackupFile(done, made.hexdigest())
 
 
 def _described(path: Path, target: _Target) -> BackupFile:

@@ -1,7 +1,7 @@
 """The folder in which a backup is written. It gets its name when the backup is complete.
 
-`DIR.incomplete` becomes `DIR` by one rename. A killed command leaves `DIR.incomplete`, which the next
-`backup` to DIR replaces. A locked file in it shows whether a command still writes there.
+`DIR.incomplete` becomes `DIR` by one rename. A killed command leaves `DIR.incomplete`, which the next `backup` to DIR
+replaces. A locked file in it shows whether a command still writes there.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -161,23 +161,40 @@ def checksum(path: Path, progress: Callable[[int], None] = lambda done: None) ->
     """Return the SHA-256 of a file. `progress` receives the bytes read."""
     made, done = hashlib.sha256(), 0
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                made.update(chunk)
-                done += len(chunk)
-                progress(done)
+        for chunk in chunks_of(path):
+            made.update(chunk)
+            done += len(chunk)
+            progress(done)
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}); use another backup") from None
     return made.hexdigest()
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Write a new file with mode 0600, and sync it. Raises OSError with the file's name."""
+def write_private(
+    path: Path, chunks: Iterable[bytes], progress: Callable[[int], None] = lambda done: None
+) -> BackupFile:
+    """Write a new file with mode 0600, sync it, and return its description.
+
+    `progress` receives the bytes written, after each chunk. Raises OSError with the file's name.
+    """
+    made, done = hashlib.sha256(), 0
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "wb") as file:
-        file.write(data)
+        for chunk in chunks:
+            file.write(chunk)
+            made.update(chunk)
+            done += len(chunk)
+            progress(done)
         file.flush()
         os.fsync(handle)
+    return BackupFile(done, made.hexdigest())
+
+
+def chunks_of(path: Path) -> Iterator[bytes]:
+    """Yield the contents of a file in chunks of `CHUNK_BYTES`."""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
 
 
 def sync_folder(folder: Path) -> None:

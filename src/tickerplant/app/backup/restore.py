@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from tickerplant.app.backup import manifest
 from tickerplant.app.backup.create import require_embedded
-from tickerplant.app.backup.manifest import CHUNK_BYTES, Manifest, Progress, sync_folder, write_private
+from tickerplant.app.backup.manifest import Manifest, Progress, chunks_of, sync_folder, write_private
 from tickerplant.app.wiring.locks import RESTORE_NAME, FolderLock
 from tickerplant.core import faults
 from tickerplant.core.errors import BadInput, LogError, MigrationError, StoreError, TickerplantError
@@ -123,7 +122,7 @@ def _errors(data: Path) -> Iterator[None]:
 def _mark(data: Path, source: Path) -> None:
     marker = data / RESTORE_NAME
     marker.unlink(missing_ok=True)
-    write_private(marker, f"{source}\n".encode())
+    write_private(marker, [f"{source}\n".encode()])
     sync_folder(data)
     faults.reach("restore.mark.after")
 
@@ -158,23 +157,18 @@ def _build(data: Path, source: Path, found: Manifest, progress: Progress) -> Non
         _check_positions(dsn, data, found)
     for name in (manifest.SETTINGS_NAME, manifest.PASSWORD_NAME):
         if name in found.files and not (data / name).exists():
-            write_private(data / name, (source / name).read_bytes())
+            write_private(data / name, [(source / name).read_bytes()])
 
 
 def _copy(source: Path, target: Path, found: Manifest, progress: Progress) -> None:
     """Copy the log's file, and compare its checksum again: another program may have changed it meanwhile."""
-    made, done, total = hashlib.sha256(), 0, found.files[manifest.LOG_NAME].bytes
-    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "wb") as out, source.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            out.write(chunk)
-            made.update(chunk)
-            done += len(chunk)
-            faults.reach("restore.log.step")
-            progress("event log", done, total)
-        out.flush()
-        os.fsync(handle)
-    if made.hexdigest() != found.files[manifest.LOG_NAME].sha256:
+    wanted = found.files[manifest.LOG_NAME]
+
+    def report(done: int) -> None:
+        faults.reach("restore.log.step")
+        progress("event log", done, wanted.bytes)
+
+    if write_private(target, chunks_of(source), report) != wanted:
         raise BadInput(f"{source} changed while it was read; run the command again")
 
 

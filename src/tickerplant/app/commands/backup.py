@@ -9,6 +9,7 @@ import typer
 
 from tickerplant.app.commands.common import emit
 from tickerplant.app.terminal.output import echo
+from tickerplant.core.free_space import MIB
 
 if TYPE_CHECKING:
     from tickerplant.app.backup.manifest import Manifest, Progress
@@ -90,4 +91,4 @@ def _as_dict(found: Manifest) -> dict[str, Any]:
 
 
 def _size(count: int) -> str:
-    return f"{count / (1 << 20):,.1f} MiB"
+    return f"{count / MIB:,.1f} MiB" if count >= MIB else f"{count:,} bytes"

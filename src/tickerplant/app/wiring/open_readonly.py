@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from tickerplant.app.wiring.database import database
+from tickerplant.app.wiring.locks import require_restored
 from tickerplant.app.wiring.log import has_log, open_log
 from tickerplant.app.wiring.store import has_store
 from tickerplant.core.errors import LogUnavailable, NoPlant
@@ -23,8 +24,9 @@ PATIENCE_S: Final = 8.0
 def has_plant(settings: Settings) -> bool:
     """Return True if the data folder has a log or a store, or if the settings name another log or store.
 
-    Sends no request.
+    Sends no request. Raises ConfigError for a data folder that `tickerplant restore` has not completed.
     """
+    require_restored(settings.data)
     return has_log(settings) or not settings.embedded_store or has_store(settings.data)
 
 
@@ -42,6 +44,7 @@ def log_of(settings: Settings, *, patience_s: float | None = None) -> Iterator[E
 
     Raises NoPlant, LogUnavailable, or UnknownTopic for brokers without the plant's topics.
     """
+    require_restored(settings.data)
     if not has_log(settings):
         raise no_plant(settings)
     with open_log(settings, make_topics=False, patience_s=patience_s or PATIENCE_S) as event_log:
