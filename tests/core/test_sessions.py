@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from exchange_calendars.calendar_utils import global_calendar_dispatcher
 
-from tickerplant.core import schedules
+from tickerplant.core import schedules, sessions
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import NO_SESSION, Calendars, calendar, end_of
@@ -273,3 +273,12 @@ def test_a_session_ends_at_its_close_or_with_its_extended_hours(
     name: str, session: str, extended: bool, end: str
 ) -> None:
     assert iso(end_of(calendar(name), at(session), extended=extended)) == iso(at(end))
+
+
+def test_a_limited_number_of_symbols_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "MAX_KEPT", 10)
+    kept = Calendars(Rules(calendars={"NIKK": "XTKS"}))
+    assert kept.of("NIKK").name == "XTKS"
+    assert {kept.of(f"S{number}").name for number in range(1_000)} == {"24/7"}
+    assert kept.of("NIKK").name == "XTKS"
+    assert kept.count == 10

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase, translate
-from functools import cache
+from functools import cache, lru_cache, partial
 from typing import Final, Protocol
 
 import numpy as np
@@ -243,12 +243,21 @@ def matches(symbol: str, pattern: str) -> bool:
     return found is not None and ISO_4217.issuperset(found.groups())
 
 
+MAX_KEPT: Final = 65_536
+"""Maximum symbols whose calendars are kept. A client of the API may request any name."""
+
+
+def _calendar_of(patterns: Mapping[str, str], symbol: str) -> Calendar:
+    names = (name for pattern, name in patterns.items() if matches(symbol, pattern))
+    return calendar(next(names, ALWAYS_OPEN))
+
+
 class Calendars:
     """The calendar of each symbol by the rules' patterns. The first matching pattern applies."""
 
     def __init__(self, rules: Rules) -> None:
         self._patterns: Mapping[str, str] = dict(rules.calendars)
-        self._found: dict[str, Calendar] = {}
+        self._of = lru_cache(MAX_KEPT)(partial(_calendar_of, self._patterns))
 
     def loaded(self, symbol: str) -> Calendar | None:
         """Return the symbol's calendar if `of` has returned it before, otherwise None."""
@@ -256,11 +265,12 @@ class Calendars:
 
     def of(self, symbol: str) -> Calendar:
         """Return the symbol's calendar, 24/7 if no pattern matches. Raises ConfigError as `calendar` does."""
-        found = self._found.get(symbol)
-        if found is None:
-            names = (name for pattern, name in self._patterns.items() if matches(symbol, pattern))
-            found = self._found[symbol] = calendar(next(names, ALWAYS_OPEN))
-        return found
+        return self._of(symbol)
+
+    @property
+    def count(self) -> int:
+        """Return the number of symbols whose calendars are kept, at most `MAX_KEPT`."""
+        return self._of.cache_info().currsize
 
     def check(self) -> None:
         """Load all calendars of the rules. Raises ConfigError as `calendar` does."""
