@@ -11,12 +11,13 @@ import pytest
 
 from tests.api.support import MemoryStore, serving
 from tests.api.test_load import AbsentLog
+from tests.support.postgres import Postgres
 from tests.support.waiting import PATIENCE, until
 from tickerplant.api import service, store_probe
 from tickerplant.api.main import create_app
 from tickerplant.api.state import ApiState
 from tickerplant.api.store_probe import StoreProbe
-from tickerplant.api.store_reader import ReadTransaction
+from tickerplant.api.store_reader import ReadTransaction, StoreReader
 from tickerplant.log.embedded.log import EmbeddedLog
 
 READY, LIVE = "/health/ready", "/health/live"
@@ -39,6 +40,15 @@ def test_a_plant_without_its_database_is_live_but_not_ready(log: EmbeddedLog, st
         assert client.get(LIVE).status_code == 200
         store.broken = False
         until(lambda: client.get(READY).status_code == 200, "the database is available again", 20)
+
+
+def test_a_refused_login_is_answered_with_503_and_its_reason(log: EmbeddedLog, postgres: Postgres) -> None:
+    with serving(log, StoreReader(postgres.dsn_of("missing"), log.identity())) as (client, _, _):
+        answer = client.get("/v1/historical/AAPL")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
+        assert 'refuses the login: database "missing" does not exist' in answer.json()["error"]["message"]
+        assert client.get(READY).status_code == 503
+        assert client.get(LIVE).status_code == 200
 
 
 def test_a_plant_without_its_log_is_ready_because_rest_answers(log: EmbeddedLog, store: MemoryStore) -> None:

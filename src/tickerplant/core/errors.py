@@ -91,6 +91,10 @@ class StoreUnavailable(StoreError):
     """The database is unavailable. A retry may succeed."""
 
 
+class StoreRefused(StoreError):
+    """The database refuses the connection: the login, a certificate or the address. A retry fails without a change."""
+
+
 class PositionConflict(StoreError):
     """Another process has applied these positions: roll back and stop."""
 

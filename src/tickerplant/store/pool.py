@@ -21,7 +21,15 @@ from tickerplant.store.repositories.interval_status import CoverageStatuses
 from tickerplant.store.repositories.ohlcv import Ohlcv
 from tickerplant.store.repositories.prices import Prices
 from tickerplant.store.repositories.symbols import Symbols
-from tickerplant.store.session import DRIVER_ERRORS, TIMESCALEDB, Database, Session, flavour_of, translate_errors
+from tickerplant.store.session import (
+    DRIVER_ERRORS,
+    TIMESCALEDB,
+    Database,
+    Session,
+    connected,
+    flavour_of,
+    translate_errors,
+)
 
 CONNECT_S: Final = 10.0
 COMMAND_S: Final = 120.0
@@ -113,8 +121,7 @@ class Store:
             "command_timeout": COMMAND_S,
             **(connect_args or {}),
         }
-        with translate_errors():
-            pool = await asyncpg.create_pool(dsn, min_size=min_size, max_size=max_size, **options)
+        pool = await connected(asyncpg.create_pool(dsn, min_size=min_size, max_size=max_size, **options))
         store = cls(pool, copies=copies, direct_compress=direct_compress, unchanged=unchanged)
         try:
             await store.detect_flavour()
@@ -146,8 +153,7 @@ class Store:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
         """Acquire a connection for the block. Waits while all are in use, at most `CONNECT_S`."""
-        with translate_errors():
-            connection = await self._pool.acquire(timeout=CONNECT_S)
+        connection = await connected(self._pool.acquire(timeout=CONNECT_S))
         try:
             yield Session(connection, self.database)
         finally:
@@ -159,8 +165,8 @@ class Store:
 
         The statement is its own transaction, so it reads one consistent state.
         """
+        connection = await connected(self._pool.acquire(timeout=CONNECT_S))
         with translate_errors():
-            connection = await self._pool.acquire(timeout=CONNECT_S)
             try:
                 row = await connection.fetchrow(sql, *arguments)
                 self._unchanged.add(connection.get_server_pid())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
 from tickerplant.core.digits import is_digits
-from tickerplant.core.errors import MigrationError, StoreError, StoreUnavailable
+from tickerplant.core.errors import MigrationError, StoreError, StoreRefused, StoreUnavailable
 from tickerplant.store import tls
 from tickerplant.store.row_spans import RowSpans
 
@@ -60,6 +61,10 @@ DRIVER_ERRORS: Final = (
 )
 """All errors of the driver. Suppress them only where a connection is closed."""
 
+_T = TypeVar("_T")
+
+CLOSING_S: Final = 0.25
+"""Time for the end of a refused connection."""
 MAX_ERROR_CHARS: Final = 1_000
 """Maximum characters of the database's text in an error message. PostgreSQL quotes the rows of a failed statement."""
 
@@ -94,17 +99,31 @@ def translate_errors() -> Iterator[None]:
     except asyncpg.UndefinedTableError as error:
         raise MigrationError(f"{_text(error)}; run `tickerplant init-db` to create the tables") from error
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
-        raise StoreError(f"the database refuses the login: {_text(error)}; check --store") from error
+        raise StoreRefused(f"the database refuses the login: {_text(error)}; check --store") from error
     except asyncpg.ClientConfigurationError as error:
-        raise StoreError(f"the address of the database cannot be used: {_text(error)}; correct --store") from error
+        raise StoreRefused(f"the address of the database cannot be used: {_text(error)}; correct --store") from error
     except DRIVER_ERRORS as error:
         if NOT_LOADED in str(error):
             raise MigrationError(LOAD_IT) from error
         if refusal := tls.refusal(error):
-            raise StoreError(refusal) from error
+            raise StoreRefused(refusal) from error
         if is_transient(error):
             raise StoreUnavailable(f"the database is unavailable: {_text(error)}") from error
         raise StoreError(f"the database refused a statement: {_text(error)}") from error
+
+
+async def connected(opening: Awaitable[_T]) -> _T:
+    """Return the connection or the pool that `opening` opens, with the driver's errors translated.
+
+    The driver begins to close a refused connection, and raises at once. A loop that ended then would leave its socket
+    open, so this waits for the server's close.
+    """
+    try:
+        with translate_errors():
+            return await opening
+    except StoreRefused:
+        await asyncio.sleep(CLOSING_S)
+        raise
 
 
 def _text(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import asyncpg
 
 from tickerplant.core.errors import StoreError, StoreUnavailable
-from tickerplant.store.session import DRIVER_ERRORS, is_transient, translate_errors
+from tickerplant.store.session import DRIVER_ERRORS, connected, is_transient
 from tickerplant.store.tls import check_files
 
 CONNECT_S: Final = 10.0
@@ -89,15 +89,13 @@ class SqlConnection:
     async def connect(cls, dsn: str) -> SqlConnection:
         """Connect. Raises StoreUnavailable, or StoreError if the database refuses the login, or if TLS fails."""
         check_files(dsn)
-        with translate_errors():
-            return cls(
-                await asyncpg.connect(
-                    dsn,
-                    timeout=CONNECT_S,
-                    server_settings={"application_name": "tickerplant sql", "timezone": "UTC"},
-                    statement_cache_size=0,
-                )
-            )
+        opening = asyncpg.connect(
+            dsn,
+            timeout=CONNECT_S,
+            server_settings={"application_name": "tickerplant sql", "timezone": "UTC"},
+            statement_cache_size=0,
+        )
+        return cls(await connected(opening))
 
     async def close(self) -> None:
         """Close the connection. An open transaction is rolled back."""

@@ -6,7 +6,7 @@ import ssl
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
-from tickerplant.core.errors import StoreError
+from tickerplant.core.errors import StoreRefused
 
 FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 """Parameters of an address whose values are files."""
@@ -16,7 +16,7 @@ NO_TLS: Final = "rejected SSL upgrade"
 
 
 def check_files(dsn: str) -> None:
-    """Raise StoreError, with one line, if a file that the address names cannot be read or used.
+    """Raise StoreRefused, with one line, if a file that the address names cannot be read or used.
 
     The driver's error does not name the file, and looks like that of a database whose socket does not exist yet.
     """
@@ -29,7 +29,7 @@ def check_files(dsn: str) -> None:
             with open(path, "rb") as file:
                 file.read(1)
         except OSError as error:
-            raise StoreError(
+            raise StoreRefused(
                 f"the file {path} cannot be read ({error.strerror}); correct {name} in store (--store)"
             ) from None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -38,14 +38,14 @@ def check_files(dsn: str) -> None:
             try:
                 context.load_verify_locations(cafile=files[name])
             except ssl.SSLError:
-                raise StoreError(
+                raise StoreRefused(
                     f"the file {files[name]} contains no certificate in PEM format; correct {name} in store (--store)"
                 ) from None
     if "sslcert" in files and "sslkey" in files:
         try:
             context.load_cert_chain(files["sslcert"], files["sslkey"], password=lambda: given.get("sslpassword", ""))
         except ssl.SSLError:
-            raise StoreError(
+            raise StoreRefused(
                 f"the certificate {files['sslcert']} cannot be used; correct sslcert, sslkey and sslpassword in store "
                 "(--store)"
             ) from None

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from tickerplant.api.http.asgi import App, Message, Receive, Scope, Send
-from tickerplant.core.errors import BadInput, StoreError, StoreUnavailable, TickerplantError
+from tickerplant.core.errors import BadInput, StoreError, StoreRefused, StoreUnavailable, TickerplantError
 from tickerplant.core.shown import cut
 
 READ_METHODS: Final = "GET, HEAD"
@@ -98,7 +98,7 @@ def error_answer(error: ApiError | TickerplantError) -> Response:
         return error_response(error.status, error.code, error.message, error.hint, retry_after_s=error.retry_after_s)
     if isinstance(error, BadInput):
         return error_response(400, "bad_parameter", str(error), "see /docs for all parameters")
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, StoreUnavailable | StoreRefused):
         return error_response(503, "store_unavailable", str(error), "see /health; try again later")
     if isinstance(error, StoreError):
         return error_response(500, "store_error", str(error), "see the log of Tickerplant")
