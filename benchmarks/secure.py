@@ -59,7 +59,7 @@ READ_S: Final = 2.0
 LIMIT_S: Final = 240.0
 """Maximum seconds of one wait for the plant."""
 RULES: Final = ("AAPL", "MSFT", "GOOG", "BTC/USD")
-"""Symbols with two alert rules each, at their present price."""
+"""Symbols with two alert rules each, at their current price."""
 COMMANDS: Final = (
     ("config",), ("config", "--json"), ("doctor",), ("doctor", "--json"), ("health", "--json"), ("vendors", "--json"),
     ("alert", "list", "--json"), ("alert", "firings", "--json"), ("coverage", "AAPL", "--json"),
