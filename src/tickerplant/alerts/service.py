@@ -12,7 +12,7 @@ from tickerplant.alerts.webhooks import WebhookOptions, WebhookSender
 from tickerplant.log.port import EventLog
 from tickerplant.store import Store
 
-MAX_CONNECTIONS = 4
+MAX_CONNECTIONS = 2
 
 
 class AlertDelivery:

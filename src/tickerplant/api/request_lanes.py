@@ -47,7 +47,7 @@ other."""
 READING: Final = LaneLimits(running=3, reserved=1, waiting=256, waiting_of_client=128, budget_s=15.0)
 STREAM: Final = LaneLimits(running=1, waiting=1_000, waiting_of_client=1_000, budget_s=60.0)
 COMPUTING: Final = LaneLimits(
-    running=3, reserved=1, waiting=64, waiting_of_client=32, budget_s=60.0, has_low_priority=True
+    running=2, reserved=1, waiting=64, waiting_of_client=32, budget_s=60.0, has_low_priority=True
 )
 WRITING: Final = PlaceLimits(running=4, reserved=1, waiting=64, waiting_of_client=32)
 """Limits of changes of alert rules. Such changes run on the server's loop, because they are few and small."""

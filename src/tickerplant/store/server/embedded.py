@@ -76,6 +76,10 @@ SETTINGS: Final = {
 The log still contains the records. fsync and full_page_writes remain on: a replay cannot repair a torn page. The server
 writes one log file per day of the week."""
 
+ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 19)}
+"""Thresholds in bytes for glibc in the server's processes. If they are not set, glibc raises them after a large query,
+and each connection keeps the memory of that query."""
+
 
 class EmbeddedPostgres:
     """One server on one folder. `start` and `stop` block; other methods may be called from any thread.
@@ -400,7 +404,7 @@ class EmbeddedPostgres:
 def _environment() -> dict[str, str]:
     """Return the environment of the server's programs. It contains no keys and no settings of other servers."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "TZDIR") if name in os.environ}
-    return {**kept, "LC_ALL": "C", "TZ": "UTC"}
+    return {**kept, **ALLOCATOR, "LC_ALL": "C", "TZ": "UTC"}
 
 
 def _write_private(path: Path, text: str) -> None:
