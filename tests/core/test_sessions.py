@@ -277,8 +277,8 @@ def test_a_session_ends_at_its_close_or_with_its_extended_hours(
 
 def test_a_limited_number_of_symbols_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "MAX_KEPT", 10)
-    kept = Calendars(Rules(calendars={"NIKK": "XTKS"}))
-    assert kept.of("NIKK").name == "XTKS"
-    assert {kept.of(f"S{number}").name for number in range(1_000)} == {"24/7"}
-    assert kept.of("NIKK").name == "XTKS"
-    assert kept.count == 10
+    calendars, names = Calendars(Rules(calendars={"NIKK": "XTKS"})), [f"S{number}" for number in range(1_000)]
+    assert calendars.of("NIKK").name == "XTKS"
+    assert {calendars.of(name).name for name in names} == {"24/7"}
+    assert [name for name in ("NIKK", *names) if calendars.loaded(name)] == ["NIKK", *names[:8], names[-1]]
+    assert calendars.of("NIKK").name == "XTKS"

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase, translate
-from functools import cache, lru_cache, partial
+from functools import cache
 from typing import Final, Protocol
 
 import numpy as np
@@ -247,30 +247,27 @@ MAX_KEPT: Final = 65_536
 """Maximum symbols whose calendars are kept. A client of the API may request any name."""
 
 
-def _calendar_of(patterns: Mapping[str, str], symbol: str) -> Calendar:
-    names = (name for pattern, name in patterns.items() if matches(symbol, pattern))
-    return calendar(next(names, ALWAYS_OPEN))
-
-
 class Calendars:
     """The calendar of each symbol by the rules' patterns. The first matching pattern applies."""
 
     def __init__(self, rules: Rules) -> None:
         self._patterns: Mapping[str, str] = dict(rules.calendars)
-        self._of = lru_cache(MAX_KEPT)(partial(_calendar_of, self._patterns))
+        self._found: dict[str, Calendar] = {}
 
     def loaded(self, symbol: str) -> Calendar | None:
-        """Return the symbol's calendar if `of` has returned it before, otherwise None."""
+        """Return the symbol's calendar if `of` has returned it before and it is kept, otherwise None."""
         return self._found.get(symbol)
 
     def of(self, symbol: str) -> Calendar:
         """Return the symbol's calendar, 24/7 if no pattern matches. Raises ConfigError as `calendar` does."""
-        return self._of(symbol)
-
-    @property
-    def count(self) -> int:
-        """Return the number of symbols whose calendars are kept, at most `MAX_KEPT`."""
-        return self._of.cache_info().currsize
+        found = self._found.get(symbol)
+        if found is None:
+            names = (name for pattern, name in self._patterns.items() if matches(symbol, pattern))
+            found = calendar(next(names, ALWAYS_OPEN))
+            if len(self._found) >= MAX_KEPT:
+                self._found.popitem()  # the newest: symbols of the feeds are older
+            self._found[symbol] = found
+        return found
 
     def check(self) -> None:
         """Load all calendars of the rules. Raises ConfigError as `calendar` does."""
