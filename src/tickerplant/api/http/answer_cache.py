@@ -1,8 +1,8 @@
 """Answers that are sent again while the store is at their log position.
 
-An answer is kept for `MAX_AGE_S` from the start of its read, or for `OWN_AGE_S` if this process writes to the store. It
-ends earlier with a write of this process, and when another answer shows another position. The position of an answer is
-therefore never earlier than that of an answer before it. Writes of another process are unnoticed until the age is over.
+An answer is kept for `MAX_AGE_S` from the start of its read, or for `OWN_AGE_S` if this process writes to the store. A
+write of this process ends it earlier, and so does an answer with another position. The positions of consecutive answers
+therefore never decrease. The cache does not detect writes of another process before `MAX_AGE_S` is over.
 
 Bounds: `MAX_BYTES` in all, `MAX_ANSWER_BYTES` per answer. The cache is emptied when it is full.
 """
@@ -22,19 +22,21 @@ from tickerplant.api.positions import Position
 MAX_AGE_S: Final = 0.1
 """Maximum seconds from the start of a read to the last repetition of its answer, if another process writes."""
 OWN_AGE_S: Final = 1.0
-"""The same, if this process writes. A live feed's rows are written once a second."""
+"""Maximum seconds from the start of a read to the last repetition, if this process writes. Rows of a live feed are
+written once a second."""
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Maximum bytes of kept answers."""
 MAX_ANSWER_BYTES: Final = MAX_BYTES // 8
 """Maximum bytes of one kept answer: 7,000 bars as JSON."""
 OVERHEAD_BYTES: Final = 2_048
-"""Bytes of the objects of an answer."""
+"""Bytes of the Python objects of one kept answer."""
 CACHED: Final = (
     "/v1/historical/", "/v1/intraday/", "/v1/ticks/", "/v1/realtime/", "/v1/analytics/", "/v1/indicators/",
 )  # fmt: skip
-"""Paths whose answers depend only on the request, on the store at one position, and slowly on the time."""
+"""Prefixes of paths whose answers depend on the request, on the position of the store and, within a second, on nothing
+else."""
 ANSWER: Final = "tickerplant.answer"
-"""Key of the scope with the answer of the request, if it is in the cache."""
+"""Key of the scope. Its value is the answer of the request, if the cache contains it."""
 
 Key: TypeAlias = tuple[str, bytes]
 """Path and query of a request."""
@@ -52,7 +54,8 @@ class Moment(NamedTuple):
 class Answer:
     """A kept answer with status 200.
 
-    `size_bytes` is its part of the cache. `wire` is the head with all headers but the date, once it was sent.
+    `size_bytes` counts towards `MAX_BYTES`. `wire` contains the sent headers except the date. It is empty before the
+    first answer.
     """
 
     route: Any
@@ -105,11 +108,11 @@ class AnswerCache:
         self._epoch = 0
 
     def begin(self) -> Moment:
-        """Return the present moment. Call it before the answer is read."""
+        """Return the current state. Call it before the answer is read."""
         return Moment(self._epoch, self._commits(), time.monotonic())
 
     def find(self, key: Key) -> Answer | None:
-        """Return the answer that may be sent now; None if there is none. The sender adds to `hits`."""
+        """Return the kept answer if it may still be sent, otherwise None. The caller adds to `hits`."""
         answer = self._answers.get(key)
         return answer if answer is not None and self._is_current(answer.moment) else None
 
@@ -151,7 +154,7 @@ class AnswerCache:
         self.size_bytes += size
 
     def sweep(self) -> None:
-        """Drop answers that may not be sent any more."""
+        """Remove answers that may no longer be sent."""
         for key, answer in list(self._answers.items()):
             if not self._is_current(answer.moment):
                 self._drop(key)

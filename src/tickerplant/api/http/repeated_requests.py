@@ -1,13 +1,13 @@
-"""Requests that are equal to an earlier one byte for byte. They are answered from the cache without parsing.
+"""Requests with the same bytes as an earlier request. They are answered from the cache without parsing.
 
 A client usually repeats a request with the same bytes. Parsing and checking them costs ten times as much as sending a
 kept answer of some kilobytes. The result of all checks depends only on these bytes and on the local address of the
 connection: host, origin, API key, route and parameters. A request head that was answered from the store once is
 therefore known. If its answer is in the cache (`answer_cache`), the connection sends it at once.
 
-If the answer has ended, one connection of each client asks for the next one. Its other connections with the same
-request wait for that answer, so that 64 connections read the store once. If the answer cannot be kept, each of them
-asks for itself. When the server stops, each of them asks for itself too.
+If the cache has no valid answer, one connection of each client passes its request to the application. The client's
+other connections with the same request wait for the answer, so 64 connections read the store once. If the answer cannot
+be kept, or if the server stops, each connection passes its own request to the application.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from tickerplant.api.http.asgi import App, Message, Receive, Scope, Send
 from tickerplant.api.http.outgoing import PIECE_BYTES
 
 MAX_KNOWN: Final = 1_000
-"""Maximum known requests, of at most 2 KiB each. All are forgotten beyond it."""
+"""Maximum number of known requests, each of at most 2 KiB. One more request removes all of them."""
 ASKED: Final = "tickerplant.asked"
-"""Key of the scope with the head of a request that may become known."""
+"""Key of the scope. Its value is the `Asked` of a request that may become known."""
 _OK: Final = b"HTTP/1.1 200 OK\r\n"
 _END: Final = b"\r\n\r\n"
 _KEEP_ALIVE: Final = b"keep-alive"
 _CHANGING: Final = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"content-length"))
-"""Headers of requests that need more than one answer, or that have a body."""
+"""Headers of requests that have a body, or that need an answer of another kind."""
 
 Head: TypeAlias = tuple[str, bytes]
 """Local address of a connection, and the bytes of a request on it."""
@@ -74,12 +74,12 @@ class RepeatedRequests:
         return self._known.get(head)
 
     def answer(self, known: KnownRequest) -> Answer | None:
-        """Return the answer that may be sent now; None if there is none."""
+        """Return the kept answer if it may still be sent, otherwise None."""
         answer = self.cache.find(known.key)
         return answer if answer is not None and answer.wire else None
 
     def finish(self, asked: Asked, scope: Scope, headers: list[tuple[bytes, bytes]]) -> None:
-        """End an asked request; the connections that wait for it go on. A kept answer makes the request known."""
+        """End an asked request, and resume the connections that wait for it. A kept answer makes the request known."""
         answer: Answer | None = scope.get(ANSWER)
         if answer is not None and len(answer.body) <= PIECE_BYTES:
             if not answer.wire:
@@ -135,15 +135,15 @@ class RepeatingProtocol(H11Protocol):
     _waits_among: Waiting | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for no answer any more."""
+        """End the wait for another connection's answer."""
         if self._waits_among is not None:
             self._waits_among.pop(self, None)
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """Close the connection after the answer to its request; at once if it has none.
+        """Close the connection after the answer to its request, or at once if there is no request.
 
-        A request that waits asks for its own answer now. uvicorn answers only requests that the application has, and
+        A waiting request is passed to the application now. uvicorn waits only for requests of the application, and
         cancels them after a time limit.
         """
         if self.awaits_answer and not self.transport.is_closing():
@@ -159,7 +159,7 @@ class RepeatingProtocol(H11Protocol):
             super().data_received(data)
 
     def _may_be_known(self, data: bytes) -> bool:
-        """Return whether the bytes are a whole GET request, and the connection has nothing else to do."""
+        """Return whether the bytes are one complete GET request on a connection without other work."""
         return (
             data.startswith(b"GET ") and data.find(_END) == len(data) - len(_END)
             and self.conn.our_state is h11.IDLE and self.conn.their_state is h11.IDLE
@@ -197,7 +197,7 @@ class RepeatingProtocol(H11Protocol):
                 self.repeated.finish(asked, {}, [])
 
     def _is_plain(self) -> bool:
-        """Return whether the parsed request is complete, and has the same answer whenever it is repeated."""
+        """Return whether the parsed request is complete, and a repetition may get the same answer."""
         if self.conn.their_state is not h11.DONE or self.conn.trailing_data[0] or self.scope["http_version"] != "1.1":
             return False
         return not any(
@@ -206,7 +206,7 @@ class RepeatingProtocol(H11Protocol):
         )
 
     def _resume(self, head: Head, began_s: float) -> None:
-        """Answer a request that has waited, or ask for it. Do nothing if `shutdown` has asked for it."""
+        """Answer a waiting request, or pass it to the application. No effect if `shutdown` has passed it already."""
         if not self.awaits_answer or self.transport.is_closing():
             return
         self._end_wait()
@@ -246,7 +246,7 @@ class RepeatingProtocol(H11Protocol):
         work()
 
     def go_on(self) -> None:
-        """Handle the end of that wait: parse the next request."""
+        """Handle the end of the wait: parse the next request."""
 
 
 def count_into(count: Callable[[str, int, float], Any]) -> Callable[[Answer, float], None]:
