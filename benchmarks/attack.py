@@ -58,6 +58,8 @@ SAMPLE_S: Final = 5.0
 AIM_P99_MS: Final = 250.0
 AIM_MEMORY_MB: Final = 600.0
 RATE: Final = 50.0
+MAX_TRACES: Final = 5
+"""Maximum tracebacks of the plant's log that are printed."""
 NAMED: Final = {
     "rest": "", "plain": "", "frames": "", "storm": "", "flood": "",
     "expensive": r"requests (refused|ended)|answers refused",
@@ -378,16 +380,19 @@ def _cpu(plant_pid: int, attackers_pid: int | None) -> dict[str, float]:
 
 
 def _warnings(path: Path) -> str:
-    """Return the most frequent lines of the plant's log."""
+    """Return the most frequent lines of the plant's log, and its first tracebacks."""
     lines: Counter[str] = Counter()
+    traces: list[str] = []
     for line in path.read_text(errors="replace").splitlines():
         with contextlib.suppress(ValueError):
             found = json.loads(line)
             text = f"{found.get('level')}: {found.get('event')} {found.get('error', '')} {found.get('reason', '')}"
             lines[re.sub(r"\d+", "N", text)[:200] + (" (traceback)" if found.get("exception") else "")] += 1
+            traces += [f"{found}\n{found['exception']}"] if found.get("exception") else []
             continue
         lines[re.sub(r"\d+", "N", line)[:200]] += 1
-    return "\n".join(["log of the plant:", *(f"  {count:>5} x {line}" for line, count in lines.most_common(25))])
+    counted = (f"  {count:>5} x {line}" for line, count in lines.most_common(25))
+    return "\n".join(["log of the plant:", *counted, *traces[:MAX_TRACES]])
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.api.support import MINUTE, T0, bar_batch
 from tests.support.waiting import eventually
 from tickerplant.api.blocking import Shared
+from tickerplant.api.http import formats
 from tickerplant.api.http.formats import STEP_ROWS, format_columns, json_rows, time_values, to_json, with_rows
 from tickerplant.core.times import TIMESTAMP, datetime_of
 
@@ -25,6 +26,14 @@ def test_json_of_a_table_is_the_same_for_every_number_of_steps(count: int) -> No
     text = to_json({"symbol": "A,B]}", "count": count}, "bars", pa.Table.from_pylist(rows, schema=schema))
     assert json.loads(text) == {"symbol": "A,B]}", "count": count, "bars": rows}
     assert list(json.loads(text)) == ["symbol", "count", "bars"]
+
+
+def test_a_limited_number_of_texts_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "MAX_TEXTS", 10)
+    times = T0 + 86_401_000_000 * np.arange(100)
+    wanted = [datetime_of(time).isoformat() for time in times.tolist()]
+    assert formats.iso_texts(times, dt.UTC) == wanted
+    assert max(len(kept) for kept in (formats._dates, formats._clocks)) <= 10
 
 
 @pytest.mark.parametrize("style", ["iso", "s", "ms", "us"])

@@ -19,7 +19,7 @@ head's sum of squares and n tail sums of squares follow.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -32,7 +32,7 @@ _BY_COLUMN: Final = 64
 """Count of symbols below which a sum along columns is faster than one call per row."""
 
 
-@cache
+@lru_cache(128)  # a client of the API may request any period
 def _tables(n: int) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
     """Return four tables, indexed by the count of bars in the head.
 

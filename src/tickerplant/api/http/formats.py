@@ -24,8 +24,8 @@ EPOCHS: Final = {"s": SECOND_US, "ms": 1_000, "us": 1}
 TIME_STYLES: Final = ("iso", *EPOCHS)
 STEP_ROWS: Final = 1_000
 """Maximum rows of one conversion and encoding. One call for 50,000 rows would block other threads."""
-MAX_TEXTS: Final = 20_000
-"""Maximum dates whose texts are kept, and maximum times whose offsets from UTC are kept."""
+MAX_TEXTS: Final = 4_096
+"""Maximum number of kept texts of dates, of kept texts of times of day, and of kept offsets from UTC."""
 _QUARTER_US = 15 * MINUTE_US
 
 
@@ -72,9 +72,11 @@ class _Dates(dict[int, str]):
 
 
 class _Clocks(dict[int, str]):
-    """The text of each second of a day that was formatted before: `T09:30:00`."""
+    """The text of each second of a day that was formatted recently: `T09:30:00`."""
 
     def __missing__(self, second: int) -> str:
+        if len(self) >= MAX_TEXTS:
+            self.clear()
         self[second] = text = f"T{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}"
         return text
 
