@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -63,6 +65,34 @@ async def test_one_client_leaves_places_to_others() -> None:
     async with places.place("modest"):
         assert places.running == 3
     assert places.running == 2
+
+
+async def test_metrics_may_count_waiting_requests_in_another_thread() -> None:
+    places = FairPlaces(PlaceLimits(running=1, waiting=1_000, waiting_of_client=10), LoadCounters())
+    await places.admit("first")
+    ended, counted = threading.Event(), 0
+
+    def count() -> None:
+        nonlocal counted
+        while not ended.is_set():
+            assert places.waiting in range(301)
+            counted += 1
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    counting = asyncio.create_task(asyncio.to_thread(count))
+    try:
+        for _ in range(30):
+            waiting = [asyncio.create_task(places.admit(f"client {number}")) for number in range(300)]
+            await asyncio.sleep(0)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        await eventually(lambda: counted > 0)
+    finally:
+        ended.set()
+        sys.setswitchinterval(interval)
+    await counting
 
 
 def test_the_greediest_of_many_clients_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

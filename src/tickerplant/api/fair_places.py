@@ -82,7 +82,8 @@ class PlaceLimits:
 class FairPlaces:
     """Places with `limits`. A free place goes to the waiting client that has recently used the least time.
 
-    A client with many requests therefore cannot displace the others. Belongs to one event loop.
+    A client with many requests therefore cannot displace the others. Belongs to one event loop. Any thread may read
+    `running` and `waiting`.
     """
 
     def __init__(self, limits: PlaceLimits, counters: LoadCounters) -> None:
@@ -100,7 +101,7 @@ class FairPlaces:
     @property
     def waiting(self) -> int:
         """Return the count of requests that wait for a place."""
-        return sum(len(queue) for queue in self._waiting.values())
+        return sum(map(len, list(self._waiting.values())))  # list() is atomic: the loop may change the dict meanwhile
 
     @asynccontextmanager
     async def place(self, client: str) -> AsyncIterator[None]:

@@ -192,7 +192,7 @@ class ApiState:
     def labelled_numbers(self) -> Mapping[MetricSpec, Mapping[tuple[str, ...], float]]:
         """Return numbers by metric and label values: excluded data, requests in lanes, refusals."""
         found: dict[MetricSpec, Mapping[tuple[str, ...], float]] = {
-            spec: {(feed,): count for feed, count in counts.items()} for spec, counts in self.exclusions.items()
+            spec: {(feed,): count for feed, count in counts.items()} for spec, counts in list(self.exclusions.items())
         }
         lanes: dict[tuple[str, ...], float] = {}
         for lane in self.lanes.all:
