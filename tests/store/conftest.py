@@ -79,6 +79,16 @@ async def timescale(timescale_server: TimescaleServer | None) -> AsyncIterator[S
         yield opened
 
 
+@pytest.fixture
+async def timescale_dsn(timescale_server: TimescaleServer | None) -> AsyncIterator[str]:
+    """Yield the address of a TimescaleDB, for code that opens connections itself."""
+    if timescale_server is not None:
+        yield timescale_server.dsn
+        return
+    async with _database() as dsn:
+        yield dsn
+
+
 @asynccontextmanager
 async def _at(dsn: str) -> AsyncIterator[Store]:
     store = await Store.open(dsn)
@@ -183,18 +193,25 @@ async def _run(server: TimescaleServer, sql: str) -> None:
 
 
 @asynccontextmanager
-async def _in_database() -> AsyncIterator[Store]:
+async def _database() -> AsyncIterator[str]:
+    """Create a database with the extension on the real server, and yield its address."""
     name = f"t{os.getpid()}_{next(_NUMBERS)}"
     connection = await asyncpg.connect(REAL_DSN)
     await connection.execute(f"CREATE DATABASE {name}")
     dsn = urlsplit(REAL_DSN)._replace(path=f"/{name}").geturl()
     own = await asyncpg.connect(dsn)
     # Tests run jobs by hand. The scheduler would run the same jobs beside them.
-    await own.execute("CREATE EXTENSION timescaledb")
+    await own.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
     await own.execute("SELECT _timescaledb_functions.stop_background_workers()")
     await own.close()
-    store = await Store.open(dsn)
-    yield store
-    await store.close()
+    yield dsn
     await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await connection.close()
+
+
+@asynccontextmanager
+async def _in_database() -> AsyncIterator[Store]:
+    async with _database() as dsn:
+        store = await Store.open(dsn)
+        yield store
+        await store.close()

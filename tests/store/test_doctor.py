@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
-from tests.support.timescale import TimescaleServer
 from tickerplant.app.config.settings import Settings
 from tickerplant.app.doctor import store
 from tickerplant.app.doctor.finding import FAIL, OK, WARN, Finding
@@ -16,13 +14,12 @@ from tickerplant.app.doctor.finding import FAIL, OK, WARN, Finding
 pytestmark = pytest.mark.timescale
 
 
-def findings(server: TimescaleServer | None, data: Path) -> dict[str, Finding]:
-    dsn = os.environ["TIMESCALE_DSN"] if server is None else server.dsn
+def findings(dsn: str, data: Path) -> dict[str, Finding]:
     return {one.name: one for one in store.store(Settings(data=data, store=SecretStr(dsn)))}
 
 
-def test_a_timescaledb_is_recognised_with_its_workers(timescale_server: TimescaleServer | None, tmp_path: Path) -> None:
-    found = findings(timescale_server, tmp_path)
+def test_a_timescaledb_is_recognised_with_its_workers(timescale_dsn: str, tmp_path: Path) -> None:
+    found = findings(timescale_dsn, tmp_path)
     assert found["store"].state == OK, found
     assert found["timescaledb"].state == OK, found
     assert found["timescaledb"].sentence.startswith("TimescaleDB 2.")
