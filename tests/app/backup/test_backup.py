@@ -16,6 +16,8 @@ from tests.support.commands import assert_refused, invoke
 from tests.support.plant import Plant
 from tests.upgrade import ticks
 
+from tickerplant.app.backup.manifest import Manifest
+
 HALF = 300
 """Ticks of each of the two files: two minutes of four symbols."""
 
@@ -92,6 +94,17 @@ def test_a_backup_is_never_written_over_or_into_the_plant(plant: Plant, backup: 
     assert_refused(invoke(plant, "backup", tmp_path / "two"), 2, "thesis.txt", "did not write")
     assert (foreign / "thesis.txt").read_text() == "mine"
     assert not (tmp_path / "one").exists()
+
+
+def test_restore_prints_the_command_that_starts_the_restored_plant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Manifest("0.1.0", "2026-03-09T13:30:00Z", "a log", 1, {}, {}, 18, (), 0, {})
+    monkeypatch.setattr("tickerplant.app.backup.restore.restore", lambda *_: found)
+    plant = Plant(tmp_path / "a new plant")
+    result = invoke(plant, "restore", tmp_path / "one")
+    assert (result.code, result.err) == (0, ""), result.err
+    assert result.out.endswith(f"start it with `tickerplant up --data '{plant.data}'`\n")
 
 
 def test_only_an_embedded_plant_is_backed_up(plant: Plant, backup: Path, tmp_path: Path) -> None:

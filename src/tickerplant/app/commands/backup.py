@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,7 +61,9 @@ def restore(
         emit({"data": str(loaded.settings.data), **_as_dict(found)})
         return
     _print_files(found)
-    echo(f"restored {loaded.settings.data} from the backup of {found.created_at}; start it with `tickerplant up`")
+    data = loaded.settings.data
+    start = f"tickerplant up --data {shlex.quote(str(data))}"
+    echo(f"restored {data} from the backup of {found.created_at}; start it with `{start}`")
 
 
 def _shown(bars: ProgressBars) -> Progress:
