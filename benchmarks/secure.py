@@ -247,7 +247,7 @@ def add_rules(plant: Plant, url: str, secret: str) -> int:
     count = 0
     for symbol in RULES:
         found = plant.get(f"/v1/intraday/{symbol.replace('/', '%2F')}?interval=1m&limit=1")
-        if not found or not found["bars"]:
+        if not found or not found.get("bars"):  # no bars yet, or a busy plant's refusal
             continue
         price = found["bars"][-1]["close"]
         for operator in ("crosses_above", "crosses_below"):
