@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,27 @@ def test_each_record_is_one_step_in_order(event_log: EmbeddedLog) -> None:
     feed(event_log, range(100))
     run_until_read(event_log, processor(event_log))
     assert outputs(event_log) == expected(100)
+
+
+@pytest.mark.parametrize(
+    ("replay_s", "share", "snapshots"),
+    [
+        (math.inf, math.inf, {PARTITIONS}),  # one at the stop
+        (0.0, 1e-12, {PARTITIONS, 2 * PARTITIONS}),  # the first; afterwards they would exceed the share
+        (0.0, math.inf, range(100 // 4, 101)),  # one or two per batch
+    ],
+)
+def test_long_steps_make_a_snapshot_due(
+    event_log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch, replay_s: float, share: float, snapshots: Container[int]
+) -> None:
+    monkeypatch.setattr(processor_module, "REPLAY_S", replay_s)
+    monkeypatch.setattr(processor_module, "SNAPSHOT_SHARE", share)
+    feed(event_log, range(100))
+    worker = processor(event_log)
+    worker.snapshot_interval_records = 1_000
+    run_until_read(event_log, worker)
+    assert outputs(event_log) == expected(100)
+    assert worker.counts.snapshots in snapshots
 
 
 @pytest.mark.parametrize("point", POINTS)

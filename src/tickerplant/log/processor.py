@@ -60,6 +60,11 @@ MAX_PAUSE_S: Final = 0.05
 """Pause after a batch of fewer than `FEW_RECORDS` records: `PAUSE_FACTOR` times its processing time, at most
 `MAX_PAUSE_S`. Records that arrive meanwhile share one transaction, which costs as much as several records.
 """
+REPLAY_S: Final = 0.5
+"""Maximum seconds that the steps of a partition since its newest snapshot have taken. The next owner repeats these
+steps after a crash. The maximum is higher if snapshots would exceed `SNAPSHOT_SHARE`."""
+SNAPSHOT_SHARE: Final = 0.01
+"""Maximum share of the time of steps that snapshots because of `REPLAY_S` take."""
 HANDOVER_RECORDS: Final = 100
 """Minimum records since the newest snapshot for a snapshot before a rebalance. The next owner then replays fewer
 records."""
@@ -116,8 +121,12 @@ class _Partition:
     committed: dict[TopicPartition, int]
     kept: str
     records_since_snapshot: int = 0
+    steps_s: float = 0.0
+    """Seconds that the steps since the newest snapshot have taken."""
     snapshot_bytes: int = 0
     """Size of the newest snapshot's state."""
+    snapshot_s: float = 0.0
+    """Seconds that the newest snapshot of this process took; 0.0 before the first."""
     touched: bool = False
     bootstrapped: bool = False
     queued: bytes | None = None
@@ -135,7 +144,7 @@ class Processor:
     factory: StageFactory
     instance: str = "0"
     snapshot_interval_records: int = SNAPSHOT_RECORDS
-    """Number of records of a partition between two snapshots. A restart replays about as many, at 1 ms or less each."""
+    """Maximum number of records of a partition between two snapshots. A restart replays the later records."""
     poll_records: int = 256
     """Maximum records of one poll, and thus of one transaction."""
     on_batch: Callable[[ProcessorCounters], None] | None = None
@@ -247,8 +256,9 @@ class Processor:
             owned = self._stages.get(record.partition)
             if owned is None:
                 continue
-            source = record.source
+            source, began = record.source, time.perf_counter()
             produced = owned.stage.step(record, self._history(source, record.offset))
+            owned.steps_s += time.perf_counter() - began
             owned.positions[source] = record.offset + 1
             owned.records_since_snapshot += 1
             self.counts.records += 1
@@ -304,7 +314,8 @@ class Processor:
     ) -> None:
         """Commit the steps since the last commit: the four effects of the module's docstring.
 
-        A snapshot is due after `snapshot_interval_records` records, at the first record of a UTC day, or on request.
+        A snapshot is due after `snapshot_interval_records` records, after steps of `REPLAY_S`, at the first record of a
+        UTC day, or on request.
         """
         due = {
             partition: owned
@@ -348,7 +359,7 @@ class Processor:
         for owned in self._stages.values():
             owned.touched = False
         for owned in due.values():
-            owned.records_since_snapshot = 0
+            owned.records_since_snapshot, owned.steps_s = 0, 0.0
 
     def _changed_queues(self, snapshots: Collection[int]) -> dict[int, bytes]:
         """Return the changed descriptions of queued work, by partition. `snapshots`: partitions with a due snapshot."""
@@ -368,14 +379,18 @@ class Processor:
             self._discarded_before = self.counts.discarded_records
 
     def _snapshot_is_due(self, owned: _Partition) -> bool:
-        return owned.records_since_snapshot >= self.snapshot_interval_records or self._has_new_label(owned)
+        return (
+            owned.records_since_snapshot >= self.snapshot_interval_records
+            or owned.steps_s > max(REPLAY_S, owned.snapshot_s / SNAPSHOT_SHARE)
+            or self._has_new_label(owned)
+        )
 
     def _has_new_label(self, owned: _Partition) -> bool:
         label = owned.stage.keep_label()
         return label is not None and label != owned.kept
 
     def _put_snapshot(self, transaction: Transaction, partition: int, owned: _Partition) -> None:
-        label = owned.stage.keep_label() or owned.kept
+        began, label = time.perf_counter(), owned.stage.keep_label() or owned.kept
         blob = snapshots.encode(
             Snapshot(
                 envelope=snapshots.ENVELOPE_VERSION,
@@ -391,7 +406,7 @@ class Processor:
         if label and label != owned.kept:
             put(self.state_topic, partition, KEPT_PREFIX + label, blob)
             owned.kept = label
-        owned.snapshot_bytes = len(state)
+        owned.snapshot_bytes, owned.snapshot_s = len(state), time.perf_counter() - began
         self.counts.snapshots += 1
 
     def _open(self, partition: int, committed: Mapping[TopicPartition, int]) -> _Partition:

@@ -142,8 +142,9 @@ class Settings(BaseSettings):
         default=2_000,
         ge=1,
         le=10_000_000,
-        description="Number of records of a partition between two snapshots of aggregation or analytics. A restart "
-        "after a kill processes at most this number of records again, each in at most a millisecond.",
+        description="Maximum number of records of a partition between two snapshots of aggregation or analytics. A "
+        "snapshot is also made when the records since the last one took half a second, unless snapshots would take "
+        "more than 1% of the time. A restart after a kill processes the records since the snapshot again.",
     )
     instance: str = Field(
         default="0",
