@@ -13,6 +13,7 @@ from tickerplant.log.port import EventLog
 from tickerplant.store import Store
 
 MAX_CONNECTIONS = 2
+"""Maximum database connections of the delivery. Each is in use for one short statement or transaction."""
 
 
 class AlertDelivery:

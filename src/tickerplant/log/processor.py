@@ -61,10 +61,10 @@ MAX_PAUSE_S: Final = 0.05
 `MAX_PAUSE_S`. Records that arrive meanwhile share one transaction, which costs as much as several records.
 """
 REPLAY_S: Final = 0.5
-"""Maximum seconds that the steps of a partition since its newest snapshot have taken. The next owner repeats these
-steps after a crash. The maximum is higher if snapshots would exceed `SNAPSHOT_SHARE`."""
+"""Maximum seconds of a partition's steps since its newest snapshot. The next owner repeats these steps after a crash.
+The maximum is higher if snapshots would exceed `SNAPSHOT_SHARE`."""
 SNAPSHOT_SHARE: Final = 0.01
-"""Maximum share of the time of steps that snapshots because of `REPLAY_S` take."""
+"""Maximum ratio of the time of snapshots to the time of steps, for snapshots that are due because of `REPLAY_S`."""
 HANDOVER_RECORDS: Final = 100
 """Minimum records since the newest snapshot for a snapshot before a rebalance. The next owner then replays fewer
 records."""

@@ -64,7 +64,7 @@ DRIVER_ERRORS: Final = (
 _T = TypeVar("_T")
 
 CLOSING_S: Final = 0.25
-"""Time for the end of a refused connection."""
+"""Seconds for which a refused connection may close."""
 MAX_ERROR_CHARS: Final = 1_000
 """Maximum characters of the database's text in an error message. PostgreSQL quotes the rows of a failed statement."""
 
