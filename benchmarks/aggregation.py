@@ -32,8 +32,9 @@ from tickerplant.aggregation.encode import bar_batches
 from tickerplant.aggregation.grouping import TickColumns
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.streams import ConsumedRecord
-from tickerplant.core.times import MINUTE_US, SECOND_US, timestamps
+from tickerplant.core.times import MINUTE_US, SECOND_US
 
 OPEN_US = 1_767_623_400_000_000  # 2026-01-05T14:30Z, the open in New York
 CLOSE_US = OPEN_US + 390 * MINUTE_US

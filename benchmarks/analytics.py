@@ -32,8 +32,9 @@ from benchmarks.support.figures import record as record_figure
 
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.streams import ConsumedRecord
-from tickerplant.core.times import DAY_US, MINUTE_US, timestamps
+from tickerplant.core.times import DAY_US, MINUTE_US
 
 OUTPUTS = 18
 WINDOW = 250

@@ -31,7 +31,8 @@ from benchmarks.support.figures import record
 
 from tickerplant.aggregation.service import GROUP, Aggregation
 from tickerplant.core import records, schemas
-from tickerplant.core.times import MINUTE_US, SECOND_US, timestamps
+from tickerplant.core.arrow_values import timestamps
+from tickerplant.core.times import MINUTE_US, SECOND_US
 from tickerplant.log.open import open_log
 from tickerplant.log.port import LATEST, EventLog, Reader, Writer
 

@@ -24,7 +24,7 @@ import pyarrow.parquet
 from benchmarks.support.figures import record
 
 from tickerplant.core import records, schemas
-from tickerplant.core.times import times_of
+from tickerplant.core.arrow_values import times_of
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.port import LATEST
 from tickerplant.market_data.clients.twelvedata.session import StreamConfig

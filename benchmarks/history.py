@@ -32,7 +32,8 @@ from benchmarks.support.figures import record
 
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
-from tickerplant.core.times import MINUTE_US, timestamps
+from tickerplant.core.arrow_values import timestamps
+from tickerplant.core.times import MINUTE_US
 
 AIM = 200_000
 BLOCK_ROWS = 16_384  # batch size of a replay

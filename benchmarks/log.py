@@ -23,8 +23,8 @@ import pyarrow as pa
 from benchmarks.support.figures import record as record_figure
 
 from tickerplant.core import records, schemas
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.schemas import RAW, TOPICS
-from tickerplant.core.times import timestamps
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.kafka import KafkaLog
 from tickerplant.log.port import LATEST, EventLog

@@ -29,7 +29,8 @@ from benchmarks.history import prices
 from benchmarks.plant import environment
 from benchmarks.support.figures import record, report
 
-from tickerplant.core.times import DAY_US, MINUTE_US, timestamps
+from tickerplant.core.arrow_values import timestamps
+from tickerplant.core.times import DAY_US, MINUTE_US
 
 OPEN_US = 1_767_623_400_000_000
 """2026-01-05T14:30Z, the open in New York. Weekends are skipped, holidays are not: their bars count as off-session."""

@@ -22,7 +22,7 @@ import pyarrow as pa
 from benchmarks.support.figures import record
 
 from tickerplant.core import schemas
-from tickerplant.core.times import timestamps
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.store import Store
 from tickerplant.store.migrations import migrate
 from tickerplant.store.pool import ReadSession

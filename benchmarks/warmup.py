@@ -22,8 +22,9 @@ from tickerplant.analytics.realtime.series import Series
 from tickerplant.analytics.service import Analytics, _BootstrapFactory
 from tickerplant.analytics.stage import AnalyticsStage
 from tickerplant.core import records, schemas
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.rules import DEFAULT_RULES
-from tickerplant.core.times import DAY_US, MINUTE_US, timestamps
+from tickerplant.core.times import DAY_US, MINUTE_US
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.port import ConsumedRecord, TopicPartition
 from tickerplant.store import Store

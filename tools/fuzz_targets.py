@@ -16,8 +16,9 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.schemas import DIVIDENDS, SPLITS, TICKS, VENDOR_BARS
-from tickerplant.core.times import FOREVER_US, times_of
+from tickerplant.core.times import FOREVER_US
 from tickerplant.market_data.clients.alphavantage import messages as alphavantage
 from tickerplant.market_data.clients.twelvedata import messages as twelvedata
 from tickerplant.market_data.clients.twelvedata import quotes as quotes

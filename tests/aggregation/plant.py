@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from tickerplant.aggregation.stage import AggregationStage
 from tickerplant.core import records, schemas
+from tickerplant.core.arrow_values import times_of, timestamps
 from tickerplant.core.streams import ConsumedRecord, Output
-from tickerplant.core.times import micros_of, times_of, timestamps
+from tickerplant.core.times import micros_of
 
 SENT = micros_of(dt.datetime(2026, 1, 5, 14, 0, tzinfo=dt.UTC))
 

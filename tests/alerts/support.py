@@ -20,8 +20,8 @@ from tickerplant.alerts.service import AlertDelivery
 from tickerplant.alerts.webhooks import WebhookOptions
 from tickerplant.core import records, schemas
 from tickerplant.core.alerts import Rule
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.symbols import partition_of
-from tickerplant.core.times import timestamps
 from tickerplant.log.port import EventLog
 from tickerplant.store import Store
 from tickerplant.store.repositories.alerts import AlertRules

@@ -19,7 +19,7 @@ from tickerplant.analytics import compute
 from tickerplant.analytics.service import Analytics
 from tickerplant.core import records, schemas
 from tickerplant.core.adjustment import split_factors
-from tickerplant.core.times import times_of, timestamps
+from tickerplant.core.arrow_values import times_of, timestamps
 from tickerplant.core.version import make_version
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.persistence.service import TOPICS, Persistence

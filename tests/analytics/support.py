@@ -15,8 +15,9 @@ from tests.support import data
 from tickerplant.analytics.indicator.declaration import Indicator
 from tickerplant.analytics.realtime.indicator_state import IndicatorState
 from tickerplant.core import records, schemas
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.streams import ConsumedRecord
-from tickerplant.core.times import MINUTE_US, timestamps
+from tickerplant.core.times import MINUTE_US
 
 T0 = 1_700_000_000 // 60 * MINUTE_US
 

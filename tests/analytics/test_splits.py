@@ -8,7 +8,8 @@ import pytest
 
 from tickerplant.analytics.splits import Split, Splits, splits_of
 from tickerplant.core import schemas
-from tickerplant.core.times import DAY_US, timestamps
+from tickerplant.core.arrow_values import timestamps
+from tickerplant.core.times import DAY_US
 
 
 def columns(times: list[int], splits: Splits, *, daily: bool = True) -> list[float]:

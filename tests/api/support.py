@@ -19,12 +19,12 @@ from tickerplant.api.service import Api, ApiOptions
 from tickerplant.api.store_reader import ReadTransaction, StoreReader
 from tickerplant.core import records, schemas
 from tickerplant.core.adjustment import Adjustment
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.coverage import Answers, Statuses, classify, expected
 from tickerplant.core.errors import StoreUnavailable
 from tickerplant.core.interval import Interval
 from tickerplant.core.sessions import Calendar
 from tickerplant.core.symbols import partition_of
-from tickerplant.core.times import timestamps
 from tickerplant.core.version import make_version
 from tickerplant.log.port import EventLog, TopicPartition
 from tickerplant.store.repositories.coverage import EXCLUSION_COUNTS

@@ -21,8 +21,9 @@ from tests.support.postgres import Postgres
 from tickerplant.analytics.ondemand.query import OnDemand
 from tickerplant.api.store_reader import StoreReader
 from tickerplant.core import schemas
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.rules import Rules
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, micros_of, timestamps
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, micros_of
 from tickerplant.log.embedded.log import EmbeddedLog
 from tickerplant.store import Store
 from tickerplant.store.repositories.actions import Actions

@@ -16,7 +16,8 @@ from tests.support.waiting import eventually
 from tickerplant.api.blocking import Shared
 from tickerplant.api.http import formats
 from tickerplant.api.http.formats import STEP_ROWS, format_columns, json_rows, time_values, to_json, with_rows
-from tickerplant.core.times import TIMESTAMP, datetime_of
+from tickerplant.core.arrow_values import TIMESTAMP
+from tickerplant.core.times import datetime_of
 
 
 @pytest.mark.parametrize("count", [0, 1, STEP_ROWS - 1, STEP_ROWS, STEP_ROWS + 1, 3 * STEP_ROWS])

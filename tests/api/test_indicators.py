@@ -25,8 +25,9 @@ from tickerplant.analytics.ondemand.calculation import parse_calculation
 from tickerplant.analytics.realtime.engine import Engine
 from tickerplant.api.store_reader import StoreReader
 from tickerplant.core import schemas
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.rules import Rules
-from tickerplant.core.times import DAY_US, timestamps
+from tickerplant.core.times import DAY_US
 from tickerplant.log.embedded.log import EmbeddedLog
 from tickerplant.store import Store
 from tickerplant.store.repositories.analytics import Analytics

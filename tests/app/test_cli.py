@@ -102,6 +102,12 @@ def test_help_imports_no_heavy_package() -> None:
     assert result.stdout == "[]\n"
 
 
+def test_the_sandbox_needs_no_arrow() -> None:
+    modules = "tickerplant.app.runtime.signals, tickerplant.app.service_manager, tickerplant.sandbox.fault_script"
+    code = f"import sys, {modules}; from tickerplant.sandbox import running; print('pyarrow' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
 def test_a_folder_without_a_plant_is_reported(tmp_path: Path) -> None:
     result = tickerplant("query", "AAPL", "--data", tmp_path / "none")
     assert result.returncode == 1

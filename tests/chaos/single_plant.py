@@ -17,9 +17,9 @@ from tests.support.plant import Plant, kill_tree
 from tests.support.waiting import PATIENCE, until
 from tickerplant.app.wiring.store import positions
 from tickerplant.core import records
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.errors import LogError
 from tickerplant.core.schemas import RAW
-from tickerplant.core.times import times_of
 from tickerplant.log.open import open_log
 
 SYMBOLS = ("AAPL", "BTC/USD")

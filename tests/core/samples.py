@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tickerplant.core import records, schemas
 from tickerplant.core.alerts import Rule
-from tickerplant.core.times import timestamps
+from tickerplant.core.arrow_values import timestamps
 
 
 def no_rows(kind: type[records.Header]) -> pa.RecordBatch:

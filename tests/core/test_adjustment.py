@@ -24,9 +24,10 @@ from tickerplant.core.adjustment import (
     sessions_before,
     split_factors,
 )
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.errors import BadInput
 from tickerplant.core.sessions import calendar
-from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, micros_of, timestamps
+from tickerplant.core.times import DAY_US, FOREVER_US, HOUR_US, micros_of
 
 XNYS = calendar("XNYS")
 PRICES = ("open", "high", "low", "close", "vwap")

@@ -8,9 +8,10 @@ import pytest
 
 from tickerplant.core import schemas
 from tickerplant.core.adjustment import Closes, adjustment_for, ex_dates_of, payments_of, reasons_not_applied
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.currency import ISO_4217, normal_currency, slashed_pair, units_of
 from tickerplant.core.sessions import calendar
-from tickerplant.core.times import DAY_US, FOREVER_US, timestamps
+from tickerplant.core.times import DAY_US, FOREVER_US
 
 LONDON = calendar("24/7")
 EX_DATE = 19_810 * DAY_US

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from tickerplant.core import records, schemas
-from tickerplant.core.times import timestamps
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.log.embedded import EmbeddedLog
 from tickerplant.log.port import EventLog
 

@@ -20,9 +20,9 @@ from tests.support.waiting import eventually
 from tickerplant.app import health
 from tickerplant.app.component import DEGRADED
 from tickerplant.core import records
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.schemas import DEADLETTER, TEXT, TICKS
 from tickerplant.core.sessions import Calendars
-from tickerplant.core.times import timestamps
 from tickerplant.log.port import EventLog, TopicPartition
 from tickerplant.market_data.clients.twelvedata import connection as connections
 from tickerplant.market_data.clients.twelvedata import quotes

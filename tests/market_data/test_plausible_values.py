@@ -17,8 +17,9 @@ import yfinance as yf
 from tests.market_data.clients.canned import Answer, golden, serving
 from tests.market_data.clients.test_hostile_bodies import NOW_US, asking, error_of
 from tests.market_data.support import embedded
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.schemas import SMALL_TEXT, TEXT, TICKS, VENDOR_BARS
-from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, timestamps
+from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US
 from tickerplant.market_data.clients.alphavantage import messages as alphavantage
 from tickerplant.market_data.clients.ccxt.stream import TradesStream
 from tickerplant.market_data.clients.twelvedata import messages as twelvedata

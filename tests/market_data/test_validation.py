@@ -10,7 +10,8 @@ import pytest
 
 from tests.market_data.support import Clock, embedded, rows
 from tickerplant.core import records, schemas
-from tickerplant.core.times import DAY_US, times_of, timestamps
+from tickerplant.core.arrow_values import times_of, timestamps
+from tickerplant.core.times import DAY_US
 from tickerplant.market_data.feed.validation import check_bars, widen_bars
 from tickerplant.market_data.feed.writer import FeedWriter
 from tickerplant.market_data.files.bars import read_bars

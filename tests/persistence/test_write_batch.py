@@ -13,7 +13,8 @@ from tests.store.conftest import store as every_store  # noqa: F401
 from tests.store.rows import MINUTE_US, OPEN_US, bars, values
 from tests.store.test_coverage import answer
 from tickerplant.core import records, schemas
-from tickerplant.core.times import DAY_US, timestamps
+from tickerplant.core.arrow_values import timestamps
+from tickerplant.core.times import DAY_US
 from tickerplant.log.port import TopicPartition
 from tickerplant.persistence.batching import PositionChange, WriteBatch
 from tickerplant.persistence.write_batch import apply

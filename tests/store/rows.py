@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from tickerplant.core import schemas
-from tickerplant.core.times import timestamps
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.version import make_version
 from tickerplant.store.repositories.prices import with_arrival
 

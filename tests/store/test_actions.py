@@ -11,8 +11,9 @@ import pytest
 from tests.store.rows import bars
 from tests.store.test_bars import put
 from tickerplant.core import schemas
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.sessions import calendar
-from tickerplant.core.times import FOREVER_US, HOUR_US, MINUTE_US, micros_of, timestamps
+from tickerplant.core.times import FOREVER_US, HOUR_US, MINUTE_US, micros_of
 from tickerplant.store import Store
 from tickerplant.store.repositories.actions import Actions
 

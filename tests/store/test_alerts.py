@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from tickerplant.core import schemas
 from tickerplant.core.alerts import Rule
-from tickerplant.core.times import MINUTE_US, timestamps
+from tickerplant.core.arrow_values import timestamps
+from tickerplant.core.times import MINUTE_US
 from tickerplant.store import Store
 from tickerplant.store.repositories.alerts import DELIVERED, FAILED, AlertRules, Firings, Outbox
 from tickerplant.store.repositories.positions import Log, adopt, check_log

@@ -15,8 +15,9 @@ from tests.aggregation import plant
 from tests.store.rows import MINUTE_US, OPEN_US, arrived, ticks
 from tests.store.test_prices import put
 from tickerplant.core import schemas
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.flags import TickFlag
-from tickerplant.core.times import SECOND_US, times_of
+from tickerplant.core.times import SECOND_US
 from tickerplant.log.port import ConsumedRecord, TopicPartition
 from tickerplant.persistence.batching import PartitionBuffer, WriteBatch
 from tickerplant.persistence.write_batch import apply

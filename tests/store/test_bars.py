@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from tests.store.rows import MINUTE_US, OPEN_US, bars, ticks, values
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.reasons import OF_TICKS
 from tickerplant.core.sources import SourceOrder
-from tickerplant.core.times import times_of
 from tickerplant.store import Store
 from tickerplant.store.repositories.analytics import Analytics
 from tickerplant.store.repositories.ohlcv import Ohlcv

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.store.rows import MINUTE_US, OPEN_US, bars
 from tests.store.writes import MANY, write_bars, write_intervals
 from tickerplant.core import schemas
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.symbols import partition_of
-from tickerplant.core.times import timestamps
 from tickerplant.store import Store
 from tickerplant.store.maintenance import retention
 from tickerplant.store.repositories.answers import Segment, VendorAnswers, merge_adjacent, overlay

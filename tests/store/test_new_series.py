@@ -8,7 +8,7 @@ import pytest
 
 from tests.store.conftest import PLAIN
 from tests.store.rows import MINUTE_US, OPEN_US, bars, values
-from tickerplant.core.times import times_of
+from tickerplant.core.arrow_values import times_of
 from tickerplant.store import Store, copy_protocol, new_series
 from tickerplant.store.repositories.analytics import Analytics
 from tickerplant.store.repositories.ohlcv import Ohlcv

@@ -31,7 +31,13 @@ WARNINGS = {
     "tickerplant.market_data.clients.errors": {"tickerplant.market_data.vendors.errors"},
     "tickerplant.market_data.feed": {"dead_letters.DeadRow"},
     "tickerplant.analytics.indicator.declaration": {"RowIndex"},
-    "tickerplant.core.times": {"micros_of", "datetime_of"},
+    "tickerplant.core.times": {
+        "micros_of",
+        "datetime_of",
+        "tickerplant.core.arrow_values.TIMESTAMP",
+        "tickerplant.core.arrow_values.times_of",
+        "tickerplant.core.arrow_values.timestamps",
+    },
 }
 """The new paths and names in the warnings of each module. Other modules emit no warning."""
 NAMES = [(module, name) for module, names in PLUGINS.items() for name in names]

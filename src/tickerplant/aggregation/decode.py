@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 
 from tickerplant.aggregation.grouping import TickColumns
 from tickerplant.aggregation.rows import FROM_VENDOR, INTERVALS, Interner, Rows, empty_rows
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.errors import BadInput, UnreadableRecord
 from tickerplant.core.interval import parse
 from tickerplant.core.schemas import TICKS
-from tickerplant.core.times import FIRST_US, LAST_US, BoolArray, Int64Array, times_of
+from tickerplant.core.times import FIRST_US, LAST_US, BoolArray, Int64Array
 
 _SEPARATOR: Final = "\x1f"
 _LENGTHS: Final = np.array([interval.us for interval in INTERVALS])

@@ -11,7 +11,7 @@ from tickerplant.aggregation.outcome import IntervalOver, Outcome
 from tickerplant.aggregation.rows import INTERVALS, Codes, Interner, Rows, join, take
 from tickerplant.aggregation.state import State
 from tickerplant.core import schemas
-from tickerplant.core.times import timestamps
+from tickerplant.core.arrow_values import timestamps
 
 MAX_ROWS = 100_000
 """Maximum bars per record. At about 140 bytes per bar, this is less than half of the largest log record."""

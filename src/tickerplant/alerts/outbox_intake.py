@@ -20,10 +20,11 @@ import msgspec
 import structlog
 
 from tickerplant.core import faults, records
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.errors import Fenced, LogError, StoreError, UnreadableRecord
 from tickerplant.core.outage import LONGEST_WAIT_S, Outage
 from tickerplant.core.schemas import ALERTS
-from tickerplant.core.times import iso, times_of
+from tickerplant.core.times import iso
 from tickerplant.log.port import ConsumedRecord, EventLog, Reader
 from tickerplant.store import Store
 from tickerplant.store.repositories.alerts import Outbox

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from tickerplant.analytics.realtime.engine import FORMING, IntervalValues
 from tickerplant.core import schemas
-from tickerplant.core.times import Float64Array, Int64Array, timestamps
+from tickerplant.core.arrow_values import timestamps
+from tickerplant.core.times import Float64Array, Int64Array
 
 MAX_ROWS: Final = 100_000
 """Maximum rows of a record: 13 MB with 12 columns, below the log's limit of 32 MB."""

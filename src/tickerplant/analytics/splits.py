@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from tickerplant.core.adjustment import DIVIDED, MULTIPLIED, split_factors
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.rules import Rules
 from tickerplant.core.sessions import Calendars
-from tickerplant.core.times import FOREVER_US, NEVER_US, Float64Array, Int64Array, times_of
+from tickerplant.core.times import FOREVER_US, NEVER_US, Float64Array, Int64Array
 
 
 @dataclass(frozen=True, slots=True)

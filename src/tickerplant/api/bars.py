@@ -20,9 +20,10 @@ from tickerplant.api.state import ApiState
 from tickerplant.api.store_reader import ReadTransaction, StoreReader
 from tickerplant.core import schemas
 from tickerplant.core.adjustment import AS_TRADED, Adjustment
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.interval import Interval
 from tickerplant.core.sessions import AlwaysOpen, Calendar, end_of
-from tickerplant.core.times import DAY_US, times_of
+from tickerplant.core.times import DAY_US
 
 BASE_COLUMNS: Final = (
     "time", "open", "high", "low", "close", "volume", "vwap", "trades", "state", "complete", "revision", "version",

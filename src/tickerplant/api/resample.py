@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import schemas
+from tickerplant.core.arrow_values import times_of, timestamps
 from tickerplant.core.interval import D1, H1, M5, M15, M30, W1, Interval
-from tickerplant.core.times import BoolArray, Float64Array, times_of, timestamps
+from tickerplant.core.times import BoolArray, Float64Array
 
 BASE: Final = {M15: M5, M30: M5, H1: M5, W1: D1}
 """Stored interval from which each interval is built."""

@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.currency import normal_currency, units_of
 from tickerplant.core.errors import BadInput
 from tickerplant.core.sessions import Calendar
-from tickerplant.core.times import DAY_US, NEVER_US, Float64Array, Int64Array, times_of
+from tickerplant.core.times import DAY_US, NEVER_US, Float64Array, Int64Array
 
 AS_TRADED, FOR_SPLITS, FOR_ALL = "none", "splits", "all"
 USER: Final = "user"

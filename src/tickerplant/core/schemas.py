@@ -12,7 +12,8 @@ from typing import Final
 
 import pyarrow as pa
 
-from tickerplant.core.times import DAY_US, SECOND_US, TIMESTAMP
+from tickerplant.core.arrow_values import TIMESTAMP
+from tickerplant.core.times import DAY_US, SECOND_US
 
 RAW: Final = "market.prices.raw"
 OHLCV: Final = "market.prices.ohlcv"

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tickerplant.core.arrow_values import value_at
+from tickerplant.core.arrow_values import times_of, value_at
 from tickerplant.core.errors import BadInput
 from tickerplant.core.shown import quoted
 from tickerplant.core.time_values import (
@@ -41,7 +41,7 @@ from tickerplant.core.time_values import (
     order_of,
     parse_times,
 )
-from tickerplant.core.times import DAY_US, HOUR_US, BoolArray, Int64Array, datetime_of, micros_of, times_of
+from tickerplant.core.times import DAY_US, HOUR_US, BoolArray, Int64Array, datetime_of, micros_of
 
 _SAME_DATE_US: Final = 11 * HOUR_US
 """Time of day in UTC from which a daily bar may have the next date. Midnight in New Zealand is 11:00 UTC."""

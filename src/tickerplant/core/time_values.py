@@ -24,11 +24,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tickerplant.core.arrow_values import value_at
+from tickerplant.core.arrow_values import TIMESTAMP, value_at
 from tickerplant.core.digits import is_digits
 from tickerplant.core.errors import BadInput
 from tickerplant.core.shown import quoted
-from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, TIMESTAMP, BoolArray, Int64Array
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, BoolArray, Int64Array
 
 INVALID, NUMBER, UTC, OFFSET, LOCAL, DATE = range(6)
 """Kinds of values: not a time; time since 1970; time in UTC; time with another offset; time without a zone; date."""

@@ -1,13 +1,16 @@
-"""Units and conversions of time. Internally a time is int64 microseconds since 1970 UTC."""
+"""Units and conversions of time. Internally a time is int64 microseconds since 1970 UTC.
+
+`arrow_values` converts columns. This module needs no Arrow, so that small processes need not load it.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any, Final
+from types import ModuleType
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from tickerplant.core.deprecation import renamed, renamed_arguments
 from tickerplant.core.errors import BadInput
@@ -23,8 +26,6 @@ NEVER_US: Final = -(1 << 62)
 """Time before all other times, and the value of an unknown watermark. Subtracting a lateness does not overflow."""
 FOREVER_US: Final = 1 << 62
 """Time after all other times: an open end, or no upper bound."""
-
-TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 
 Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
@@ -94,24 +95,15 @@ def check_range(start_us: int | None, end_us: int | None, start: str, end: str) 
         raise BadInput(f"{start} is not before {end}; use an earlier start or a later end")
 
 
-def times_of(column: Any) -> Int64Array:
-    """Return a timestamp column (Array or ChunkedArray, no nulls) as int64 microseconds. Copies only if necessary."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    if column.type != TIMESTAMP:
-        column = column.cast(TIMESTAMP)
-    if not len(column):
-        return np.empty(0, np.int64)
-    # Reads the column's buffer directly, because `cast` and `view` are slow for many small records.
-    result: Int64Array = np.frombuffer(column.buffers()[1], np.int64, len(column), column.offset * 8)
-    return result
+def _arrow_values() -> ModuleType:
+    from tickerplant.core import arrow_values
 
-
-def timestamps(us: Int64Array) -> pa.Array:
-    """Return int64 microseconds as a `timestamp[us, UTC]` array, which shares the memory of a contiguous `us`."""
-    memory = pa.py_buffer(np.ascontiguousarray(us, dtype=np.int64))
-    return pa.Array.from_buffers(TIMESTAMP, len(us), [None, memory])
+    return arrow_values
 
 
 if not TYPE_CHECKING:
-    __getattr__ = renamed(__name__, {"from_us": ("datetime_of", datetime_of), "to_us": ("micros_of", micros_of)})
+    __getattr__ = renamed(
+        __name__,
+        {"from_us": ("datetime_of", datetime_of), "to_us": ("micros_of", micros_of)},
+        moved=dict.fromkeys(("TIMESTAMP", "times_of", "timestamps"), _arrow_values),
+    )

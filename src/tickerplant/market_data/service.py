@@ -26,11 +26,12 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.clock import Clock
 from tickerplant.core.errors import LogError, LogUnavailable
 from tickerplant.core.free_space import UNLIMITED, FreeSpace
 from tickerplant.core.symbols import check_symbol
-from tickerplant.core.times import SECOND_US, times_of
+from tickerplant.core.times import SECOND_US
 from tickerplant.log import trouble_reports
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.backfill.publish import answers_batch

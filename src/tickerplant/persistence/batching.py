@@ -26,10 +26,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import records, schemas
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.errors import ConfigError, UnreadableRecord
 from tickerplant.core.rules import rules_from
 from tickerplant.core.sources import SourceOrder
-from tickerplant.core.times import FIRST_US, LAST_US, NEVER_US, SECOND_US, times_of
+from tickerplant.core.times import FIRST_US, LAST_US, NEVER_US, SECOND_US
 from tickerplant.core.version import make_version
 from tickerplant.log.port import ConsumedRecord, TopicPartition
 from tickerplant.store.repositories.prices import with_arrival

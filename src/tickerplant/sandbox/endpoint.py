@@ -9,7 +9,6 @@ from typing import NamedTuple
 import msgspec
 
 from tickerplant.core.errors import BadInput
-from tickerplant.core.time_column import parse_instant
 from tickerplant.system_clock import SystemClock, starting_at
 
 
@@ -58,6 +57,8 @@ def make_clock(start: str, speed: float) -> SystemClock:
         return SystemClock()
     if not start:
         return starting_at(time.time_ns() // 1_000, speed)
+    from tickerplant.core.time_column import parse_instant  # loads Arrow, which needs 35 MB
+
     try:
         return starting_at(parse_instant(start, dt.UTC), speed)
     except (BadInput, OverflowError) as error:

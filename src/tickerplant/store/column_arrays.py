@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tickerplant.core.times import TIMESTAMP, timestamps
+from tickerplant.core.arrow_values import TIMESTAMP, timestamps
 from tickerplant.store.copy_protocol import POSTGRES_EPOCH_US
 
 _HEAD: Final = 20

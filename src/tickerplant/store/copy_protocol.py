@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pgpq import ArrowToPostgresBinaryEncoder
 
-from tickerplant.core.times import TIMESTAMP, micros_of, timestamps
+from tickerplant.core.arrow_values import TIMESTAMP, timestamps
+from tickerplant.core.times import micros_of
 from tickerplant.store.session import Session, translate_errors
 
 FEW_ROWS: Final = 32

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tickerplant.core.times import datetime_of, times_of
+from tickerplant.core.arrow_values import times_of
+from tickerplant.core.times import datetime_of
 from tickerplant.store.copy_protocol import copy, plain
 from tickerplant.store.row_selection import codes, filter_rows
 

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import schemas
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.interval import INTERVALS
-from tickerplant.core.times import Int64Array, times_of
+from tickerplant.core.times import Int64Array
 
 KEY: Final = ("symbol", "interval", "time")
 OLDER: Final = "(t.version < s.version OR (t.version = s.version AND t.state = 'forming'))"

@@ -9,7 +9,7 @@ from tests.analytics.support import T0
 from tickerplant.analytics.realtime.series import Series
 from tickerplant.analytics.realtime.stored_history import newer_bars, overlay
 from tickerplant.core import records
-from tickerplant.core.times import times_of
+from tickerplant.core.arrow_values import times_of
 from tickerplant.store.repositories.ohlcv import HISTORY
 
 A = Series("1d", "A")

@@ -20,9 +20,10 @@ from tests.market_data.support import read_all
 from tests.market_data.support import ticks as prints
 from tests.support.waiting import PATIENCE
 from tickerplant.core import records
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.errors import Fenced
 from tickerplant.core.schemas import ANSWERED, DEADLETTER, NO_DATA, NOT_OFFERED, QUOTA
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, times_of
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US
 from tickerplant.market_data.backfill import BackfillPlan, Depth, Order, WantedRange
 from tickerplant.market_data.backfill.orders import place_order
 from tickerplant.market_data.backfill.progress import read_progress

@@ -12,9 +12,10 @@ import pytest
 from tests.market_data.support import embedded, read_all
 from tests.market_data.vendors.support import bars_batch
 from tickerplant.core import records, schemas
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.interval import M5
 from tickerplant.core.schemas import RAW
-from tickerplant.core.times import MINUTE_US, times_of
+from tickerplant.core.times import MINUTE_US
 from tickerplant.log.port import TopicPartition
 from tickerplant.market_data.backfill.publish import (
     SLICE_BARS,

@@ -14,7 +14,8 @@ import pytest
 
 from tests.support.waiting import PATIENCE
 from tickerplant.core import interval as intervals
-from tickerplant.core.times import DAY_US, times_of
+from tickerplant.core.arrow_values import times_of
+from tickerplant.core.times import DAY_US
 from tickerplant.market_data.vendors.errors import Burst, QuotaSpent, VendorDown, VendorError
 from tickerplant.market_data.vendors.port import BarsRequest, Provider, ProviderContext
 from tickerplant.sandbox import MarketSettings, SandboxEndpoint, SandboxSettings, running

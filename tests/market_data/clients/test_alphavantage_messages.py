@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from tests.market_data.clients.canned import golden
-from tickerplant.core.times import DAY_US, FOREVER_US, iso, micros_of, times_of
+from tickerplant.core.arrow_values import times_of
+from tickerplant.core.times import DAY_US, FOREVER_US, iso, micros_of
 from tickerplant.market_data.clients.alphavantage.messages import (
     Series,
     error_of,

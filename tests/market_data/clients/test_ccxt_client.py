@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from tests.market_data.clients.binance import BinanceVendor, golden
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.schemas import VENDOR_BARS
-from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, times_of
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US
 from tickerplant.market_data.clients.ccxt import client as ccxt_client
 from tickerplant.market_data.clients.ccxt.client import CcxtProvider, read_bars
 from tickerplant.market_data.vendors import errors, registry

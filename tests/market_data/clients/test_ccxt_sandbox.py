@@ -12,7 +12,8 @@ import pytest
 from tests.market_data.clients.sandboxed import COMMON_FAULTS, Sandboxed
 from tests.support.waiting import PATIENCE
 from tickerplant.core import interval as intervals
-from tickerplant.core.times import SECOND_US, times_of
+from tickerplant.core.arrow_values import times_of
+from tickerplant.core.times import SECOND_US
 from tickerplant.market_data.clients.ccxt import client as ccxt_client
 from tickerplant.market_data.clients.ccxt.client import CcxtProvider
 from tickerplant.market_data.vendors import errors

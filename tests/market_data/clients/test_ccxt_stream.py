@@ -15,9 +15,10 @@ from tests.market_data.clients.binance import BinanceVendor, golden
 from tests.market_data.support import embedded, read_all, rows
 from tests.support.waiting import PATIENCE
 from tickerplant.core import records
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.clock import Clock
 from tickerplant.core.schemas import TICKS
-from tickerplant.core.times import DAY_US, MILLISECOND_US, times_of
+from tickerplant.core.times import DAY_US, MILLISECOND_US
 from tickerplant.market_data.clients.ccxt import stream as ccxt_stream
 from tickerplant.market_data.clients.ccxt.exchange import Exchange
 from tickerplant.market_data.clients.ccxt.stream import TradesStream

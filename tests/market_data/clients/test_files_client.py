@@ -15,10 +15,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.market_data.files import databento
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.clock import Clock
 from tickerplant.core.errors import ConfigError
 from tickerplant.core.schemas import VENDOR_BARS
-from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, iso, times_of
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, iso
 from tickerplant.market_data.clients.files.client import FilesProvider
 from tickerplant.market_data.files import bar_folder
 from tickerplant.market_data.vendors import errors, registry

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.flags import TickFlag
-from tickerplant.core.times import times_of
 from tickerplant.market_data.clients.twelvedata.quotes import Price, QuoteDecoder, read_messages
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "twelvedata"

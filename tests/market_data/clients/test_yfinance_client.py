@@ -12,7 +12,8 @@ import pytest
 import yfinance as yf
 
 from tests.market_data.clients.canned import Answer, Canned, golden, serving
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso, micros_of, times_of
+from tickerplant.core.arrow_values import times_of
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso, micros_of
 from tickerplant.market_data.clients.yahoo import client as yfinance_client
 from tickerplant.market_data.clients.yahoo.client import YahooProvider
 from tickerplant.market_data.vendors import errors

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.market_data.clients.canned import golden
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, Float64Array, iso, micros_of, times_of
+from tickerplant.core.arrow_values import times_of
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, Float64Array, iso, micros_of
 from tickerplant.market_data.clients.yahoo.messages import (
     DELAY_US,
     NOTHING,

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from tests.market_data.support import embedded, read_all, rows
 from tests.support.properties import examples
 from tickerplant.core import records
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.errors import BadInput
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso, timestamps
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, iso
 from tickerplant.market_data.feed.validation import Conflict, find_conflict
 from tickerplant.market_data.files.bar_checks import BarChecks
 from tickerplant.market_data.files.bar_folder import BarFolder

@@ -14,8 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from tests.market_data.files.formats import replayed, write
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.errors import BadInput
-from tickerplant.core.times import DAY_US, times_of
+from tickerplant.core.times import DAY_US
 from tickerplant.market_data.files.bar_folder import BarFolder
 from tickerplant.market_data.files.bars import read_bars
 from tickerplant.market_data.files.options import ReadOptions

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from tickerplant.core import schemas
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.clock import Clock
-from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, timestamps
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US
 from tickerplant.market_data.vendors.errors import VendorError
 from tickerplant.market_data.vendors.port import (
     ActionsAnswer,

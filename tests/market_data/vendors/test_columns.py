@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tickerplant.core.times import times_of
+from tickerplant.core.arrow_values import times_of
 from tickerplant.market_data.feed.validation import distinct_bars
 from tickerplant.market_data.vendors.columns import bars_batch
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from tickerplant.analytics.alerts.rule_state import Firing
 from tickerplant.core import schemas
 from tickerplant.core.alerts import Rule, alert_id
-from tickerplant.core.times import timestamps
+from tickerplant.core.arrow_values import timestamps
 
 
 @dataclass(slots=True)

@@ -24,11 +24,12 @@ from tickerplant.analytics.splits import Splits, splits_of
 from tickerplant.analytics.usable_bars import PRICES, usable
 from tickerplant.core import schemas
 from tickerplant.core.adjustment import DIVIDED, MULTIPLIED
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.bar_request import BarRequest
 from tickerplant.core.interval import Interval
 from tickerplant.core.interval import parse as parse_interval
 from tickerplant.core.rules import Rules
-from tickerplant.core.times import FOREVER_US, BoolArray, times_of
+from tickerplant.core.times import FOREVER_US, BoolArray
 
 MAX_BARS: Final = 200_000
 """Maximum earlier bars that one request reads: two years of minutes of an exchange with regular hours."""

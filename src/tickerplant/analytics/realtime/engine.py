@@ -38,10 +38,11 @@ from tickerplant.analytics.realtime.series import Series
 from tickerplant.analytics.splits import Splits
 from tickerplant.analytics.usable_bars import MAX_VALUE, PRICES, usable
 from tickerplant.core import interval as intervals
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.interval import Interval
 from tickerplant.core.rules import DEFAULT_RULES, Rules
 from tickerplant.core.schemas import STATES
-from tickerplant.core.times import BoolArray, Int64Array, times_of
+from tickerplant.core.times import BoolArray, Int64Array
 
 FORMING, FINAL, WITHDRAWN = range(len(STATES))
 REBUILD_BARS: Final = 1 << 16

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from tickerplant.analytics.realtime.series import Series
 from tickerplant.analytics.splits import Split
 from tickerplant.core import records, schemas
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.errors import UnreadableRecord
-from tickerplant.core.times import times_of
 
 CLOSED: Final = pa.array([schemas.FINAL, schemas.WITHDRAWN])
 

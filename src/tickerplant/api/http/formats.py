@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.csv_text import FORMULA, NUMBER
-from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, Int64Array, datetime_of, times_of
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, Int64Array, datetime_of
 
 EPOCHS: Final = {"s": SECOND_US, "ms": 1_000, "us": 1}
 TIME_STYLES: Final = ("iso", *EPOCHS)

@@ -20,7 +20,7 @@ from tickerplant.api.http.queries import PageRequest
 from tickerplant.api.positions import HEADER, Position
 from tickerplant.api.state import ApiState
 from tickerplant.api.store_reader import ReadTransaction
-from tickerplant.core.times import times_of
+from tickerplant.core.arrow_values import times_of
 
 INTERNAL_COLUMNS: Final = ("symbol", "interval", "history", "published_at", "received_at")
 """Columns that an answer omits: the head contains them already, or only the services use them."""

@@ -17,8 +17,8 @@ from tickerplant.api.state import ApiState
 from tickerplant.api.store_reader import ReadTransaction
 from tickerplant.core import interval as intervals
 from tickerplant.core import schemas
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.interval import D1, M1, M5
-from tickerplant.core.times import times_of
 
 router = APIRouter(prefix="/v1", tags=["market data"], route_class=LaneRoute)
 

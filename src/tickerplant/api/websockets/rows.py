@@ -14,9 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tickerplant.core import records, schemas
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.errors import UnreadableRecord
 from tickerplant.core.flags import TickFlag
-from tickerplant.core.times import Int64Array, times_of
+from tickerplant.core.times import Int64Array
 from tickerplant.log.port import ConsumedRecord, TopicPartition
 
 TICKS, BARS, ANALYTICS, STATUS, ALERTS = "ticks", "bars", "analytics", "status", "alerts"

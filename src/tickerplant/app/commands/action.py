@@ -125,7 +125,7 @@ def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
 def _write(
     loaded: Loaded, row: dict[str, Any], write: Callable[[EventLog], dict[int, int]], *, wait: bool, json: bool
 ) -> None:
-    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.runtime.signals import signals
     from tickerplant.app.wiring import open_readonly
 
     stop, remaining = threading.Event(), ""

@@ -59,7 +59,7 @@ def backfill(
     Uses the plant that runs on the data folder, or else runs the services itself. On Kafka, a plant must run. After an
     interruption, run the same command again to continue.
     """
-    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.runtime.signals import signals
     from tickerplant.app.terminal.progress import ProgressBars
 
     order = _order(symbols or (), interval or (), from_, to)

@@ -67,7 +67,7 @@ _OPTIONS: Mapping[str, tuple[Any, str]] = {
 LASTING: Final = ("up", "run", "sandbox")
 """Commands that run until they are stopped. They log at info by default, and other commands log at warning."""
 
-WITHOUT_DATA: Final = ("config_", "init")
+WITHOUT_ARROW: Final = ("config_", "init", "sandbox")
 """Commands that need no Arrow."""
 
 READABLE_INTERVALS = (
@@ -142,8 +142,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         if not given.get("while_used"):  # the parent process has already warned
             _warn_of_former_names(loaded.former_names)
         fault_injection.install(loaded.settings.testing.crash_at)
-        if command.__name__ not in WITHOUT_DATA:
-            reduce_memory()  # before the command imports a module that creates an Arrow array: that imports pandas
+        # before the command imports a module that creates an Arrow array: that imports pandas
+        reduce_memory(with_arrow=command.__name__ not in WITHOUT_ARROW)
         command(loaded, **given)
 
     wrapper.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]

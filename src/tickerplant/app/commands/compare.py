@@ -64,9 +64,10 @@ def _differences(event_log: EventLog, start_us: int | None, end_us: int | None) 
     """Yield the differences of bars that start in `[start_us, end_us)`, in order within each partition."""
     import pyarrow as pa
 
+    from tickerplant.core.arrow_values import times_of
     from tickerplant.core.records import Differences, decode, header_of
     from tickerplant.core.schemas import STATUS
-    from tickerplant.core.times import FOREVER_US, NEVER_US, times_of
+    from tickerplant.core.times import FOREVER_US, NEVER_US
 
     start_us, end_us = NEVER_US if start_us is None else start_us, FOREVER_US if end_us is None else end_us
     for source, (first, end) in event_log.offsets(STATUS).items():

@@ -36,7 +36,7 @@ def rebuild(
 
     Uses the plant that runs on the data folder, or else runs the services itself. On Kafka, a plant must run.
     """
-    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.runtime.signals import signals
     from tickerplant.app.wiring import open_readonly
     from tickerplant.app.wiring.log import request_rebuild
     from tickerplant.core.schemas import OHLCV

@@ -129,7 +129,7 @@ def replay(
 
 def _replay(loaded: Loaded, file: Path, options: ReplayOptions, *, wait: bool, json: bool) -> None:
     """Feed the file and print the result."""
-    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.runtime.signals import signals
     from tickerplant.app.terminal.progress import ProgressBars
 
     stop, began = threading.Event(), time.monotonic()
@@ -217,11 +217,12 @@ def _published_since(event_log: EventLog, positions: dict[TopicPartition, int], 
     """Return the bars that aggregation published from records of this feed after these positions."""
     import pyarrow.compute as pc
 
+    from tickerplant.core.arrow_values import times_of
     from tickerplant.core.interval import parse
     from tickerplant.core.reasons import CUT
     from tickerplant.core.records import Bars, decode
     from tickerplant.core.schemas import FINAL, OHLCV
-    from tickerplant.core.times import iso, times_of
+    from tickerplant.core.times import iso
     from tickerplant.log.port import at_positions
 
     found, cut = dict[str, int](), set[tuple[str, str]]()

@@ -50,7 +50,7 @@ def up(
     from tickerplant.app.runtime import plant
     from tickerplant.app.runtime.descriptors import raise_limit
     from tickerplant.app.runtime.monitoring import monitoring
-    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.runtime.signals import signals
     from tickerplant.app.service_manager import ServiceManager
     from tickerplant.app.wiring.rules import always_open, ensure_rules
     from tickerplant.app.wiring.sandbox import sandbox_process
@@ -96,7 +96,7 @@ def run(
     from tickerplant.app.runtime import plant
     from tickerplant.app.runtime.descriptors import raise_limit
     from tickerplant.app.runtime.monitoring import monitoring
-    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.runtime.signals import signals
     from tickerplant.app.service_manager import ServiceManager
     from tickerplant.app.wiring.rules import always_open, ensure_rules
     from tickerplant.app.wiring.sandbox import sandbox_process
@@ -174,7 +174,7 @@ def sandbox(
     clock: Annotated[str, typer.Option("--clock", hidden=True)] = "",
 ) -> None:
     """Run the sandbox vendor alone: a local server with the protocols of real vendors."""
-    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.runtime.signals import signals
     from tickerplant.app.service_manager import ServiceManager
     from tickerplant.app.wiring.sandbox import run_sandbox
 

@@ -46,7 +46,7 @@ def tail(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Print a topic's records, decoded to rows."""
-    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.runtime.signals import signals
     from tickerplant.app.wiring import open_readonly
     from tickerplant.core.schemas import TOPIC
     from tickerplant.core.symbols import check_symbol

@@ -33,7 +33,7 @@ def top(
 
     from rich.live import Live
 
-    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.runtime.signals import signals
     from tickerplant.app.wiring import open_readonly
     from tickerplant.core.schemas import ANALYTICS, OHLCV
     from tickerplant.log.port import at_positions

@@ -44,7 +44,7 @@ def verify(
     Read-only. Exits with 1 if a record differs.
     """
     from tickerplant.app.runtime import services
-    from tickerplant.app.runtime.supervisor import signals
+    from tickerplant.app.runtime.signals import signals
     from tickerplant.app.terminal.progress import ProgressBars
     from tickerplant.app.verify import replay_check
     from tickerplant.app.wiring import open_readonly

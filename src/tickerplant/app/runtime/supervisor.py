@@ -16,13 +16,11 @@ import contextlib
 import errno
 import gc
 import itertools
-import signal
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Final
 
 import structlog
@@ -347,21 +345,3 @@ class Supervisor:
         if late:
             log.warning("services did not end in time", services=late, waited_s=STOP_S)
         return late
-
-
-@contextlib.contextmanager
-def signals(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` at the first SIGTERM or SIGINT, and end the process at the second. Call it in the main thread."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        del frame
-        if stop.is_set():
-            raise SystemExit(128 + number)
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

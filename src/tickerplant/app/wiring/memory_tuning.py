@@ -14,11 +14,12 @@ from types import ModuleType
 from tickerplant import machine
 
 
-def reduce_memory() -> None:
-    """Reduce the memory of this process."""
+def reduce_memory(*, with_arrow: bool = True) -> None:
+    """Reduce the memory of this process. `with_arrow` false: the process needs no Arrow, and does not load it."""
     machine.return_freed_memory()
-    _without_pandas()
-    _share_allocator()
+    if with_arrow:
+        _without_pandas()
+        _share_allocator()
 
 
 class _ImportBlocker:

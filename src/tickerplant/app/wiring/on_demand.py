@@ -68,7 +68,7 @@ def computed(
     from tickerplant.analytics.ondemand.batch import compute_columns
     from tickerplant.analytics.ondemand.dataframes import read_frame
     from tickerplant.analytics.ondemand.query import with_sessions
-    from tickerplant.core.times import times_of
+    from tickerplant.core.arrow_values import times_of
 
     has_times = "time" in bars.schema.names
     if not has_times and (start_us is not None or end_us is not None):

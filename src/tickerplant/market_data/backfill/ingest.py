@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import faults
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.clock import Clock
 from tickerplant.core.schemas import ANSWERED, DIFFERS, NO_DATA, NOT_OFFERED
-from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, Int64Array, times_of
+from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, Int64Array
 from tickerplant.market_data.backfill.actions import new_actions
 from tickerplant.market_data.backfill.gap_index import GapIndex
 from tickerplant.market_data.backfill.planner import Task

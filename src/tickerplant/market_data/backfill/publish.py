@@ -29,9 +29,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickerplant.core.arrow_values import times_of, timestamps
 from tickerplant.core.interval import M5
 from tickerplant.core.schemas import ANSWERS, RAW, SMALL_TEXT, TEXT, VENDOR_BARS
-from tickerplant.core.times import FOREVER_US, Int64Array, times_of, timestamps
+from tickerplant.core.times import FOREVER_US, Int64Array
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.feed.dead_letters import DeadRow
 from tickerplant.market_data.feed.writer import FeedWriter

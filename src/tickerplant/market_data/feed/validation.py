@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import interval as intervals
-from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, BoolArray, Float64Array, Int64Array, iso, times_of
+from tickerplant.core.arrow_values import times_of
+from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, BoolArray, Float64Array, Int64Array, iso
 
 FUTURE_US: Final = MINUTE_US
 """Maximum lead of a live feed's times over our clock. Clocks differ by seconds; the error of a broken time is much

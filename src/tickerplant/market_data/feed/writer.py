@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from tickerplant.core import records
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.errors import LogError
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.schemas import DEADLETTER, RAW, SYMBOLS, TICKS
-from tickerplant.core.times import FOREVER_US, MILLISECOND_US, NEVER_US, SECOND_US, Int64Array, iso, times_of
+from tickerplant.core.times import FOREVER_US, MILLISECOND_US, NEVER_US, SECOND_US, Int64Array, iso
 from tickerplant.log.port import EventLog
 from tickerplant.market_data.feed import cursor as feed_cursor
 from tickerplant.market_data.feed.committer import Committer, state_partition

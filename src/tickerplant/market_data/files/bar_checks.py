@@ -14,10 +14,11 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.errors import BadInput
 from tickerplant.core.hashing import UInt64Array, mix
 from tickerplant.core.interval import D1, Interval
-from tickerplant.core.times import DAY_US, MINUTE_US, NEVER_US, BoolArray, Int64Array, iso, times_of
+from tickerplant.core.times import DAY_US, MINUTE_US, NEVER_US, BoolArray, Int64Array, iso
 from tickerplant.market_data.files.options import INTERVAL_NAMES, INTERVALS
 
 _BITS: Final = 20

@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import interval as intervals
+from tickerplant.core.arrow_values import times_of, timestamps
 from tickerplant.core.errors import BadInput
 from tickerplant.core.schemas import SMALL_TEXT, VENDOR_BARS
 from tickerplant.core.symbols import check_symbol
-from tickerplant.core.times import DAY_US, Int64Array, times_of, timestamps
+from tickerplant.core.times import DAY_US, Int64Array
 from tickerplant.market_data.feed.validation import find_conflict
 from tickerplant.market_data.files.bar_checks import BarChecks
 from tickerplant.market_data.files.block import with_advice

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tickerplant.core.arrow_values import TIMESTAMP, timestamps
 from tickerplant.core.errors import BadInput
-from tickerplant.core.times import TIMESTAMP, Int64Array, timestamps
+from tickerplant.core.times import Int64Array
 from tickerplant.market_data.files.block import Block
 from tickerplant.market_data.files.dbn_metadata import MAGIC, Symbology, read_metadata
 

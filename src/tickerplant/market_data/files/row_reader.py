@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import interval as intervals
-from tickerplant.core.arrow_values import value_at, values_of
+from tickerplant.core.arrow_values import timestamps, value_at, values_of
 from tickerplant.core.clock_column import ClockColumn
 from tickerplant.core.column_names import normalise
 from tickerplant.core.errors import BadInput
@@ -29,7 +29,7 @@ from tickerplant.core.shown import quoted
 from tickerplant.core.symbols import check_symbol
 from tickerplant.core.time_column import TimeColumn, check_zone
 from tickerplant.core.time_values import INVALID
-from tickerplant.core.times import DAY_US, MINUTE_US, WEEK_US, BoolArray, Float64Array, Int64Array, timestamps
+from tickerplant.core.times import DAY_US, MINUTE_US, WEEK_US, BoolArray, Float64Array, Int64Array
 from tickerplant.market_data.feed.validation import (
     EARLIEST_BAR_US,
     EARLIEST_TICK_US,

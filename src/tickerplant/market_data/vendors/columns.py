@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from tickerplant.core import interval as intervals
+from tickerplant.core.arrow_values import times_of, timestamps
 from tickerplant.core.schemas import DIVIDENDS, SMALL_TEXT, SPLITS, TEXT, VENDOR_BARS
 from tickerplant.core.shown import quoted
-from tickerplant.core.times import BoolArray, Float64Array, Int64Array, times_of, timestamps
+from tickerplant.core.times import BoolArray, Float64Array, Int64Array
 from tickerplant.market_data.feed.validation import EARLIEST_BAR_US, MAX_PRICE, is_plausible
 from tickerplant.market_data.vendors.errors import Malformed
 

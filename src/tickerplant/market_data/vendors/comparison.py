@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tickerplant.core.times import Float64Array, Int64Array, times_of
+from tickerplant.core.arrow_values import times_of
+from tickerplant.core.times import Float64Array, Int64Array
 
 SAME, STAMPED_AT_END, ADJUSTED, DIFFERENT, TOO_FEW = "same", "stamped_at_end", "adjusted", "different", "too_few"
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import schemas
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.errors import StoreError
 from tickerplant.core.interval import parse
-from tickerplant.core.times import times_of
 from tickerplant.store.copy_protocol import plain, quoted, selected, stage_rows, table_of
 from tickerplant.store.new_series import copy_new_series
 from tickerplant.store.partitions import ensure_partitions, record_arrivals

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import records, schemas
+from tickerplant.core.arrow_values import TIMESTAMP
 from tickerplant.core.symbols import partition_of
-from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, TIMESTAMP, BoolArray, Int64Array, datetime_of
+from tickerplant.core.times import DAY_US, FOREVER_US, NEVER_US, BoolArray, Int64Array, datetime_of
 from tickerplant.store.copy_protocol import stage_rows, table_of
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ohlcv import relation_of

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import schemas
+from tickerplant.core.arrow_values import times_of, timestamps
 from tickerplant.core.interval import parse
 from tickerplant.core.reasons import OF_TICKS
 from tickerplant.core.rules import DEFAULT_RULES
 from tickerplant.core.sources import SourceOrder
-from tickerplant.core.times import times_of, timestamps
 from tickerplant.store.copy_protocol import plain, quoted, read_numbers, stage_rows
 from tickerplant.store.new_series import copy_new_series
 from tickerplant.store.partitions import ensure_partitions, record_arrivals

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tickerplant.core import schemas
-from tickerplant.core.times import times_of
+from tickerplant.core.arrow_values import times_of
 from tickerplant.store.copy_protocol import copy, plain
 from tickerplant.store.partitions import ensure_partitions, record_arrivals
 from tickerplant.store.repositories.ranges import RowReader

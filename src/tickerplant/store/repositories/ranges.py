@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow as pa
 
-from tickerplant.core.times import Int64Array, clamp_range, datetime_of, times_of
+from tickerplant.core.arrow_values import times_of
+from tickerplant.core.times import Int64Array, clamp_range, datetime_of
 from tickerplant.store.column_arrays import array_list, is_supported, table_of_arrays
 from tickerplant.store.copy_protocol import quoted, read_numbers, selected, table_of
 from tickerplant.store.row_spans import RowSpans

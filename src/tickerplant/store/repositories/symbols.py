@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import schemas
-from tickerplant.core.times import TIMESTAMP
+from tickerplant.core.arrow_values import TIMESTAMP
 from tickerplant.store.copy_protocol import plain, stage_rows, table_of
 
 if TYPE_CHECKING:

@@ -19,18 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import interval as intervals
+from tickerplant.core.arrow_values import times_of
 from tickerplant.core.digits import parse_float
 from tickerplant.core.errors import BadInput
-from tickerplant.core.times import (
-    DAY_US,
-    MINUTE_US,
-    SECOND_US,
-    Float64Array,
-    Int64Array,
-    datetime_of,
-    micros_of,
-    times_of,
-)
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, Float64Array, Int64Array, datetime_of, micros_of
 from tickerplant.market_data.vendors.bounds import SHOWN_CHARS, is_same_symbol, shortened
 from tickerplant.market_data.vendors.columns import bars_batch, dividends_batch, on_the_grid, splits_batch
 from tickerplant.market_data.vendors.errors import (

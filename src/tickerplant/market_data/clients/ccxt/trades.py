@@ -9,8 +9,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.schemas import TEXT, TICKS
-from tickerplant.core.times import MILLISECOND_US, timestamps
+from tickerplant.core.times import MILLISECOND_US
 from tickerplant.market_data.vendors.columns import repeated
 
 OVERLAP_MS: Final = 1_000

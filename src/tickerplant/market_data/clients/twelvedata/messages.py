@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickerplant.core import interval as intervals
+from tickerplant.core.arrow_values import TIMESTAMP, timestamps
 from tickerplant.core.digits import parse_float
 from tickerplant.core.errors import BadInput
 from tickerplant.core.schemas import DIVIDENDS, SMALL_TEXT, SPLITS, TEXT, VENDOR_BARS
-from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US, TIMESTAMP, timestamps
+from tickerplant.core.times import DAY_US, MINUTE_US, SECOND_US
 from tickerplant.market_data.vendors.bounds import SHOWN_CHARS, is_same_symbol, parse_count, shortened
 from tickerplant.market_data.vendors.columns import check_amounts, check_terms
 from tickerplant.market_data.vendors.errors import (

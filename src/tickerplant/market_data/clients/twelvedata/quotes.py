@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.errors import BadInput
 from tickerplant.core.flags import TickFlag
 from tickerplant.core.schemas import TICKS
 from tickerplant.core.symbols import check_symbol
-from tickerplant.core.times import SECOND_US, Float64Array, Int64Array, timestamps
+from tickerplant.core.times import SECOND_US, Float64Array, Int64Array
 from tickerplant.market_data.clients.twelvedata.day_volume import DayVolumes
 from tickerplant.market_data.clients.twelvedata.messages import SOURCE
 from tickerplant.market_data.feed.dead_letters import DeadRow
