@@ -34,7 +34,7 @@ from tickerplant.core.errors import Fenced, LogError, LogUnavailable
 from tickerplant.core.schemas import OHLCV, RAW, STATE_AGGREGATION
 from tickerplant.core.times import DAY_US
 from tickerplant.log.embedded import EmbeddedLog
-from tickerplant.log.kafka import KafkaLog, range_reader
+from tickerplant.log.kafka import KafkaLog, consumer_pool
 from tickerplant.log.kafka import writer as kafka_writer
 from tickerplant.log.port import at_positions
 
@@ -278,7 +278,7 @@ class TestKafka:
 
         with kafka.writer().transaction() as transaction:
             transaction.put_state(STATE_AGGREGATION, 0, "key", b"value")
-        monkeypatch.setattr(range_reader, "Consumer", RestartedBroker)
+        monkeypatch.setattr(consumer_pool, "Consumer", RestartedBroker)
         assert kafka.open().get_state(STATE_AGGREGATION, 0, "key") == b"value"
         assert not codes
 

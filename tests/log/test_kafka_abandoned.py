@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from tickerplant.core.errors import LogUnavailable
@@ -27,12 +29,12 @@ class Brokers:
         self.aborted: list[str] = []
 
     def client(self, make: Any, settings: dict[str, Any]) -> Any:
-        if make is Consumer:
-            return SimpleNamespace(
-                committed=lambda parts, timeout: self._committed(settings["isolation.level"], parts, timeout),
-                close=lambda: None,
-            )
         return SimpleNamespace(init_transactions=lambda _: self.aborted.append(settings["transactional.id"]))
+
+    @contextlib.contextmanager
+    def acquire(self, group: str, **more: Any) -> Iterator[Any]:
+        level = more.get("isolation.level", "read_committed")
+        yield SimpleNamespace(committed=lambda parts, timeout: self._committed(level, parts, timeout))
 
     def _committed(self, level: str, parts: list[KafkaPartition], timeout_s: float) -> list[KafkaPartition]:
         self._slow_requests -= 1
@@ -46,11 +48,8 @@ def abort(brokers: Brokers, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(abandoned, "checked", brokers.client)
     monkeypatch.setattr(abandoned, "ABANDONED_S", 0.01)
     monkeypatch.setattr(abandoned, "_PAUSE_S", 0.001)
-    cluster = SimpleNamespace(
-        patience_s=0.01, producer=lambda **more: more,
-        consumer=lambda group, **more: {"isolation.level": "read_committed", **more},
-    )  # fmt: skip
-    context: Any = SimpleNamespace(cluster=cluster, named=str, offsets=lambda *_, **__: {})
+    cluster = SimpleNamespace(patience_s=0.01, producer=lambda **more: more)
+    context: Any = SimpleNamespace(cluster=cluster, consumers=brokers, named=str, offsets=lambda *_, **__: {})
     return abandoned.abort_abandoned(context, "g", [TopicPartition(RAW, 0)], [OHLCV], "own")
 
 

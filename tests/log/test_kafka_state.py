@@ -11,6 +11,7 @@ import pytest
 from tests.support.waiting import PATIENCE
 from tickerplant.log.kafka import connection, range_reader
 from tickerplant.log.kafka.connection import Cluster
+from tickerplant.log.kafka.consumer_pool import ConsumerPool
 from tickerplant.log.kafka.state import Partition
 
 
@@ -24,7 +25,7 @@ def test_a_commit_is_noted_while_the_partition_is_read(monkeypatch: pytest.Monke
         return iter(())
 
     monkeypatch.setattr(range_reader, "messages", slow)
-    partition = Partition(Cluster("nowhere:1"), "market.state.feeds", 0)
+    partition = Partition(ConsumerPool(Cluster("nowhere:1")), "market.state.feeds", 0)
     reading = threading.Thread(target=partition.names)
     reading.start()
     assert begun.wait(PATIENCE.seconds(60))

@@ -35,8 +35,6 @@ GROUPS: Final = {
 }
 """The consumer groups that must keep up, and the topics that they read."""
 
-START_HINT: Final = "start it with `tickerplant up`"
-
 UP_TO_DATE: Final = "has read everything"
 
 LAG_DEGRADED: Final = 5_000
@@ -112,13 +110,16 @@ def log_health(event_log: EventLog) -> Iterable[ComponentHealth]:
         yield ComponentHealth(f"lag {group}", state, sentence, details)
 
 
-def plant_health(event_log: EventLog, *, held: bool) -> Iterable[ComponentHealth]:
-    """Yield the health of the plant. It runs if a process holds the data folder (`held`) or a group has members."""
+def plant_health(event_log: EventLog, *, held: bool, start: str = "tickerplant up") -> Iterable[ComponentHealth]:
+    """Yield the health of the plant. It runs if a process holds the data folder (`held`) or a group has members.
+
+    `start` is the command that starts it.
+    """
     running = {group: event_log.members(group) for group in GROUPS}
     details = {"running": held or any(running.values()), "members": running}
     missing = [group for group, members in running.items() if not members]
     if not details["running"]:
-        yield ComponentHealth("plant", FAILED, f"not running; {START_HINT}", details)
+        yield ComponentHealth("plant", FAILED, f"not running; start it with `{start}`", details)
     elif missing:
         yield ComponentHealth(
             "plant", DEGRADED, f"runs without {', '.join(missing)}; start them with `tickerplant run NAME`", details

@@ -162,7 +162,7 @@ def test_health_exits_with_0_for_a_healthy_running_plant_and_1_otherwise(plant: 
     parts = {part["name"]: part for part in report["parts"]}
     assert {"plant", "log", "store", "lag aggregation", "lag analytics", "lag persistence"} <= parts.keys()
     assert [name for name, part in parts.items() if part["state"] != "ok"] == ["plant"]
-    assert parts["plant"]["sentence"] == "not running; start it with `tickerplant up`"
+    assert parts["plant"]["sentence"] == f"not running; start it with `tickerplant up --data {plant.data}`"
     with running(plant):
         result = invoke(plant, "health")
     assert (result.code, result.out.splitlines()[-1]) == (0, "ok"), result.out
@@ -187,7 +187,7 @@ LOOKING = (
 def test_read_only_commands_create_no_plant(command: str, tmp_path: Path) -> None:
     for folder in (tmp_path / "none", tmp_path):
         result = invoke(Plant(folder), *command.split())
-        assert_refused(result, 1, f"there is no plant in {folder};", "--data", "`tickerplant up`")
+        assert_refused(result, 1, f"there is no plant in {folder};", f"`tickerplant up --data {folder}`")
         assert list(tmp_path.iterdir()) == []
 
 

@@ -63,14 +63,16 @@ def test_dsn_prints_the_addresses_of_both_roles(plant: Plant) -> None:
 
 
 def test_dsn_without_a_store_or_a_running_one_says_so(tmp_path: Path, plant: Plant) -> None:
-    assert_refused(invoke(Plant(tmp_path / "none"), "dsn"), 1, "no store", "tickerplant up")
+    assert_refused(
+        invoke(Plant(tmp_path / "none"), "dsn"), 1, "no store", f"`tickerplant up --data {tmp_path / 'none'}`"
+    )
     stopped = Plant(tmp_path / "stopped")
     with stopped.store():
         pass
     found = invoke(stopped, "dsn")
     assert found.out.startswith("postgresql://tickerplant:")
     assert "does not run" in found.err
-    assert "tickerplant up" in found.err
+    assert f"`tickerplant up --data {stopped.data}`" in found.err
     assert_refused(invoke(stopped, "dsn", "--read-only"), 1, "init-db", "tickerplant_reader")
 
 

@@ -79,6 +79,15 @@ def test_the_file_in_the_data_folder_is_read_unless_another_is_named(tmp_path: P
     assert load({"data": tmp_path}).settings.partitions == 7
 
 
+def test_commands_name_the_data_folder_unless_it_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert load().settings.command("up") == "tickerplant up"
+    assert load({"data": tmp_path / "tickerplant"}).settings.command("up") == "tickerplant up"
+    assert load({"data": Path("/a folder")}).settings.command("run store") == "tickerplant run store --data '/a folder'"
+
+
 def test_lists_in_the_environment_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TICKERPLANT_SYMBOLS", "aapl, eur/usd,AAPL")
     monkeypatch.setenv("TICKERPLANT_RULES__SOURCES", "twelvedata, *")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,9 +60,8 @@ def restore(
         emit({"data": str(loaded.settings.data), **_as_dict(found)})
         return
     _print_files(found)
-    data = loaded.settings.data
-    start = f"tickerplant up --data {shlex.quote(str(data))}"
-    echo(f"restored {data} from the backup of {found.created_at}; start it with `{start}`")
+    settings = loaded.settings
+    echo(f"restored {settings.data} from the backup of {found.created_at}; start it with `{settings.command('up')}`")
 
 
 def _shown(bars: ProgressBars) -> Progress:

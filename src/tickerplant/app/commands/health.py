@@ -61,18 +61,20 @@ def _check_log(settings: Settings) -> Iterator[ComponentHealth]:
     from tickerplant.app.wiring import open_readonly
     from tickerplant.app.wiring.vendors import skipped_health
 
-    held = plant.folder_is_held(settings)
+    held, start = plant.folder_is_held(settings), settings.command("up")
     yield from check("disk", lambda: plant_disk_health(settings))
     yield from check("vendors", lambda: skipped_health(settings))
     try:
         with open_readonly.log_of(settings, patience_s=LOG_S) as event_log:
-            yield from check("plant", lambda: health.plant_health(event_log, held=held))
+            yield from check("plant", lambda: health.plant_health(event_log, held=held, start=start))
             yield from check("log", lambda: health.log_health(event_log))
             yield from check("feeds", lambda: health.feed_health(event_log, time.time_ns() // 1_000))
             yield from check("troubles", lambda: health.trouble_health(event_log, time.time_ns() // 1_000))
             yield from _check_store(settings, event_log)
     except TickerplantError as error:
-        unknown = f"not running; {health.START_HINT}" if settings.embedded_log else "unknown: the log does not answer"
+        unknown = (
+            f"not running; start it with `{start}`" if settings.embedded_log else "unknown: the log does not answer"
+        )
         sentence = "running, but its log does not answer" if held else unknown
         yield ComponentHealth("plant", FAILED, sentence, {"running": held})
         yield ComponentHealth("log", FAILED, str(error))

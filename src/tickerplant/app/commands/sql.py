@@ -46,7 +46,8 @@ def dsn(
     else:
         echo(login.dsn if read_only else found.dsn)
     if not found.running:
-        notify("the database does not run; start it with `tickerplant up` or `tickerplant run store`")
+        up, run = settings.command("up"), settings.command("run store")
+        notify(f"the database does not run; start it with `{up}` or `{run}`")
 
 
 def sql(

@@ -8,6 +8,7 @@ has a description. `tickerplant config` prints all settings with their values an
 from __future__ import annotations
 
 import os
+import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -244,6 +245,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the values that `load` has merged as the only source."""
         return (init_settings,)
+
+    def command(self, name: str) -> str:
+        """Return the text of a command on this data folder, such as `tickerplant up --data /srv/plant`.
+
+        The text contains `--data` unless the folder is the default.
+        """
+        option = "" if self.data == default_folder() else f" --data {shlex.quote(str(self.data))}"
+        return f"tickerplant {name}{option}"
 
     @property
     def new_partitions(self) -> int:

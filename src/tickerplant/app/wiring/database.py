@@ -103,7 +103,8 @@ def store_address(settings: Settings) -> StoreAddress:
 def no_store(settings: Settings) -> StoreUnavailable:
     """Return the error for a data folder without a store."""
     return StoreUnavailable(
-        f"there is no store in {settings.data} yet; create it with `tickerplant up` or `tickerplant replay FILE`"
+        f"there is no store in {settings.data} yet; create it with `{settings.command('up')}` or "
+        f"`{settings.command('replay FILE')}`"
     )
 
 

@@ -34,7 +34,7 @@ def no_plant(settings: Settings) -> NoPlant:
     """Return the error for a data folder without a plant; its message names the remedy."""
     return NoPlant(
         f"there is no plant in {settings.data}; name its folder with --data or TICKERPLANT_DATA, or create one there "
-        "with `tickerplant up` or `tickerplant replay FILE`"
+        f"with `{settings.command('up')}` or `{settings.command('replay FILE')}`"
     )
 
 

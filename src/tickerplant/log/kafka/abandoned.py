@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from tickerplant.log.kafka.connection import TRANSACTION_TIMEOUT_MS, checked, translate_errors
@@ -56,13 +56,11 @@ def _open_partitions(
     mine = {tp.partition for tp in sources}
     parts = [KafkaPartition(context.named(tp.topic), tp.partition) for tp in sources]
     _committers(context, group, sources)  # if this succeeds, the coordinator is not the cause of a timeout below
-    stable = checked(Consumer, context.cluster.consumer(context.named(group)))
     try:
-        stable.committed(parts, timeout=ABANDONED_S)
+        with context.consumers.acquire(context.named(group)) as stable:
+            stable.committed(parts, timeout=ABANDONED_S)
     except KafkaException:  # a transaction with positions is open
         return mine
-    finally:
-        stable.close()
     found: set[int] = set()
     for topic in outputs:
         ends = context.offsets(topic, read_uncommitted=True)
@@ -72,14 +70,10 @@ def _open_partitions(
 
 def _committers(context: LogContext, group: str, sources: Sequence[TopicPartition]) -> set[str]:
     """Return the names of the writers that committed the group's positions last; "" for a position without a name."""
-    settings = context.cluster.consumer(context.named(group), **{"isolation.level": "read_uncommitted"})
-    consumer = checked(Consumer, settings)
-    try:
-        with translate_errors(f"reading the positions of {group}"):
-            parts = [KafkaPartition(context.named(tp.topic), tp.partition) for tp in sources]
-            found = consumer.committed(parts, timeout=context.cluster.patience_s)
-    finally:
-        consumer.close()
+    parts = [KafkaPartition(context.named(tp.topic), tp.partition) for tp in sources]
+    reading = context.consumers.acquire(context.named(group), **{"isolation.level": "read_uncommitted"})
+    with translate_errors(f"reading the positions of {group}"), reading as consumer:
+        found = consumer.committed(parts, timeout=context.cluster.patience_s)
     return {part.metadata or "" for part in found}
 
 

@@ -14,7 +14,6 @@ from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import (
-    Consumer,
     ConsumerGroupState,
     IsolationLevel,
     KafkaError,
@@ -34,6 +33,7 @@ from tickerplant.log.kafka.connection import (
     translate,
     translate_errors,
 )
+from tickerplant.log.kafka.consumer_pool import ConsumerPool
 
 T = TypeVar("T")
 
@@ -61,8 +61,8 @@ _NEW_TOPIC_S: Final = 5.0
 class Admin:
     """Administrative requests. Names include the log's prefix. Thread-safe."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+    def __init__(self, cluster: Cluster, consumers: ConsumerPool) -> None:
+        self._cluster, self._consumers = cluster, consumers
         self._client = checked(AdminClient, cluster.client({}))
         self._guard = threading.Lock()
         self._partitions: dict[str, int] = {}
@@ -209,18 +209,15 @@ class Admin:
         (ListConsumerGroupOffsets with require_stable) crashes librdkafka 2.16 if the broker dies before it answers.
         """
         parts = [KafkaPartition(topic, i) for topic in topics for i in range(self.partitions(topic))]
-        consumer = checked(Consumer, self._cluster.consumer(group))
-        try:
-            with translate_errors(f"fetching the positions of {group}"):
-                found = self._committed(consumer, parts)
-        finally:
-            consumer.close()
+        with translate_errors(f"fetching the positions of {group}"), self._consumers.acquire(group) as consumer:
+            found = self._committed(consumer, parts)
+        self._cluster.errors.clear()
         for part in found:
             if part.error is not None:
                 raise translate(part.error, f"fetching the positions of {group}")
         return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
 
-    def _committed(self, consumer: Consumer, parts: list[KafkaPartition]) -> list[KafkaPartition]:
+    def _committed(self, consumer: Any, parts: list[KafkaPartition]) -> list[KafkaPartition]:
         """Return the committed positions.
 
         Repeats the request within `patience_s` while the group changes its coordinator.

@@ -16,6 +16,7 @@ from tickerplant.core.errors import LogError, LogUnavailable, UnknownTopic
 from tickerplant.log.kafka import state
 from tickerplant.log.kafka.admin import Admin
 from tickerplant.log.kafka.connection import Cluster, checked, translate, translate_errors
+from tickerplant.log.kafka.consumer_pool import ConsumerPool
 from tickerplant.log.port import TopicPartition
 
 OWN_TOPIC: Final = "market.state.log"
@@ -32,7 +33,8 @@ class LogContext:
 
     def __init__(self, cluster: Cluster, prefix: str) -> None:
         self.cluster, self.prefix = cluster, prefix
-        self.admin = Admin(cluster)
+        self.consumers = ConsumerPool(cluster)
+        self.admin = Admin(cluster, self.consumers)
         self._guard = threading.Lock()
         self._states: dict[tuple[str, int], state.Partition] = {}
         self._chunks: dict[tuple[TopicPartition, str], int] = {}
@@ -155,11 +157,12 @@ class LogContext:
         with self._guard:
             found = self._states.get((topic, partition))
             if found is None:
-                found = state.Partition(self.cluster, self.named(topic), partition)
+                found = state.Partition(self.consumers, self.named(topic), partition)
                 self._states[topic, partition] = found
             return found
 
     def close(self) -> None:
-        """Send the buffered records."""
+        """Send the buffered records, and close the idle consumers."""
+        self.consumers.close()
         if self._producer is not None:
             self._producer.flush(self.cluster.patience_s)

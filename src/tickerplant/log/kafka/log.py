@@ -10,13 +10,13 @@ from typing import Final
 
 import msgspec
 import structlog
-from confluent_kafka import Consumer, KafkaError
+from confluent_kafka import KafkaError
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from tickerplant.core.errors import ConfigError, LogUnavailable, UnknownTopic
 from tickerplant.core.schemas import TopicSpec
 from tickerplant.log.kafka import abandoned, range_reader, topic_settings
-from tickerplant.log.kafka.connection import Cluster, checked, translate_errors
+from tickerplant.log.kafka.connection import Cluster, translate_errors
 from tickerplant.log.kafka.context import OWN_TOPIC, LogContext
 from tickerplant.log.kafka.leadership import KafkaLeadership
 from tickerplant.log.kafka.reader import KafkaReader
@@ -168,9 +168,11 @@ class KafkaLog:
         return KafkaReader(self._context, topics, group, member, start, listener)
 
     def read_range(self, source: TopicPartition, begin: int, end: int) -> Iterator[ConsumedRecord]:
-        """Yield the records of one partition in `[begin, end)`, in order. The consumer takes about 100 ms to start."""
+        """Yield the records of one partition in `[begin, end)`, in order. A first consumer takes 100 ms to start."""
         self._context.check(source.topic, source.partition, keyed=False)
-        found = range_reader.messages(self.cluster, self._context.named(source.topic), source.partition, begin, end)
+        found = range_reader.messages(
+            self._context.consumers, self._context.named(source.topic), source.partition, begin, end
+        )
         for message in found:
             at_us = message.timestamp()[1] * 1000
             yield ConsumedRecord(source.topic, source.partition, message.offset() or 0, at_us, message.value() or b"")
@@ -220,30 +222,28 @@ class KafkaLog:
         counts = dict.fromkeys(starts, 0)
         open_ = set(starts)
         deadline = time.monotonic() + self.cluster.patience_s
-        consumer = checked(Consumer, self.cluster.consumer(self._context.named("tickerplant-lag"), **small))
-        try:
-            with translate_errors("counting unread records"):
-                consumer.assign([KafkaPartition(self._context.named(t), p, at) for (t, p), at in starts.items()])
-                while open_:
-                    message = consumer.poll(0.2)
-                    if message is None:
-                        if time.monotonic() > deadline:
-                            raise LogUnavailable("counting unread records: no answer from the brokers")
-                        continue
-                    source = TopicPartition(self._context.unnamed(message.topic() or ""), message.partition() or 0)
-                    if message.error() is not None:
-                        if message.error().code() == KafkaError._PARTITION_EOF:
-                            open_.discard(source)
-                    elif source in open_:
-                        offset, end = message.offset() or 0, ends[source]
-                        counts[source] += offset < end
-                        if counts[source] >= _EXACT_LAG and offset < end:
-                            counts[source] += end - offset - 1
-                            open_.discard(source)
-                        elif offset >= end:
-                            open_.discard(source)
-        finally:
-            consumer.close()
+        acquired = self._context.consumers.acquire(self._context.named("tickerplant-lag"), **small)
+        with translate_errors("counting unread records"), acquired as consumer:
+            consumer.assign([KafkaPartition(self._context.named(t), p, at) for (t, p), at in starts.items()])
+            while open_:
+                message = consumer.poll(0.2)
+                if message is None:
+                    if time.monotonic() > deadline:
+                        raise LogUnavailable("counting unread records: no answer from the brokers")
+                    continue
+                source = TopicPartition(self._context.unnamed(message.topic() or ""), message.partition() or 0)
+                if message.error() is not None:
+                    if message.error().code() == KafkaError._PARTITION_EOF:
+                        open_.discard(source)
+                elif source in open_:
+                    offset, end = message.offset() or 0, ends[source]
+                    counts[source] += offset < end
+                    if counts[source] >= _EXACT_LAG and offset < end:
+                        counts[source] += end - offset - 1
+                        open_.discard(source)
+                    elif offset >= end:
+                        open_.discard(source)
+        self.cluster.errors.clear()
         return counts
 
     def groups(self) -> list[str]:

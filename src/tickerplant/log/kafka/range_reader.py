@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from tickerplant.core.errors import LogUnavailable
-from tickerplant.log.kafka.connection import STALE_LEADER, Cluster, checked, error_of, translate, translate_errors
+from tickerplant.log.kafka.connection import STALE_LEADER, Cluster, error_of, translate, translate_errors
+from tickerplant.log.kafka.consumer_pool import ConsumerPool
 
 _EMPTY_FETCH_MS = 5
 """Milliseconds that a broker delays an empty answer. Only such an answer shows the end after a transaction's marker."""
@@ -18,7 +20,7 @@ _MARKER_POLL_S = 0.002
 
 
 def messages(
-    cluster: Cluster, topic: str, partition: int, start: int, end: int | None, *, at_least: int = 0
+    consumers: ConsumerPool, topic: str, partition: int, start: int, end: int | None, *, at_least: int = 0
 ) -> Iterator[Message]:
     """Yield the committed, retained messages of `[start, end)`. None as `end` is the current end.
 
@@ -27,29 +29,35 @@ def messages(
     or if the brokers do not answer for that time.
     """
     with translate_errors(f"reading {topic}/{partition}"):
-        settings = cluster.consumer(cluster.prefix + "tickerplant-stretch", **{"enable.partition.eof": True})
-        settings |= {"fetch.wait.max.ms": _EMPTY_FETCH_MS}
-        settings |= {"auto.offset.reset": "earliest"}  # retention or compaction may remove the beginning at any time
-        consumer = checked(Consumer, settings)
-        try:
-            low, high = _bounds(cluster, consumer, TopicPartition(topic, partition), at_least)
-            last = high if end is None else min(end, high)
-            if max(start, low) < last:
+        low, high = _bounds(consumers, TopicPartition(topic, partition), at_least)
+        last = high if end is None else min(end, high)
+        if max(start, low) < last:
+            with _acquire(consumers) as consumer:
                 consumer.assign([TopicPartition(topic, partition, max(start, low))])
-                yield from _until(cluster, consumer, last, f"reading {topic}/{partition}")
-        finally:
-            consumer.close()
+                yield from _until(consumers.cluster, consumer, last, f"reading {topic}/{partition}")
+
+
+def _acquire(consumers: ConsumerPool) -> AbstractContextManager[Any]:
+    settings = {
+        "enable.partition.eof": True,
+        "fetch.wait.max.ms": _EMPTY_FETCH_MS,
+        "auto.offset.reset": "earliest",  # retention or compaction may remove the beginning at any time
+    }
+    return consumers.acquire(consumers.cluster.prefix + "tickerplant-stretch", **settings)
 
 
 _TEMPORARY: Final = STALE_LEADER | {KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 """Errors of a client whose metadata is old, or of a restarted broker. librdkafka does not retry them."""
 
 
-def _bounds(cluster: Cluster, consumer: Any, source: TopicPartition, at_least: int) -> tuple[int, int]:
+def _bounds(consumers: ConsumerPool, source: TopicPartition, at_least: int) -> tuple[int, int]:
+    cluster = consumers.cluster
     deadline = time.monotonic() + cluster.patience_s
     while True:
         try:
-            low, high = consumer.get_watermark_offsets(source, timeout=cluster.patience_s)
+            with _acquire(consumers) as consumer:
+                low, high = consumer.get_watermark_offsets(source, timeout=cluster.patience_s)
+            cluster.errors.clear()
             if high >= at_least:
                 return low, high
         except KafkaException as exception:

@@ -21,7 +21,7 @@ from confluent_kafka import Message
 
 from tickerplant.core.errors import LogError
 from tickerplant.log.kafka import range_reader
-from tickerplant.log.kafka.connection import Cluster
+from tickerplant.log.kafka.consumer_pool import ConsumerPool
 from tickerplant.log.port import Payload
 
 CHUNK_BYTES: Final = 4 << 20
@@ -74,8 +74,8 @@ class Partition:
     Thread-safe. One thread reads at a time, which may take seconds. `note_written` never waits for a reading thread.
     """
 
-    def __init__(self, cluster: Cluster, topic: str, partition: int) -> None:
-        self._cluster, self._topic, self._partition = cluster, topic, partition
+    def __init__(self, consumers: ConsumerPool, topic: str, partition: int) -> None:
+        self._consumers, self._topic, self._partition = consumers, topic, partition
         self._position = 0
         self._written = 0  # end offset of this process's commits here; reads wait until this offset
         self._noting, self._reading = threading.Lock(), threading.Lock()
@@ -126,7 +126,7 @@ class Partition:
             return None
         parts: list[bytes] = [b""] * manifest.chunks
         start = min(known[index][0] for index in wanted.values())
-        for message in range_reader.messages(self._cluster, self._topic, self._partition, start, end):
+        for message in range_reader.messages(self._consumers, self._topic, self._partition, start, end):
             key, value = message.key(), message.value()
             if key is not None and key in wanted and value is not None and value[:_ID_BYTES] == manifest.id:
                 parts[wanted[key]] = value[_ID_BYTES:]
@@ -135,7 +135,7 @@ class Partition:
 
     def _read_on(self) -> None:
         for message in range_reader.messages(
-            self._cluster, self._topic, self._partition, self._position, None, at_least=self._written
+            self._consumers, self._topic, self._partition, self._position, None, at_least=self._written
         ):
             self._apply(message)
 
