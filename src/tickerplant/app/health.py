@@ -16,7 +16,7 @@ import msgspec
 
 from tickerplant.app import retention_loss
 from tickerplant.app.component import DEGRADED, FAILED, OK, ComponentHealth
-from tickerplant.app.wiring.log import conflicts, live_watermark_us
+from tickerplant.app.wiring.log import conflicts, live_feeds, live_watermark_us
 from tickerplant.core.errors import TickerplantError, UnknownTopic, UnreadableRecord
 from tickerplant.core.records import FeedState, header_of
 from tickerplant.core.schemas import ALERTS, ANALYTICS, OHLCV, RAW, STALE_FEED_US, STATUS
@@ -158,7 +158,11 @@ def feed_health(event_log: EventLog, now_us: int) -> Iterable[ComponentHealth]:
 
 
 def feed_states(event_log: EventLog) -> dict[str, FeedState]:
-    """Return each feed's newest state on `market.status`."""
+    """Return each feed's newest state.
+
+    If the newest records of `market.status` do not contain the state of a live feed, it is read from the feed's cursor,
+    and begins at the feed's watermark.
+    """
     newest: dict[str, FeedState] = {}
     for source, (first, end) in event_log.offsets(STATUS).items():
         for record in event_log.read_range(source, max(first, end - STATUS_TAIL), end):
@@ -170,6 +174,9 @@ def feed_states(event_log: EventLog) -> dict[str, FeedState]:
                 known = newest.get(header.feed)
                 if known is None or known.sent_at_us <= header.sent_at_us:
                     newest[header.feed] = header
+    for feed, (state, watermark_us) in live_feeds(event_log).items():
+        if feed not in newest:
+            newest[feed] = FeedState(sent_at_us=watermark_us, feed=feed, state=state, since_us=watermark_us)
     return newest
 
 

@@ -166,6 +166,33 @@ def test_health_reports_a_silent_live_feed_as_down(settings: Settings) -> None:
         assert later["feed vendor"] == (DEGRADED, f"down since {iso(sent_at_us)}: no record for 90 s")
 
 
+def test_health_reports_live_feeds_whose_state_changed_long_ago(settings: Settings) -> None:
+    """Other records of `market.status` follow the state of a feed that has been up or down for hours."""
+    now_us = time.time_ns() // 1_000
+    with open_log(settings) as event_log:
+        with FeedWriter(event_log, "vendor") as live, FeedWriter(event_log, "stopped") as stopped:
+            for feed in (live, stopped):
+                feed.start(["A"], start_us=now_us, live=True)
+                feed.mark(now_us)
+            stopped.down(now_us, "closed")
+        with FeedWriter(event_log, "file:1") as file:
+            file.start(["A"], start_us=0)
+        with event_log.writer("test") as writer, writer.transaction() as transaction:
+            up = records.FeedState(sent_at_us=now_us, feed="vendor", state="up", since_us=0)
+            down = records.FeedState(sent_at_us=now_us, feed="stopped", state="down", since_us=now_us)
+            late = records.FeedState(sent_at_us=now_us, feed="vendor", state="late", since_us=0, count=1)
+            for header in (up, down, *[late] * (health.STATUS_TAIL + 1)):
+                transaction.append(STATUS, 0, records.encode(header))
+
+        def states(at_us: int) -> dict[str, tuple[str, str]]:
+            return {part.name: (part.state, part.sentence) for part in health.feed_health(event_log, at_us)}
+
+        stopped_since = (DEGRADED, f"down since {iso(now_us)}")
+        assert states(now_us) == {"feed vendor": (OK, "up"), "feed stopped": stopped_since}
+        later = states(now_us + STALE_FEED_US + 5 * SECOND_US)
+        assert later["feed vendor"] == (DEGRADED, f"down since {iso(now_us)}: no record for 90 s")
+
+
 def test_health_counts_the_conflicting_trades_of_a_feed(settings: Settings) -> None:
     now_us = time.time_ns() // 1_000
     trades = ticks(["A"] * 3, [now_us] * 3, [1.0, 2.0, 1.0], ["7"] * 3)

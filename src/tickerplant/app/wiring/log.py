@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tickerplant.app.wiring.locks import require_restored
 from tickerplant.core.errors import UnknownTopic
+from tickerplant.core.records import FILE_FEED
 from tickerplant.core.schemas import (
     ALERTS,
     ANALYTICS,
@@ -104,6 +105,24 @@ def live_watermark_us(log: EventLog, feed: str) -> int | None:
     """
     cursor = _cursor(log, feed)
     return cursor.watermark_us if cursor.live else None
+
+
+def live_feeds(log: EventLog) -> dict[str, tuple[str, int]]:
+    """Return the state (`up`, `down` or `ended`) and the watermark in µs of each live feed, from the feeds' cursors."""
+    from tickerplant.market_data.feed import cursor as feed_cursor
+    from tickerplant.market_data.feed.committer import state_key
+
+    states = {feed_cursor.OPEN: "up", feed_cursor.DOWN: "down", feed_cursor.ENDED: "ended"}
+    prefix, found = state_key(""), {}
+    for partition in range(log.partitions(STATE_FEEDS)):
+        for key in log.state_keys(STATE_FEEDS, partition):
+            feed = key.removeprefix(prefix)
+            if feed == key or feed.startswith(FILE_FEED) or "/ids/" in feed:
+                continue
+            cursor = feed_cursor.decode(log.get_state(STATE_FEEDS, partition, key), feed)
+            if cursor.live and cursor.state in states:
+                found[feed] = (states[cursor.state], cursor.watermark_us)
+    return found
 
 
 def conflicts(log: EventLog, feed: str) -> tuple[int, bool]:
