@@ -134,6 +134,7 @@ def receiver(
             if status:
                 self.send_response(status)
                 self.send_header("Location", "http://127.0.0.1:1/")
+                self.send_header("Set-Cookie", f"post={len(got)}")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
             else:

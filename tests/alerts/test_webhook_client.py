@@ -102,6 +102,19 @@ def test_a_name_is_resolved_once_and_the_checked_address_is_used(monkeypatch: py
         assert len(got) == 1
 
 
+def test_cookies_of_a_receiver_are_not_sent_back() -> None:
+    async def post_twice(url: str) -> None:
+        client = WebhookClient(timeout_s=PATIENCE.seconds(5), private=True, agent="test")
+        for _ in range(2):
+            await client.post(url, b"{}", {})
+        await client.close()
+
+    with receiver(lambda n: 200) as (url, got):
+        asyncio.run(post_twice(url))
+    assert len(got) == 2
+    assert not any("Cookie" in headers for headers, _ in got)
+
+
 def test_an_invalid_address_of_an_older_version_is_reported() -> None:
     with pytest.raises(PostFailed, match="change it in the rule"):
         asyncio.run(_post("http://0177.0.0.1/", private=True))

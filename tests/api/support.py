@@ -27,7 +27,7 @@ from tickerplant.core.sessions import Calendar
 from tickerplant.core.symbols import partition_of
 from tickerplant.core.version import make_version
 from tickerplant.log.port import EventLog, TopicPartition
-from tickerplant.store.repositories.coverage import EXCLUSION_COUNTS
+from tickerplant.store.repositories.coverage import EXCLUSION_COUNTS, FEEDS
 from tickerplant.store.snapshot_reads import NewestState
 
 T0 = 1_773_063_000_000_000  # 2026-03-09T13:30:00Z, the first trading day of summer time in New York
@@ -102,6 +102,7 @@ class MemoryStore(StoreReader):
             "ohlcv": schemas.BARS.empty_table(),
             "analytics": schemas.ANALYTICS_KEY.empty_table(),
             "exclusions": EXCLUSION_COUNTS.empty_table(),
+            "feeds": FEEDS.empty_table(),
         }
 
     @contextlib.asynccontextmanager
@@ -160,6 +161,9 @@ class MemoryStore(StoreReader):
 
     async def is_over(self, symbol: str, interval: str, start_us: int) -> bool:
         return self.over
+
+    async def feeds(self) -> pa.Table:
+        return self.tables["feeds"]
 
     async def exclusion_counts(self) -> pa.Table:
         return self.tables["exclusions"]

@@ -5,6 +5,7 @@ import json
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -15,6 +16,7 @@ from tickerplant.api.websockets.hub import Hub
 from tickerplant.core import records, schemas
 from tickerplant.core.symbols import partition_of
 from tickerplant.log.port import EventLog, TopicPartition
+from tickerplant.store.repositories.coverage import FEEDS
 
 
 async def receive(socket: ClientConnection, kind: str) -> dict[str, Any]:
@@ -71,8 +73,6 @@ async def test_a_subscription_gets_a_snapshot_and_then_the_stream(log: EventLog,
 
 
 async def test_a_snapshot_contains_rows_of_the_store(log: EventLog, store: MemoryStore) -> None:
-    import pyarrow as pa
-
     store.tables["prices"] = pa.Table.from_batches([tick_batch([(T0, "OLD", 7.0)])])
     with serving(log, store) as (_, address, _):
         async with connect(address) as socket:
@@ -80,9 +80,40 @@ async def test_a_snapshot_contains_rows_of_the_store(log: EventLog, store: Memor
             assert [row[2] for row in (await receive(socket, "snapshot"))["ticks"]["rows"]] == [7.0]
 
 
-async def test_a_snapshot_has_stored_activity_bars(log: EventLog, store: MemoryStore) -> None:
-    import pyarrow as pa
+async def test_a_snapshot_has_feeds_whose_state_changed_before_the_api_started(
+    log: EventLog, store: MemoryStore
+) -> None:
+    """The stream has read no event of these feeds. An event in the log replaces the state in the store."""
+    states = {"a": "up", "b": "down", "c": "ended", "d": "up"}
+    rows = [
+        {
+            "feed": feed, "partition": 0, "state": state, "since": T0, "reason": "mute" if state == "down" else "",
+            "late_ticks": 3, "unsupported": 0, "differences": 0, "sent_at": T0 + 1,
+        }
+        for feed, state in states.items()
+    ]  # fmt: skip
+    store.tables["feeds"] = pa.Table.from_pylist(rows, FEEDS)
+    with serving(log, store) as (_, address, _):
+        header = records.FeedState(sent_at_us=T0 + 2, feed="d", state="ended", since_us=T0 + 2)
+        with log.writer("s") as out, out.transaction() as transaction:
+            transaction.append(schemas.STATUS, 0, records.encode(header))
+        async with connect(address) as socket:
+            await send(socket, action="subscribe", symbols=["*"], channels=["status"])
+            found = (await receive(socket, "snapshot"))["status"]
+            events = {event["feed"]: event for event in found}
+            if "d" in events:  # the stream had not read the event yet: it follows
+                assert [event["state"] for event in (await receive(socket, "status"))["events"]] == ["ended"]
+                del events["d"]
+            assert events == {
+                feed: {
+                    "event": "feed", "feed": feed, "partition": 0, "state": states[feed], "since_us": T0,
+                    "reason": reason, "count": 0, "at_us": T0 + 1,
+                }
+                for feed, reason in (("a", ""), ("b", "mute"))
+            }  # fmt: skip
 
+
+async def test_a_snapshot_has_stored_activity_bars(log: EventLog, store: MemoryStore) -> None:
     rows = [{"time": T0 + n, "symbol": "OLD", "interval": "100t", "open": float(n)} for n in range(3)]
     store.tables["ohlcv"] = pa.Table.from_batches([bar_batch(rows)])
     with serving(log, store) as (_, address, _):

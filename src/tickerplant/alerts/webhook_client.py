@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
 import httpx
@@ -51,6 +52,7 @@ class WebhookClient:
             transport=kind(limits=limits, retries=0),
             timeout=timeout_s,
             follow_redirects=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # keeps no cookie of any receiver
             headers={"User-Agent": agent, "Accept": "*/*"},
         )
 

@@ -32,7 +32,7 @@ from tickerplant.api.websockets.hub import Hub
 from tickerplant.api.websockets.protocol import MAX_MESSAGE_BYTES
 from tickerplant.api.websockets.rows import TOPICS
 from tickerplant.api.websockets.server_protocol import stream_protocol
-from tickerplant.api.websockets.stored_state import read_newest
+from tickerplant.api.websockets.stored_state import read_feeds, read_newest
 from tickerplant.api.websockets.tail import Tail
 from tickerplant.core.errors import ConfigError, LogUnavailable, StoreUnavailable, TickerplantError
 from tickerplant.core.outage import Outage
@@ -238,6 +238,7 @@ class Api:
             self._log,
             hub,
             lambda symbols: state.lanes.stream.run(lambda: read_newest(store, symbols), "stream"),
+            lambda: state.lanes.stream.run(lambda: read_feeds(store), "stream"),
             pools=state.pools,
             load=state.load,
             turns=state.turns,

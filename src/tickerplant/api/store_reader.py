@@ -142,6 +142,10 @@ class ReadTransaction:
             calendars, interval.name, start_us, end_us, now_us, extended_hours=extended_hours
         )
 
+    async def feeds(self) -> pa.Table:
+        """Return the state of each feed in each log partition (`store.repositories.coverage.FEEDS`)."""
+        return await self._session.coverage.feeds()
+
     async def exclusion_counts(self) -> pa.Table:
         """Return counts of data excluded from bars, by feed: late ticks, unsupported ticks, source differences."""
         return await self._session.coverage.exclusion_counts()

@@ -39,6 +39,7 @@ from tickerplant.api.websockets.rows import (
     ANALYTICS,
     BARS,
     KINDS,
+    STATUS,
     TICKS,
     TOPIC_OF,
     DictionaryCache,
@@ -52,8 +53,11 @@ from tickerplant.log.port import EventLog, TopicPartition, at_positions
 ReadNewest: TypeAlias = Callable[[set[str] | None], Awaitable[list[StreamRecord]]]
 """Function (symbols, None for all) that returns the newest rows of these symbols in the store."""
 
+ReadFeeds: TypeAlias = Callable[[], Awaitable[list[StreamRecord]]]
+"""Function that returns the states of the feeds in the store."""
+
 STATEFUL: Final = (TICKS, BARS, ANALYTICS)
-"""Channels with a newest state, which a snapshot contains."""
+"""Channels with a newest state of each symbol, which a snapshot contains."""
 
 STALL_S: Final = 15.0
 """Seconds without a read after which a client is dropped. 15 s is longer than a client's usual pauses."""
@@ -93,6 +97,7 @@ class Stream:
         log: EventLog,
         hub: Hub,
         read_newest: ReadNewest | None = None,
+        read_feeds: ReadFeeds | None = None,
         *,
         pools: Pools,
         load: LoadCounters | None = None,
@@ -108,6 +113,7 @@ class Stream:
         self.catching_up = FairPlaces(CATCHING_UP, self.load)
         self.connections: set[Connection] = set()
         self._read_newest = read_newest
+        self._read_feeds = read_feeds
         self._loaded: set[str] = set()
         self._loaded_all = False
         self._loading = FairPlaces(LOADING, self.load)
@@ -138,29 +144,38 @@ class Stream:
                     self.hub.send_position()
 
     async def load_state(self, wanted: Filter, client: str) -> None:
-        """Add the newest state of the selected symbols from the store to the hub, except for symbols read before.
+        """Add the newest state of the selected symbols and feeds from the store to the hub, unless it was read before.
 
         One client's symbols are read at a time. The next turn belongs to the client that has used the least time.
         """
-        if self._read_newest is None or self._missing(wanted) == set():
+        if not self._lacks_feeds(wanted) and not self._lacks_symbols(wanted):
             return
         async with self._loading.place(client):
-            missing = self._missing(wanted)
-            if missing == set():
-                return
             try:
-                for record in await self._read_newest(missing):
-                    self.hub.seed([record])
-                    await asyncio.sleep(0)
+                if self._read_feeds is not None and self._lacks_feeds(wanted):
+                    self.hub.seed(await self._read_feeds())
+                    self._read_feeds = None
+                if self._read_newest is not None and self._lacks_symbols(wanted):
+                    await self._load_symbols(self._read_newest, self._missing(wanted))
             except Exception as error:  # the stream works without the store; the health check reports the error
                 logger.warning("a snapshot is sent without the store's state: %s", error)
-                return
-            if missing is None:
-                self._loaded_all = True
-            else:
-                if len(self._loaded) > MAX_LOADED:
-                    self._loaded.clear()
-                self._loaded |= missing
+
+    async def _load_symbols(self, read_newest: ReadNewest, missing: set[str] | None) -> None:
+        for record in await read_newest(missing):
+            self.hub.seed([record])
+            await asyncio.sleep(0)
+        if missing is None:
+            self._loaded_all = True
+        else:
+            if len(self._loaded) > MAX_LOADED:
+                self._loaded.clear()
+            self._loaded |= missing
+
+    def _lacks_feeds(self, wanted: Filter) -> bool:
+        return self._read_feeds is not None and wanted.wants(STATUS)
+
+    def _lacks_symbols(self, wanted: Filter) -> bool:
+        return self._read_newest is not None and self._missing(wanted) != set()
 
     def _missing(self, wanted: Filter) -> set[str] | None:
         """Return the selected symbols that were not read from the store yet; None: all symbols."""

@@ -89,6 +89,7 @@ class Hub:
         self._finals = Latest()  # the newest closed bar, for keys whose newest bar is withdrawn
         self._values: dict[tuple[str, bool], Latest] = {}
         self._feeds: dict[tuple[str, int], dict[str, Any]] = {}
+        self._changed_feeds: set[tuple[str, int]] = set()  # feeds with an event in the log since the stream's start
 
     # clients
 
@@ -181,9 +182,15 @@ class Hub:
         return any(self.positions.get(source, 0) < offset for source, offset in positions.items())
 
     def seed(self, records: Iterable[StreamRecord]) -> None:
-        """Add rows from the store to the newest state. Rows older than the current state change nothing."""
+        """Add rows from the store to the newest state. Rows older than the current state change nothing.
+
+        The state of a feed is added only if the log has had no event of the feed since the stream's start.
+        """
         for record in records:
-            self._update_state(record)
+            if record.event is None:
+                self._update_state(record)
+            elif (key := _feed_key(record.event)) not in self._changed_feeds:
+                self._feeds[key] = record.event
 
     def _append_to_ring(self, record: StreamRecord) -> None:
         self._ring.append(record)
@@ -203,10 +210,13 @@ class Hub:
         elif record.kind == ANALYTICS:
             self._update_values(record)
         elif record.event is not None and record.event["event"] == "feed":
-            key = (record.event["feed"], record.event["partition"])
-            if record.event["state"] == "ended":
+            key, state = _feed_key(record.event), record.event["state"]
+            if state not in ("up", "down", "ended"):  # the other states report ticks, not whether the feed is up
+                return
+            self._changed_feeds.add(key)
+            if state == "ended":
                 self._feeds.pop(key, None)
-            elif record.event["state"] in ("up", "down"):  # the other states report ticks, not whether the feed is up
+            else:
                 self._feeds[key] = record.event
 
     def _update_ticks(self, record: StreamRecord) -> None:
@@ -329,6 +339,10 @@ def _runs(records: Sequence[StreamRecord]) -> Iterator[Sequence[StreamRecord]]:
         rows += len(record)
     if records:
         yield records[begin:]
+
+
+def _feed_key(event: Mapping[str, Any]) -> tuple[str, int]:
+    return event["feed"], event["partition"]
 
 
 def _by_interval(record: StreamRecord) -> tuple[list[Hashable], npt.NDArray[np.int64]]:

@@ -1,4 +1,7 @@
-"""The newest rows of symbols from the store, for snapshots of symbols that the recent log does not contain."""
+"""The newest rows of symbols and the states of feeds from the store, for snapshots.
+
+The records that the stream has read from the log do not contain all of them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from tickerplant.api.websockets.rows import (
     ANALYTICS,
     BAR_COLUMNS,
     BARS,
+    STATUS,
     TICK_COLUMNS,
     TICKS,
     VALUE_KEY,
@@ -17,6 +21,7 @@ from tickerplant.api.websockets.rows import (
     columns_of,
 )
 from tickerplant.core.interval import D1, M1, M5, Interval, parse
+from tickerplant.core.times import micros_of
 from tickerplant.log.port import TopicPartition
 
 MAX_SYMBOLS: Final = 5_000
@@ -37,6 +42,24 @@ async def read_newest(store: StoreReader, symbols: set[str] | None) -> list[Stre
             found.append((ANALYTICS, await transaction.newest_values(names, step)))
         found.append((ANALYTICS, await transaction.newest_forming_values(names)))
     return [_record(kind, table) for kind, table in found if table.num_rows]
+
+
+async def read_feeds(store: StoreReader) -> list[StreamRecord]:
+    """Return the state of each feed that is up or down, by log partition."""
+    async with store.read() as transaction:
+        found = await transaction.feeds()
+    rows = [row for row in found.to_pylist() if row["state"] in ("up", "down")]
+    return [_feed_record(row) for row in rows]
+
+
+def _feed_record(row: dict[str, Any]) -> StreamRecord:
+    at_us = micros_of(row["sent_at"])
+    event = {
+        "event": "feed", "feed": row["feed"], "partition": row["partition"], "state": row["state"],
+        "since_us": at_us if row["since"] is None else micros_of(row["since"]), "reason": row["reason"], "count": 0,
+        "at_us": at_us,
+    }  # fmt: skip
+    return StreamRecord(TopicPartition("", row["partition"]), 0, 0, 0, STATUS, event=event)
 
 
 def _activity_intervals(symbols: Any) -> list[Interval]:
