@@ -3,9 +3,9 @@
     python -m benchmarks.aggregation [--ticks 2000000] [--symbols 10000] [--rounds 5] [--only engine stage polars ...]
 
 `engine`: from columns to batches of published bars (windows, closing, roll-up from 1m to 5m and 1d). `stage`: the same
-work from the bytes of a raw record to the bytes of the published records. Both also report symbols without a bar. The
-ticks are from the last six minutes of a session and 40 s more. Every run closes six 1m bars, two 5m bars and one 1d bar
-per symbol.
+work from the bytes of a raw record to the bytes of the published records. Both also determine the symbols without a
+bar. The ticks are from the last six minutes of a session and 40 s more. Every run closes six 1m bars, two 5m bars and
+one 1d bar per symbol.
 
 The systems run in turns, so that a slow moment of the machine affects all of them. The table contains the median and
 the range of the rounds, and the ratio to the engine. `benchmarks/peers` describes the other systems.

@@ -52,7 +52,7 @@ _BARS: Final = """INSERT INTO {table} (symbol, "interval", "time", open, high, l
 
 
 async def fill(dsn: str, symbols: list[str], identity: tuple[str, int]) -> None:
-    """Write two years of bars for each symbol, and a day of ticks of the first one."""
+    """Write two years of bars for each symbol, and a day of ticks of the first symbol."""
     store = await Store.open(dsn, max_size=1)
     await migrate(store)
     times = np.arange(micros_of(START), micros_of(END), DAY_US, dtype=np.int64)
@@ -80,7 +80,7 @@ async def fill(dsn: str, symbols: list[str], identity: tuple[str, int]) -> None:
 
 
 class LoopProbe:
-    """Measures how long the event loop takes to run a callback from another thread."""
+    """A thread that measures the time until the event loop runs a callback."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -137,7 +137,7 @@ def routes(symbol: str) -> tuple[str, ...]:
 
 
 def measure_routes(client: httpx.Client, probe: LoopProbe, paths: tuple[str, ...]) -> None:
-    """Print the time of each route alone, and the worst delay of the event loop meanwhile."""
+    """Print the time of each route alone, and the worst delay of the event loop during its requests."""
     print(f"{'route':<52}{'ms':>9}{'worst loop delay, ms':>24}")
     for path in paths:
         probe.worst_ms()
@@ -154,7 +154,7 @@ def measure_routes(client: httpx.Client, probe: LoopProbe, paths: tuple[str, ...
 
 
 def measure_frames(address: str, probe: LoopProbe) -> None:
-    """Print the time of each command of the stream, and the worst delay of the event loop meanwhile."""
+    """Print the time of each command of the stream, and the worst delay of the event loop during the command."""
     everything = {"action": "subscribe", "symbols": ["*"]}
     commands: dict[str, tuple[dict[str, object], str]] = {
         "ping": ({"action": "ping"}, "pong"),

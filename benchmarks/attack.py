@@ -1,4 +1,4 @@
-"""An attack on a running plant with everything at once, while a probe measures what other clients notice.
+"""An attack on a running plant, with all kinds at once, while a probe measures the effects on another client.
 
     python benchmarks/attack.py                    # one minute
     python benchmarks/attack.py --seconds 3600     # the hour of docs/benchmarks.md
@@ -53,7 +53,7 @@ from benchmarks.rest import by_kind, memory_mb  # noqa: E402
 PLAIN: Final = "/v1/intraday/AAPL?limit=100"
 PLAIN_PER_S: Final = 4.0
 HEALTH_PER_S: Final = 1.0
-"""Probes per second, besides the time of the answers."""
+"""Maximum probes per second. The time of an answer delays the next probe."""
 SAMPLE_S: Final = 5.0
 AIM_P99_MS: Final = 250.0
 AIM_MEMORY_MB: Final = 600.0
@@ -98,7 +98,7 @@ class Probe:
     health_ms: list[float] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)
-    """Sentences of `/health`, with `N` for numbers, and how often each was given."""
+    """Count of each sentence of `/health`, with `N` for numbers."""
     states: Counter[str] = field(default_factory=Counter)
     delays_s: list[float] = field(default_factory=list)
     """The longest delay of the API's event loop in the minute before each answer of `/health`."""
@@ -149,7 +149,7 @@ class Probe:
 
 
 def _code(body: bytes) -> str:
-    """Return the error code of an answer, or the beginning of an answer that is no error of the API."""
+    """Return the error code of an answer, or the beginning of an answer that is not an error of the API."""
     try:
         return str(json.loads(body)["error"]["code"])
     except (ValueError, LookupError, TypeError):
@@ -171,7 +171,7 @@ def watch(probe: Probe, memory: Memory, seconds: float) -> None:
 
 @dataclass
 class Counts:
-    """Ticks that the sandbox has sent and the store has, and the answers by path and status."""
+    """Counts of ticks that the sandbox has sent and that are stored, of answers, and of restarts of services."""
 
     at_s: float
     sent: int
@@ -312,7 +312,7 @@ class Result:
         for attack, found in by_attack.items():
             print(f"  {attack:<28} {', '.join(found)}")
         print(f"served by the vendor: {self.attackers['vendor']}")
-        print("said by /health:")
+        print("sentences of /health:")
         for sentence, count in self.probe.wrong.most_common(30):
             print(f"  {count:>5} x {sentence[:220]}")
         for problem in [*self.attackers["dishonest"], *map(str, self.attackers["failures"].items())]:

@@ -124,7 +124,10 @@ class Feed:
 
 
 def settle(log: EventLog, reader: Reader, process: subprocess.Popen[bytes]) -> None:
-    """Wait until the service has read all input and the reader all output. Raises SystemExit after DEADLINE_S."""
+    """Wait until the service has read all input and the reader all output.
+
+    Raises SystemExit after `DEADLINE_S`, or if the service has ended.
+    """
     until = time.monotonic() + DEADLINE_S
     while not (lag := log.lag(GROUP, [schemas.RAW])) or any(lag.values()):
         if time.monotonic() > until or process.poll() is not None:
@@ -145,7 +148,7 @@ def closed_bars(value: Any, start_us: int) -> int:
 
 
 def measure(log: EventLog, url: str, asked: argparse.Namespace, partitions: int, warm: int) -> list[tuple[bool, float]]:
-    """Return, for each minute, True if it also closed 5m bars, and the time in milliseconds."""
+    """Return (whether the minute also closed 5m bars, milliseconds) of each measured minute."""
     log.create_topics(schemas.TOPICS, partitions)
     chance, found = np.random.default_rng(2), []
     with service(url) as process, log.writer("bench") as writer, log.reader([schemas.OHLCV], start=LATEST) as reader:

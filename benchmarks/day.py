@@ -1,11 +1,11 @@
-"""A trading day with faulty vendors at 60 times real time: check that all bars are stored, correct and within quotas.
+"""A trading day with faulty vendors at 60 times real time: check that all bars are stored and correct.
 
     python -m benchmarks.day [--hours 24] [--symbols 50] [--speed 60]
 
 The sandbox simulates three vendors (Twelve Data with its stream, Alpha Vantage, Yahoo) with its own clock. The stream
 disconnects every few minutes, and at times sends nothing. 429 errors occur, a daily quota is exhausted, and a vendor is
-down for hours. Every stored minute bar is then compared with the sandbox's bar. Coverage must name a reason for each
-missing bar.
+down for hours. Every stored minute bar is then compared with the sandbox's bar. Coverage must contain a reason for
+each missing bar, and requests must stay within the quotas.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The stream with many clients: CPU that each message to one more client costs, and the memory of a client.
+"""The stream with many clients: CPU time of each additional message, and memory of each additional client.
 
     python -m benchmarks.fanout                        # 400 clients of all symbols: 12 symbols, 50 ticks a second
     python -m benchmarks.fanout --clients 400 900 --rate 50
@@ -92,7 +92,7 @@ class Counter(asyncio.Protocol):
         self._received = self._count(received, at)
 
     def _count(self, received: bytes, at: int) -> bytes:
-        """Count the complete frames from `at` on; return the incomplete rest."""
+        """Count the complete frames from `at` on; return the bytes of the incomplete frame."""
         end = len(received)
         while end - at >= 2:
             opcode, size, head = received[at] & 15, received[at + 1] & 127, 2

@@ -61,7 +61,7 @@ class IntervalBars:
 
 
 def interval_bars(symbols: int, bars: int | None) -> list[IntervalBars]:
-    """Return the days of 2016 to 2025 and the 5m bars of 2024 and 2025. `bars` limits both to a newest part."""
+    """Return the days of 2016 to 2025 and the 5m bars of 2024 and 2025. `bars` limits both to their newest bars."""
     calendar = exchange_calendars.get_calendar("XNYS", start="2016-01-01", end="2025-12-31")
     days = calendar.sessions.values.astype("datetime64[us]").astype(np.int64)
     recent = calendar.sessions.year >= 2024
@@ -103,8 +103,8 @@ def feed_records(part: IntervalBars, order: str, symbols: int, size: int) -> Ite
             pa.DictionaryArray.from_arrays(zeros[1], pa.array(["file"])),
             pa.array(np.ones(count, np.bool_)),
         ]
-        # The watermark is the smallest time of the remaining rows. If the file is sorted by symbol, it is the first
-        # time until the last symbol begins. It is always the first time in a backfill.
+        # The watermark is the smallest time of the remaining rows. If the file is sorted by symbol, the watermark
+        # is the first time until the last symbol begins. In a backfill, it is always the first time.
         behind = min(begin + size, total - 1)
         moves = order == "time" or (order == "symbol" and behind >= total - len(part.times))
         watermark = int(part.rows(order, symbols, behind, behind + 1)[0][0]) if moves else first

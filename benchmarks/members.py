@@ -1,19 +1,19 @@
-"""Two members of each service on Kafka: kills, leaves and joins under load, and how long clients stand still.
+"""Two members of each service on Kafka: kills, leaves and joins under load, and the standstills of clients.
 
     python -m benchmarks.members [--changes 30] [--seed 1] [--rate 2000]
 
 The plant runs two processes each of aggregation, analytics, persistence and the API, and a feed. The feed is a paced
-replay of a file, in place of market_data: it can be repeated exactly. The changes follow from the seed:
+replay of a file, in place of market_data, because a replay can be repeated exactly. The changes follow from the seed:
 
-- `kill`: SIGKILL of a member, which stays away.
+- `kill`: SIGKILL of a member, which is not started again until a `join`.
 - `crash`: SIGKILL of a member, which is started again at once.
-- `leave`: SIGTERM of a member, which stays away.
-- `join`: start of a member that is away.
+- `leave`: SIGTERM of a member, which is not started again until a `join`.
+- `join`: start of a member after a `kill` or `leave`.
 - `restart`: SIGTERM of the feed, which is started again at once.
 
 Each API member has a WebSocket client of all symbols. A client that loses its connection connects to the other member
-and resumes at its position. The longest standstill is the longest time in which a client got nothing of one partition
-of ticks, bars or values. The same is measured for the positions of the tables.
+and resumes at its position. The longest standstill is the longest time in which a client received nothing of one
+partition of ticks, bars or values. The same is measured for the positions of the tables.
 
 Last, the rest of the file is replayed at full speed. The clients must have received each earlier tick once. The rows of
 the tables must equal those of a single run, and `tickerplant verify` must find equal bars.
@@ -55,7 +55,7 @@ AIM_ORDERLY_S = 3.0
 WARM_S = 30.0
 """Seconds before the first change. A broker's virtual machine compiles in this time."""
 SETTLE_S = {"kill": 15.0, "crash": 15.0, "leave": 8.0, "join": 8.0, "restart": 8.0}
-"""Seconds after each kind of change, counted from the end of a start, before the next one."""
+"""Seconds after each kind of change, counted from the end of a start, before the next change."""
 REST_S = 5.0
 """Seconds after the end of the feed in which clients receive the last records."""
 PATIENCE_S = 90.0
@@ -76,12 +76,15 @@ class Change(NamedTuple):
 
     @property
     def aim_s(self) -> float:
-        """Return the maximum standstill."""
+        """Return the maximum standstill in seconds."""
         return AIM_KILL_S if self.kind in ("kill", "crash") else AIM_ORDERLY_S
 
 
 def plan(count: int, seed: int) -> list[Change]:
-    """Return at least `count` changes. Each kind meets each service before one is repeated, at the other member."""
+    """Return at least `count` changes.
+
+    All kinds of change are applied to all services once before they are applied to the other members.
+    """
     choose = random.Random(seed)
     first = {service: choose.randrange(MEMBERS) for service in SERVICES}
     changes: list[Change] = []
@@ -108,7 +111,7 @@ def duration_s(changes: Sequence[Change]) -> float:
 
 @dataclass
 class Plant(Processes):
-    """The members, the feed of a file, and what the clients see."""
+    """The members, the feed of a file, and the clients."""
 
     file: Path = Path()
     ticks: int = 0

@@ -1,24 +1,25 @@
-"""Outages of the broker: five separate processes with a live feed, and the answers of `/health` meanwhile.
+"""Outages of the broker: five separate processes with a live feed, and the answers of `/health` during each outage.
 
     python -m benchmarks.outage [--seconds 30 30 180] [--frozen] [--disconnect] [--rate 50]
 
 Each outage kills the broker (or freezes it, with `--frozen`) for the given seconds and starts it again. With
 `--disconnect`, the vendor also drops its stream within each outage, so that the feed misses ticks. The script probes
-`/health` twice a second. It prints for each outage:
+`/health` up to twice a second. It prints for each outage:
 
 - the slowest answer of `/health`, and the time until it is `failed` with the log's reason;
-- the time from the broker's return until every group has read everything and the store has all of it;
+- the time from the restart of the broker until the plant is level: all groups have read all records, and the store
+  contains them;
 - the processes that ended.
 
-Meanwhile it compares the plant's closed minutes with the sandbox's own, for every symbol. A minute that differs must
-be a gap of `/v1/coverage`. Last, the script waits until the backfill has filled all gaps, and `tickerplant verify`
+During the run, it compares the plant's closed minutes with the sandbox's own, for every symbol. A minute that differs
+must be a gap of `/v1/coverage`. Last, the script waits until the backfill has filled all gaps, and `tickerplant verify`
 compares all bars with a replay.
 
 The aims:
 
 - no process ends;
 - `/health` answers within 2 s with the log's true state;
-- everything is level within 30 s of the broker's return;
+- the plant is level within 30 s of the restart of the broker;
 - every minute is equal in the end.
 """
 
@@ -47,18 +48,18 @@ from tickerplant.sandbox.model import symbol_names
 
 SYMBOLS = 12
 CALM_S = 10.0
-"""Seconds between the level plant and the next outage."""
+"""Seconds from the time at which the plant is level to the next outage."""
 PROBE_S = 0.5
 LEVEL_S = 120.0
 DETECTION_S = 6.0
-"""Seconds after which `/health` must call an absent broker failed, as docs/kafka.md states."""
+"""Seconds after which `/health` must report an unavailable broker as failed, as docs/kafka.md states."""
 AIM_HEALTH_S = 2.0
 AIM_LEVEL_S = 30.0
 
 COMPARE_S = 20.0
 """Seconds between two comparisons of minutes. The backfill requests a minute 90 s after its end."""
 CLOSED_S = 65
-"""Age in seconds from which a minute is compared. Coverage calls younger minutes pending."""
+"""Age in seconds from which a minute is compared. The status of younger minutes in coverage is pending."""
 FILL_S = 600.0
 """Maximum seconds for which the script waits for the backfill."""
 GAPS = frozenset({"partial", "outage", "quota", "unavailable", "missing"})
@@ -82,7 +83,7 @@ class Probe:
         return self.at_s + self.took_s
 
     def is_failed(self) -> bool:
-        """Return whether the answer calls the log and the plant failed, with a reason."""
+        """Return whether the answer reports the log and the plant as failed, with a reason."""
         log = self.part("log")
         states = {(self.body or {}).get("status"), log.get("state")}
         return states == {"failed"} and bool(log["sentence"])
@@ -114,7 +115,10 @@ class Plant(Processes):
             self.probes.append(Probe(began, time.monotonic() - began, body))
 
     def is_level(self) -> bool:
-        """Return whether the groups have read everything, and the store has all of it, within a second's records."""
+        """Return whether the log is available and all records are read and stored.
+
+        Fewer than 50 records of each group may be unread, and fewer than 50 records may not be stored yet.
+        """
         if not self.probes or self.probes[-1].part("log").get("state") != "ok":
             return False
         lags = [self.probes[-1].part(f"lag {name}").get("details", {}).get("lag", 1_000) for name in SERVICES[1:4]]
@@ -137,12 +141,12 @@ class Minutes:
     differing: dict[Minute, str] = field(default_factory=dict)
     """Minutes that differed in the last comparison."""
     gaps: dict[Minute, str] = field(default_factory=dict)
-    """Every minute that coverage has named while the plant was level, with its status."""
+    """Every minute that was a gap of coverage while the plant was level, with its status."""
     hidden: dict[Minute, str] = field(default_factory=dict)
-    """Minutes that differed while coverage did not name them."""
+    """Minutes that differed and were not a gap of coverage."""
 
     def watch(self, stop: threading.Event) -> None:
-        """Compare every `COMPARE_S` while the broker is there, until `stop`."""
+        """Compare every `COMPARE_S` while the plant is level, until `stop`."""
         while not stop.wait(COMPARE_S):
             if self.plant.is_level():
                 self.compare()

@@ -6,13 +6,14 @@
     python benchmarks/plant.py --only latency --rates 1000 --log kafka --partitions 1
     python benchmarks/plant.py --only latency --rates 1000 --history
 
-Two cores run the plant, the feed, the clients and (with `--log kafka`) the broker. The plant is `tickerplant up`: five
-services, forming bars, indicators, API. Ten WebSocket clients in a separate process subscribe to ticks, bars and values
-of twenty symbols each. The feed is `tickerplant replay` of a Parquet file in a separate process. Memory is the sum of
-the proportional set sizes of the plant's processes, without the database server.
+Two cores run the plant, its database, the feed, the clients and (with `--log kafka`) the broker. The plant is
+`tickerplant up`: five services, forming bars, indicators, API. Ten WebSocket clients in a separate process subscribe to
+ticks, bars and values of twenty symbols each. The feed is `tickerplant replay` of a Parquet file in a separate process.
+Memory is the sum of the proportional set sizes of the plant's processes, without the database server.
 
-Other work on the two cores reduces the measured rate, so the CPU seconds of all participants are measured too.
-`bound_ticks_per_s` is the rate of two cores that are always busy, an upper bound.
+Other work on the two cores reduces the measured rate. The CPU seconds of the plant, the database, the feed and the
+clients are therefore measured too. `bound_ticks_per_s` is the rate of two cores that spend all time on these processes,
+an upper bound.
 """
 
 from __future__ import annotations
@@ -227,7 +228,10 @@ def clients(url: str, number: int = CLIENTS) -> Iterator[dict[str, Any]]:
 def plant(
     folder: Path, env: dict[str, str], *arguments: str, port: int = 0
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Run `tickerplant up` until the block ends; yield the process and the API's address. `port` 0: a free one."""
+    """Run `tickerplant up` until the block ends; yield the process and the API's address.
+
+    `port` 0 selects a free port.
+    """
     port = port or free_port()
     command = [sys.executable, "-m", "tickerplant.app", "up", "--data", str(folder), "--port", str(port), *arguments]
     with open(folder.parent / "plant.log", "wb") as output:
@@ -294,9 +298,9 @@ def throughput(log: str, ticks: Path, folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Live:
-    """A plant with live ticks: their rate, and settings that the measurement changes. None is the default.
+    """A plant with live ticks: their rate, and settings that the measurement changes. None keeps the default.
 
-    `history`: the first start's backfill of all symbols (1.8 M bars) runs during the measurement.
+    If `history` is true, the first start's backfill of all symbols (1.8 M bars) runs during the measurement.
     """
 
     rate: float
@@ -340,7 +344,7 @@ def fetched_bars(log: str, folder: Path) -> int:
 
 
 def latency(log: str, live: Live, folder: Path) -> dict[str, Any]:
-    """Return the age of ticks at ten clients, measured from their receipt at the vendor's socket.
+    """Return the age of ticks at ten clients, counted from the time at which the plant received them from the vendor.
 
     The plant starts the sandbox. The first `warm_s` seconds are not counted.
     """

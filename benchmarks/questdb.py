@@ -1,4 +1,4 @@
-"""The same ticks into QuestDB and into the plant, and the same queries to both.
+"""QuestDB and the plant with the same ticks: the rate of writing, and the times of the same queries.
 
     python -m benchmarks.questdb                       # 5 M ticks of 1,000 symbols, 167 per symbol and minute
     python -m benchmarks.questdb --ticks 200000 --only questdb
@@ -6,7 +6,7 @@
 QuestDB gets the ticks by ILP over TCP, as lines that are encoded before the measurement. Its time ends when all rows
 are visible to queries. It only stores the ticks. The plant gets them by `tickerplant replay` of a Parquet file. It also
 computes and stores bars and indicators, and sends them to ten WebSocket clients. Both run on the two cores of the same
-machine, one after the other. `tools/questdb` gets the jar of QuestDB.
+machine, one after the other. `tools/questdb` downloads the jar of QuestDB.
 
 The queries read the 1m bars of one symbol, the 1m bars of all symbols, and the newest 500 ticks of one symbol. QuestDB
 computes bars with `SAMPLE BY 1m`; the plant has stored them. Both servers answer the same client through PostgreSQL's
@@ -134,7 +134,7 @@ def questdb(ticks: Path, count: int, folder: Path) -> dict[str, Any]:
 
 
 def plant(ticks: Path, folder: Path) -> dict[str, Any]:
-    """Measure the plant with the embedded log, and query its database after its end."""
+    """Measure the plant with the embedded log, and query its database after the plant has stopped."""
     from tickerplant.store.server.embedded import EmbeddedPostgres
 
     found = throughput("embedded:", ticks, folder)

@@ -5,8 +5,8 @@
     python benchmarks/rest.py --symbols 1000 --rate 100
 
 The plant is `tickerplant up` with its sandbox, as `make run` starts it, without history. CPU is a share of one core.
-Growth is measured by the sizes of the files, so that it includes free pages of the log. Memory is the sum of the
-proportional set sizes of all processes.
+Growth of the database is the growth of its files. Growth of the log is the growth of its used pages, without free
+pages. Memory is the sum of the proportional set sizes of all processes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DAY_S = 86_400
 
 
 def kind(pid: int) -> str:
-    """Return to which component a process of the plant belongs."""
+    """Return the component to which a process of the plant belongs."""
     command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
     if "postgres" in command:
         return "postgres"
@@ -54,7 +54,7 @@ def memory_mb(pids: list[int]) -> float:
 
 
 def size_of(folder: Path) -> int:
-    """Return the bytes of all files in a folder."""
+    """Return the allocated bytes of all files in a folder."""
     total = 0
     for file in folder.rglob("*"):
         with suppress(OSError):
@@ -68,7 +68,7 @@ def log_bytes(folder: Path) -> int:
 
 
 def records_and_bytes(folder: Path) -> tuple[int, int]:
-    """Return the number of records in the log, and the bytes of the pages that they and their state use."""
+    """Return the number of records that were appended to the log so far, and the bytes of the used pages."""
     import sqlite3
 
     with sqlite3.connect(f"file:{folder / 'market.log'}?mode=ro", uri=True) as connection:

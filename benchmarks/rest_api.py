@@ -1,4 +1,4 @@
-"""REST beside the demo with its history, and beside a plain FastAPI application with asyncpg on the same tables.
+"""REST of the demo with its history, compared with a plain FastAPI application with asyncpg on the same tables.
 
     python -m benchmarks.rest_api
     python -m benchmarks.rest_api --requests 50 --seconds 5
@@ -9,8 +9,8 @@ bars to one server after the other. The plain server is one process of uvicorn. 
 limits and errors. `typed` is the same server with declared types of its answers, which FastAPI encodes faster. The
 client reads bodies and does not decode them.
 
-The plant sends answers of the last second again. The figures `uncached` are of requests that all differ, so
-that each answer is read from the database.
+The plant sends an answer again for up to a second. The figures `uncached` are of requests that all differ, so that each
+answer is read from the database.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def plain(dsn: str) -> Iterator[tuple[int, int]]:
 
 
 def one_request(connection: http.client.HTTPConnection, path: str) -> tuple[float, bytes]:
-    """Return the milliseconds and the body of an answer. Raises SystemExit for another status than 200."""
+    """Return the milliseconds and the body of an answer. Raises SystemExit for a status other than 200."""
     began = time.perf_counter()
     connection.request("GET", path)
     answer = connection.getresponse()
@@ -132,7 +132,7 @@ def alone(ports: dict[str, int], asked: argparse.Namespace) -> None:
 
 
 def differing(path: str, number: int) -> str:
-    """Return a path with another address but the same answer. A server without a key ignores `apikey`."""
+    """Return a different path with the same answer. A server without a key ignores `apikey`."""
     return f"{path}{'&' if '?' in path else '?'}apikey={number}"
 
 

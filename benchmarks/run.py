@@ -7,7 +7,7 @@
     python benchmarks/run.py table [ROW ...]        # the rows of the table in docs/benchmarks.md
     python benchmarks/run.py --list
 
-Results of a busy machine mean little, so the load before each benchmark is printed.
+Results of a busy machine are unreliable, so the load before each benchmark is printed.
 """
 
 from __future__ import annotations

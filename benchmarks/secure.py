@@ -2,12 +2,12 @@
 
     python -m benchmarks.secure [--seconds 3600] [--rate 50] [--faults] [--keep FOLDER]
 
-The script starts a broker and a database on 127.0.0.1, with certificates and passwords that it makes. `init-db` creates
-the tables and the read-only role. The five services run on both servers. The sandbox replaces Twelve Data. The plant
-has an API key, a vendor's key, and alert rules with signed webhooks, which the script receives.
+The script starts a broker and a database on 127.0.0.1, with certificates and passwords that it creates. `init-db`
+creates the tables and the read-only role. The five services run on both servers. The sandbox replaces Twelve Data. The
+plant has an API key, a vendor's key, and alert rules with signed webhooks, which the script receives.
 
-Meanwhile the read-only role reads the newest ticks over TLS. The script searches the command lines and environments of
-all processes for secrets. At the end, it checks:
+During the run, the read-only role reads the newest ticks over TLS. The script searches the command lines and
+environments of all processes for secrets. At the end, it checks:
 
 - Every minute equals the sandbox's own, and `tickerplant verify` finds equal bars.
 - `/health` is not `failed`, no process has ended, ticks reach the read-only role, and webhooks reach their receiver.
@@ -15,10 +15,11 @@ all processes for secrets. At the end, it checks:
 - The files of the data folder, all topics, and the log of the database server contain no secret.
 - The read-only role can read no secret, and no command line and no environment of a child process contains one.
 
-Passwords are in the settings file, and two of them also in the environment of the services.
+The settings file contains the passwords and the vendor's key. The environment of the services contains the API key and
+the password of Kafka.
 
-With `--faults`, the broker refuses the plant's password for a while after half of the time. The certificate of the
-database is then expired for a while. The plant must name both causes in `/health`, and recover.
+With `--faults`, the broker refuses the plant's password after half of the time, until `/health` names the cause. Then
+the same is done with an expired certificate of the database. The plant must name both causes in `/health`, and recover.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class Servers:
         return f"kafka://{self.broker.address(LISTENER)}?prefix={PREFIX}"
 
     def write_settings(self, data: Path) -> None:
-        """Write the settings file of the plant, which contains all secrets."""
+        """Write the settings file of the plant, with the passwords and the vendor's key."""
         data.mkdir(mode=0o700)
         file = data / SETTINGS_FILE
         file.touch(mode=0o600)
@@ -137,7 +138,7 @@ vendors = ["{VENDOR}"]
         )
 
     def environment(self) -> dict[str, str]:
-        """Return the secrets that the services also have in their environment."""
+        """Return the settings with secrets that the environment of the services contains."""
         return {"api__key": self.secrets["API key"], "kafka__sasl_password": self.secrets["Kafka"]}
 
 
@@ -194,7 +195,7 @@ class Reader:
         await connection.close()
 
     async def everything(self) -> dict[str, str]:
-        """Return all rows of all relations that the role may read, as text, and refusals of the others."""
+        """Return up to 200,000 rows, as text, of each relation that the role may read, by the name of the relation."""
         connection = await asyncpg.connect(self.dsn)
         relations = await connection.fetch(
             "SELECT relname, has_table_privilege(oid, 'SELECT') AS readable FROM pg_class "
@@ -265,7 +266,7 @@ def add_rules(plant: Plant, url: str, secret: str) -> int:
 
 
 def look_in_topics(search: LeakSearch, bootstrap: str) -> int:
-    """Search the values of all messages of all topics; return their count."""
+    """Search the keys and values of all messages of the plant's topics; return the count of messages."""
     consumer = Consumer({
         "bootstrap.servers": bootstrap, "group.id": "search", "auto.offset.reset": "earliest",
         "enable.partition.eof": True, "enable.auto.commit": False,
@@ -286,7 +287,7 @@ def look_in_topics(search: LeakSearch, bootstrap: str) -> int:
 
 
 def report(search: LeakSearch, servers: Servers, plant: Plant, reader: Reader) -> bool:
-    """Search everything that the plant has written and answers; return whether no secret was found."""
+    """Search the answers, outputs, files, rows and messages of the plant; return whether no secret was found."""
     for path in PATHS:
         for key in (plant.key, ""):
             request = urllib.request.Request(
@@ -317,7 +318,7 @@ def report(search: LeakSearch, servers: Servers, plant: Plant, reader: Reader) -
 
 
 def settle(plant: Plant, minutes: Minutes) -> bool:
-    """Wait until all minutes are equal, and verify; return whether they are."""
+    """Wait until all minutes are equal, and run `verify`; return whether both succeed."""
     minutes.settle()
     equal = minutes.report()
     done = plant.run("verify")
@@ -326,7 +327,7 @@ def settle(plant: Plant, minutes: Minutes) -> bool:
 
 
 def run(folder: Path, seconds: float, rate: float, faults: bool) -> bool:
-    """Run the plant for so many seconds; return whether everything flows and no secret was found."""
+    """Run the plant for `seconds`; return whether all checks succeed and no secret was found."""
     data = folder / "data"
     with servers(folder) as made, contextlib.closing(Receiver(made.secrets["webhook"])) as receiver:
         made.write_settings(data)
@@ -370,7 +371,7 @@ def run(folder: Path, seconds: float, rate: float, faults: bool) -> bool:
 
 
 def main() -> None:
-    """Run the plant; exit with 1 if something does not flow, or a secret was found."""
+    """Run the plant; exit with 1 if a check fails or a secret was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3_600.0)
     parser.add_argument("--rate", type=float, default=50.0, help="ticks per second of the feed")

@@ -1,12 +1,12 @@
-"""CPU and disk that each tick costs in each service, one process per service on Kafka: which part is full first.
+"""Costs of a tick by service, in CPU time and disk, with one process per service on Kafka.
 
     python -m benchmarks.services                                # 2 M ticks of 1,000 symbols, 167 per symbol and minute
     python -m benchmarks.services --ticks 300000 --density 42
 
 The feed is `tickerplant replay` at full speed, in place of market_data. A smaller file of another day runs first, while
-the broker's virtual machine compiles. A service of one process can use one core. `one core` is therefore the rate at
-which the service's only process is full. More members share the partitions. Disk is the growth of the broker's folder
-and of the database's folder, with files that are allocated in advance.
+the broker's virtual machine compiles. A service of one process can use one core. `one core` is therefore the maximum
+rate of the service's only process. More members share the partitions. Disk is the growth of the broker's folder and of
+the database's folder, with files that are allocated in advance.
 """
 
 from __future__ import annotations

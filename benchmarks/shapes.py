@@ -33,7 +33,8 @@ from tickerplant.core.arrow_values import timestamps
 from tickerplant.core.times import DAY_US, MINUTE_US
 
 OPEN_US = 1_767_623_400_000_000
-"""2026-01-05T14:30Z, the open in New York. Weekends are skipped, holidays are not: their bars count as off-session."""
+"""2026-01-05T14:30Z, the open in New York. Weekends are skipped. Holidays are not skipped,
+so their bars are off-session."""
 SESSION_MINUTES = 390
 ORDERS = ("time", "symbol")
 

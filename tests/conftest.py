@@ -1,4 +1,4 @@
-"""Rules for every test."""
+"""Fixtures of servers, and rules for every test: skips, timeouts, order, and the report of the slowest files."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, Any, Any]:
-    """Collect the tests without garbage collection, and exclude the 460,000 collected objects from later ones."""
+    """Collect the tests without garbage collection. Later garbage collections do not scan the 460,000 objects."""
     gc.disable()
     try:
         return (yield)
@@ -81,7 +81,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> lanes.Lanes:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the files whose tests took the longest, set-up and tear-down included."""
+    """Print the files whose tests took the longest, with set-up and tear-down, if `--slowest-files` is set."""
     seconds: Counter[str] = Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:

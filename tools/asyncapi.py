@@ -1,4 +1,4 @@
-"""The AsyncAPI document of the log's topics, made from the code that encodes the records.
+"""The AsyncAPI document of the log's topics, built from the code that encodes the records.
 
 `python -m tools.asyncapi` writes `docs/asyncapi.yaml`. `tests/docs/test_asyncapi.py` compares the file with the code.
 A payload schema describes a decoded record. `header` is the JSON in the Arrow schema's metadata. `rows` has one object
@@ -52,20 +52,21 @@ COLUMN_NOTES: Final = {
     "flags": "Bits: 1 no OHLC, 2 no volume, 4 cancel, 8 correction, 16 extended hours, 32 closing auction, "
     "64 size unknown.",
     "history": "True for a vendor's bar that is older than the retained sessions.",
-    "published_at": "Clock of the log when the bar was published.",
+    "published_at": "Time at which the writer created the raw record that caused the row.",
     "reason": "Cause of the row's last change. New reasons may be added.",
     "received_at": "Time at which the feed received the print.",
     "revision": "Count of changes after the bar closed.",
-    "sent_at_us": "Clock of the log, in microseconds since 1970 UTC.",
+    "sent_at_us": "Time at which the writer created the raw record that caused this record, in microseconds since 1970 "
+    "UTC.",
     "size": "Shares or units; 0 if unknown.",
     "state": "State of the bar.",
     "time": "Time of the print, start of the bar, or, for a daily bar, split or dividend, 00:00 UTC of its date.",
     "v": "Version of the header and the columns.",
     "version": "Log generation * 2^40 + offset of the raw record that caused the row. The greatest version wins.",
-    "vwap": "Volume-weighted average price; null without volume.",
+    "vwap": "Volume-weighted average price; null if there is no volume.",
 }
 """Descriptions of columns and header fields, by name."""
-DEAD_REASON: Final = "Why the data could not be decoded or applied."
+DEAD_REASON: Final = "Reason for which the data could not be decoded or applied."
 """Description of the column `reason` of dead letters."""
 _CONSTANTS: Final = re.compile(r"\s\(`[a-z.]*[A-Z_]+`[^)]*\)")
 _ENUMS: Final = {
@@ -84,7 +85,7 @@ each row of the batch. `x-arrow-type` is the Arrow type of a column.
 
 A header omits each field whose value is the default.
 
-With `?prefix=NAME` in the plant's log address, each topic's name starts with NAME.
+If the plant's log address contains `?prefix=NAME`, each topic's name starts with NAME.
 """
 
 

@@ -245,7 +245,7 @@ def main(arguments: Sequence[str]) -> int:
     different = [path for path, text in files().items() if not path.exists() or path.read_text() != text]
     for path in different:
         if "--check" in arguments:
-            print(f"{path} differs from tools/boards.py; run it")
+            print(f"{path} differs from tools/boards.py; run python tools/boards.py")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(files()[path])

@@ -1,6 +1,7 @@
-"""Certificates for tests and benchmarks: a CA of its own, and certificates of 127.0.0.1 that the CA signs.
+"""Certificates for tests and benchmarks: a new CA, and certificates of 127.0.0.1 or a host name that the CA signs.
 
-All keys are made at the call, and are valid for days. `Authority` writes PEM files into one folder.
+Each call creates new keys. Certificates are valid for `VALID` unless the caller gives a `span`. `Authority` writes PEM
+files into one folder.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Authority:
         span: tuple[dt.timedelta, dt.timedelta] = VALID,
         password: str = "",
     ) -> Certificate:
-        """Write a certificate of this address or host name, and its key. `password` encrypts the key; "": none."""
+        """Write a certificate of this address or host name, and its key, which `password` encrypts unless it is ""."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(_named(name), self._certificate.subject, key.public_key(), span)
         builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(host)]), critical=False)

@@ -1,8 +1,9 @@
-"""Check the files of deploy/ and the Dockerfile with the tools of each: `make check-deploy`.
+"""Check the files of deploy/ and the Dockerfile with the tools for each format: `make check-deploy`.
 
 Nothing is started: no container, no pod, no unit. Each check prints one line; a failed check prints its output. The
 tools come from PyPI (hadolint, check-jsonschema, kubernetes-validate), from Debian (promtool, systemd-analyze) and from
-the Go module proxy (helm), into .data/deploy. A check without its tool is reported as not run, and fails with CI set.
+the Go module proxy (helm), into .data/deploy. A check without its tool is reported as not run; the run then
+fails if `CI` is set.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ VALUES: Final[Mapping[str, Sequence[str]]] = {
 }
 """Options of helm for each mode of the chart."""
 CUSTOM: Final = ("ServiceMonitor",)
-"""Kinds without a schema in kubernetes-validate. Their fields are checked by `check_service_monitor`."""
+"""Kinds without a schema in kubernetes-validate. Their fields are not checked."""
 
 
 class Failed(Exception):
@@ -126,7 +127,7 @@ def helm() -> str:
 
 
 def check_context() -> str:
-    """Check that each file that the Dockerfile copies exists and that .dockerignore lets it through."""
+    """Check that each file that the Dockerfile copies exists, and that .dockerignore does not exclude it."""
     rules = [line for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")]
     copied = []
     for line in re.findall(r"(?m)^COPY (?!--from)(.+)$", (ROOT / "Dockerfile").read_text()):
@@ -186,7 +187,7 @@ def check_lint() -> str:
 
 
 def rendered(options: Sequence[str], version: str) -> Iterator[dict[str, Any]]:
-    """Yield the objects that the chart makes."""
+    """Yield the objects that the chart creates."""
     text = run(helm(), "template", "plant", str(CHART), "--kube-version", version, *options)
     yield from (each for each in yaml.safe_load_all(text) if each)
 
@@ -207,7 +208,7 @@ def check_chart() -> str:
 
 
 def check_objects(mode: str, objects: Sequence[Mapping[str, Any]]) -> None:
-    """Check that each pod is confined and has probes, and that selectors select pods."""
+    """Check that each pod is confined, each StatefulSet has probes and its service, and selectors select pods."""
     pods = [each["spec"]["template"] for each in objects if each["kind"] in ("StatefulSet", "Job")]
     names = {(each["kind"], each["metadata"]["name"]) for each in objects}
     for pod in pods:
@@ -256,7 +257,7 @@ def check_refusals() -> str:
 
 
 def check_unit() -> str:
-    """Verify the unit. The command that it starts is not installed here, so another one takes its place."""
+    """Verify the unit. Its command is not installed on this machine, so `/bin/true` replaces the command."""
     with tempfile.TemporaryDirectory() as name:
         unit = Path(name) / "tickerplant.service"
         text = (DEPLOY / "systemd" / "tickerplant.service").read_text()
@@ -288,7 +289,7 @@ def check_boards() -> str:
 
     for path, text in boards.files().items():
         if path.read_text() != text:
-            raise Failed(f"{path} differs from tools/boards.py; run it")
+            raise Failed(f"{path} differs from tools/boards.py; run python tools/boards.py")
         board = Dashboard.from_json(json.loads(text))
         if not board.panels or board.uid is None:
             raise Failed(f"{path} is no board")

@@ -1,4 +1,4 @@
-"""Build the wheel and the sdist and check them as a stranger would use them: `make dist`.
+"""Build the wheel and the sdist, and check them as a new user would use them: `make dist`.
 
 The checks run in new environments outside the repository. They need a package index, and about five minutes. Each step
 prints one line; a failed step prints its output and ends the run.
@@ -34,7 +34,7 @@ CANDLES_S = 60.0
 """Maximum seconds from `tickerplant up` to a live candle on an idle machine; `--patience` multiplies it."""
 PLATFORMS = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28", "aarch64-apple-darwin", "x86_64-apple-darwin")
 MACOS = "14.0"
-"""Oldest macOS; TA-Lib has no wheels for older ones."""
+"""Oldest supported macOS. TA-Lib has no wheels for older versions."""
 PYTHONS = ("3.11", "3.14")
 IN_WHEEL = (
     "tickerplant/api/static/index.html",
@@ -119,14 +119,14 @@ def sdist() -> Path:
 
 
 def build() -> str:
-    """Build both into an empty dist/, each in an isolated environment."""
+    """Build the sdist and the wheel into an empty dist/, each in an isolated environment."""
     shutil.rmtree(DIST, ignore_errors=True)
     run(sys.executable, "-m", "build", "--installer", "uv", "--outdir", str(DIST), cwd=ROOT)
     return f"{wheel().name}"
 
 
 def check_files() -> str:
-    """Check that the files that a user needs are there, and that the page's links work outside the repository."""
+    """Check that the files that a user needs exist, and that the package's page has no relative links."""
     with zipfile.ZipFile(wheel()) as archive:
         names = archive.namelist()
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
@@ -141,7 +141,7 @@ def check_files() -> str:
 
 
 def check_sdist(folder: Path) -> str:
-    """Check that the build of a wheel from the sdist requires no Node, and that it contains the same files."""
+    """Check that the build of a wheel from the sdist requires no Node, and that this wheel has the same file names."""
     with tarfile.open(sdist()) as archive:
         archive.extractall(folder, filter="data")
     (source,) = folder.iterdir()
@@ -268,7 +268,7 @@ def candle(url: str) -> Any:
 
 
 def check_extras(folder: Path) -> str:
-    """Check that a command that needs an extra prints one line that names it, and that health names the vendor."""
+    """Check that a command prints one line about its missing extra, and that health names a vendor's missing extra."""
     command, home = str(folder / "env" / "bin" / "tickerplant"), folder / "home"
     said = run(
         command, "tail", "raw", "--log", "kafka://127.0.0.1:1", ok=[1, 2, 3], cwd=home, env=home_environment(home)

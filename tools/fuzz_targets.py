@@ -51,7 +51,7 @@ def good(batch: pa.RecordBatch, schema: pa.Schema) -> None:
 
 
 def _seeds(vendor: str, *beginnings: str) -> list[bytes]:
-    """Return the golden answers whose names have one of the `beginnings`; answers of the first occur five times."""
+    """Return the golden answers whose names have one of the `beginnings`; those with the first occur five times."""
     paths = sorted((GOLDEN / vendor).glob("*.json"))
     data = [path for path in paths if path.name.startswith(beginnings[:1])]
     return [path.read_bytes().strip() for path in data * 4 + paths if path.name.startswith(beginnings)]

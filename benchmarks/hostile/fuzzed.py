@@ -1,4 +1,4 @@
-"""Fuzzed HTTP requests and WebSocket frames: the same seed gives the same ones."""
+"""Fuzzed HTTP requests and WebSocket frames. Equal seeds produce equal sequences."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Frames:
         self._random = random.Random(seed)
 
     def frame(self) -> bytes:
-        """Return the bytes of the next frame. Most are valid, because an invalid one ends the connection."""
+        """Return the bytes of the next frame. Most are valid, because an invalid frame ends the connection."""
         chosen = self._random
         kind = chosen.random()
         if kind < 0.8:

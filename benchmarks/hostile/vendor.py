@@ -1,7 +1,7 @@
 """A vendor that attacks: Twelve Data's REST and stream on loopback, with answers that no vendor should send.
 
 The plant uses it as the vendor `hostile`, through a plug-in in a folder of `PYTHONPATH` (`write_plugin`). It serves the
-symbols `EVIL…` only, so that the sandbox serves all others. Every attack is bounded in bytes and time.
+symbols `EVIL…` only, so that the sandbox serves all other symbols. Every attack is bounded in bytes and time.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ REST_ATTACKS: Final[dict[str, bytes]] = {
 
 
 class HostileVendor:
-    """The two servers. `counts`: attacks that were served, by name."""
+    """The two servers. `counts` contains the number of served attacks by name."""
 
     def __init__(self, seed: int = 1) -> None:
         self.counts: Counter[str] = Counter()

@@ -51,7 +51,7 @@ Contestant = Callable[[], Result]
 
 @dataclass(frozen=True)
 class Peer:
-    """`prepare(prints, batch)` returns the timed function. `ticks`: ticks for a steady rate and a short run."""
+    """`prepare(prints, batch)` returns the timed function. `ticks` is the number of ticks for a short, steady run."""
 
     name: str
     package: str | None
@@ -194,7 +194,7 @@ def bytewax(prints: Prints, batch: int) -> Contestant:
 def csp(prints: Prints, batch: int) -> Contestant:
     """Run a graph with one node per symbol behind one demultiplexed stream, without batches.
 
-    This is faster for so many symbols than one stream per symbol, or than the statistics of csp itself (C++).
+    With so many symbols, this graph is faster than one stream per symbol, and faster than csp's own statistics (C++).
     """
     from benchmarks.peers.csp_graph import build
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 STOP_S: Final = 90.0
-"""Maximum seconds in which a benchmark stops its plant. It is killed afterwards."""
+"""Maximum seconds in which a benchmark stops its plant. The benchmark is killed afterwards."""
 
 
 def run_to_end(
@@ -16,8 +16,8 @@ def run_to_end(
 ) -> int:
     """Run a command and return its exit code. Standard output and error of the command go to `output`, if it is given.
 
-    If an exception ends the wait, the child gets SIGTERM and time to stop what it started. After an interrupt from the
-    terminal it has the same signal already.
+    If an exception ends the wait, the child gets SIGTERM and time to stop what it started. An interrupt from the
+    terminal has already reached the child, so the child gets no SIGTERM.
     """
     errors = None if output is None else subprocess.STDOUT
     process = subprocess.Popen(command, cwd=cwd, env=env, stdout=output, stderr=errors)

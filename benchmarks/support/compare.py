@@ -43,7 +43,8 @@ OVERLAY: Final = ("benchmarks", "tools/questdb")
 HINT: Final = "If REF lacks what the benchmark of this tree uses, --own runs the benchmark of each commit."
 TAIL_LINES: Final = 15
 VERDICT_ROUNDS: Final = 3
-"""Minimum rounds of a verdict. Noise alone agrees in a quarter of all cases of three rounds, in a 16th of five."""
+"""Minimum rounds of a verdict. With noise alone, three rounds agree in a quarter of all cases, and five rounds
+in a sixteenth."""
 
 
 class CompareError(Exception):
@@ -163,7 +164,7 @@ def changes_of(root: Path) -> str:
 
 
 def needs(folder: Path) -> dict[str, Any]:
-    """Return what an environment of a tree contains: the locked requirements and the installed metadata."""
+    """Return the contents of an environment of a tree: the locked requirements and the installed metadata."""
     files = {name: (folder / name).read_bytes() if (folder / name).exists() else b"" for name in REQUIREMENTS}
     path = folder / "pyproject.toml"
     project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {}) if path.exists() else {}
@@ -180,7 +181,7 @@ def checked_out(root: Path, commit: str, *, own: bool, notify: Callable[[str], N
         try:
             shares = needs(folder) == needs(root)
             if not shares:
-                notify("REF has other requirements; it gets an environment of its own")
+                notify("REF has different requirements; it gets its own environment")
                 made = subprocess.run(["make", "-C", str(folder), ".venv/.bench"], stdout=sys.stderr, check=False)
                 if made.returncode:
                     raise CompareError(f"the environment of {commit[:9]} could not be created")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 FILE: Final = "BENCH_FIGURES"
-"""Name of the environment variable with the path of the file. Figures are only printed without it."""
+"""Name of the environment variable with the path of the file. Without it, figures are only printed."""
 
 Better = Literal["more", "less"]
 
@@ -29,7 +29,7 @@ UNITS: Final[tuple[tuple[str, str, Better], ...]] = (
     (r"^seconds$", "s", "less"),
     (r"_per_s$", "/s", "more"),
 )
-"""Patterns of names in `report`, each with a unit and the better direction. Other names are no figures."""
+"""Patterns of names in `report`, each with a unit and the better direction. Other names are not figures."""
 
 
 class Figure(NamedTuple):
@@ -42,7 +42,7 @@ class Figure(NamedTuple):
 
 
 def record(name: str, value: float, unit: str, better: Better = "more") -> None:
-    """Append a figure to the file in `BENCH_FIGURES`, if there is one. A value that is no number is left out."""
+    """Append a figure to the file in `BENCH_FIGURES`, if there is one. A value that is not finite is left out."""
     path = os.environ.get(FILE)
     if path and math.isfinite(value):
         with open(path, "a", encoding="utf-8") as file:

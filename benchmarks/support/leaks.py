@@ -55,7 +55,7 @@ class LeakSearch:
         """Search the command lines of the roots and their descendants, and the environments of the descendants."""
         for pid in descendants(self.roots):
             folder = Path(f"/proc/{pid}")
-            with contextlib.suppress(OSError):  # a process may end meanwhile
+            with contextlib.suppress(OSError):  # a process may have ended
                 command = (folder / "cmdline").read_bytes()
                 shown = command.replace(b"\0", b" ").decode(errors="replace")[:120]
                 self.look(f"command line of {shown}", command)

@@ -21,7 +21,7 @@ STOP_S = 30.0
 
 
 def environment(log: str, **settings: str) -> dict[str, str]:
-    """Return this environment without its settings of a plant, and with these, by name in lower case."""
+    """Return the environment of this process, with `settings` (names in lower case) as the only settings of a plant."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT_")}
     return kept | {f"TICKERPLANT_{name.upper()}": value for name, value in {"log": log, **settings}.items()}
 

@@ -1,4 +1,4 @@
-"""Standstills: the times without progress of each partition, as WebSocket clients and the tables see them."""
+"""Standstills: the times without progress of each partition, measured at WebSocket clients and in the tables."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ class Progress:
             return bool(self._last) and min(self._last.values()) >= since_s
 
     def longest(self, since_s: float) -> Standstill:
-        """Return the longest standstill that ended after `since_s`, or that has not ended yet."""
+        """Return the longest standstill that ended after `since_s`, or that has not ended yet.
+
+        Forgets all ended standstills.
+        """
         now_s = time.monotonic()
         with self._guard:
             ended = [pause for at_s, pause in self._pauses if at_s >= since_s]
@@ -72,7 +75,7 @@ class StreamClient(threading.Thread):
     """A client of all symbols. It prefers the first of its addresses, and resumes at its position after a loss.
 
     `ticks` is the count of received ticks, `skipped` the count of conflated rows. `problems` are texts of messages
-    after which a client must read REST.
+    after which a client must read over REST.
     """
 
     def __init__(self, addresses: Sequence[str]) -> None:
@@ -106,7 +109,7 @@ class StreamClient(threading.Thread):
             self._ending.wait(RECONNECT_S)
 
     def _connect(self, address: str) -> bool:
-        """Follow the stream of an address until the connection ends. Return False if it sent nothing."""
+        """Follow the stream of an address until the connection ends. Return False if it sent no subscription."""
         before = self.connections
         try:
             with connect(f"ws://{address}/v1/stream", max_size=None, compression=None, open_timeout=5) as socket:

@@ -24,7 +24,7 @@ NAMES: Final = {"embedded": "embedded", "kafka": "Kafka"}
 
 
 class Row(NamedTuple):
-    """One row: its name, what it measures, the aim, the benchmark with arguments, and figures that are added up.
+    """One row: its name, the measured quantity, the aim, the benchmark with arguments, and figures that are added up.
 
     `most` and `least` are the bounds of the aim in `unit`. Both are None if the aim compares two commits.
     """
@@ -197,7 +197,10 @@ ROWS: Final = (
 
 
 def chosen(words: Sequence[str]) -> list[Row]:
-    """Return the rows whose names begin with one of the words; all rows without words. Raises CompareError."""
+    """Return the rows whose names begin with one of the words; all rows if there are no words.
+
+    Raises CompareError for a word that begins no name.
+    """
     for word in words:
         if not any(row.name.startswith(word) for row in ROWS):
             raise CompareError(f"no row begins with {word!r}; `table --list` prints all names")

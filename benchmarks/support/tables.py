@@ -21,7 +21,7 @@ Rows = list[tuple[Any, ...]]
 
 
 async def read_tables(dsn: str) -> dict[str, Rows]:
-    """Return the rows of each table in key order; of ticks, the count and a hash of the ticks in order of arrival."""
+    """Return the rows of each table in key order; for ticks, the count and a hash of each symbol's ticks."""
     connection = await asyncpg.connect(dsn)
     try:
         found: dict[str, Rows] = {}

@@ -1,4 +1,4 @@
-"""Helpers that build raw records, run the pure stage over them, and decode its outputs."""
+"""Helpers that build raw records, run the pure stage over them, decode its outputs, and compare bars."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def decoded(steps: Iterable[Iterable[Output]], topic: str = schemas.OHLCV) -> li
 
 
 def bars(steps: Iterable[Iterable[Output]], state: str | None = None) -> list[dict[str, Any]]:
-    """Return every published bar of this state (None: of all states) in order, with times in microseconds."""
+    """Return the published bars in order, only those of `state` unless it is None. Times are in microseconds."""
     found = []
     for record in decoded(steps):
         if isinstance(record.header, records.Bars):
@@ -160,7 +160,7 @@ PRICES = ("open", "high", "low", "close", "trades", "complete", "source")
 
 
 def same_bars(one: dict[Any, dict[str, Any]], other: dict[Any, dict[str, Any]]) -> None:
-    """Assert that prices, counts and times are equal, and volume and vwap to a relative error of 1e-12."""
+    """Assert that keys and the fields `PRICES` are equal, and volume and vwap to a relative error of 1e-12."""
     assert one.keys() == other.keys()
     for key, row in one.items():
         for name in PRICES:

@@ -1,4 +1,4 @@
-"""Bars of trades, volume and turnover equal those of a plain loop over the ticks."""
+"""Activity bars of trades, volume and turnover equal those of a plain loop over the ticks."""
 
 from __future__ import annotations
 

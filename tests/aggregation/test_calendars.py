@@ -2,7 +2,7 @@
 
 Every time is from the exchanges' published hours, converted to UTC by hand:
 
-| exchange | regular hours, local time | half day | UTC offset, in summer |
+| exchange | regular hours, local time | half day | UTC offset (winter, summer) |
 |---|---|---|---|
 | New York (NYSE) | 09:30 to 16:00 | to 13:00 | -5, -4 |
 | London (LSE) | 08:00 to 16:30, closing auction to 16:35 | to 12:30 | 0, +1 |
@@ -10,9 +10,9 @@ Every time is from the exchanges' published hours, converted to UTC by hand:
 | Tokyo (JPX) | 09:00 to 11:30, 12:30 to 15:00 (15:30 since 2024-11-05) | none | +9 |
 | Sydney (ASX) | 10:00 to 16:00 | to 14:10 | +10, +11 |
 
-Christmas Eve is a half day, in New York also the day after Thanksgiving. New York's extended hours are 04:00 to
-20:00, and to 17:00 on a half day. In 2025, summer time lasted from 9 March to 2 November in the United States, and from
-30 March to 26 October in the United Kingdom.
+Christmas Eve is a half day except in Tokyo. In New York, the day after Thanksgiving is a half day too. New York's
+extended hours are 04:00 to 20:00, and to 17:00 on a half day. In 2025, summer time lasted from 9 March to 2 November in
+the United States. It lasted from 30 March to 26 October in the United Kingdom, and began on 5 October in Sydney.
 """
 
 from __future__ import annotations
@@ -289,11 +289,11 @@ CHRISTMAS_EVE = [
     ("IBM", "2025-12-24T18:00"),
     ("BTC-USD", "2025-12-25T00:00"),
 ]
-"""Symbols and UTC closing times of the session of 2025-12-24, earliest first. Only Tokyo has a full day."""
+"""Symbols and UTC closes of the session of 2025-12-24, earliest first. Only the exchange in Tokyo has a full day."""
 
 
 def christmas_eve(live: bool = False) -> list[bytes]:
-    """Return a log with one tick per symbol, half an hour before the close of its exchange."""
+    """Return a log with a tick of each symbol half an hour before its close, and two marks after its close."""
     raw = [rules(), start(start_us=at("2025-12-23T20:00"), symbols=[symbol for symbol, _ in CHRISTMAS_EVE], live=live)]
     for symbol, closes in CHRISTMAS_EVE:
         close = at(closes)

@@ -92,7 +92,7 @@ def drained(candidates: CandidateBlocks) -> tuple[bytes, bytes, bytes]:
 
 
 def apply(candidates: CandidateBlocks, number: int, done: Any, *, apart: bool) -> None:
-    """Apply one action; merge the rows of each start alone if `apart` is set."""
+    """Apply one action; merge the rows of each start separately if `apart` is True."""
     kind, *rest = done
     if kind == "merge":
         made = rows_of(rest[0], number)
@@ -148,4 +148,4 @@ def test_rows_of_a_file_sorted_by_symbol_are_in_their_blocks_after_any_number_of
     assert len(starts) == symbols * (minutes - 1)
     [(start, left)] = candidates.blocks.items()
     assert start == OPEN + (minutes - 1) * MINUTE_US
-    assert left.base is None  # the block does not keep the memory of the removed ones
+    assert left.base is None  # the block does not keep the memory of the removed blocks

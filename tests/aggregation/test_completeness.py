@@ -1,4 +1,4 @@
-"""The `complete` flag of bars, and the status records that declare an interval over."""
+"""The `complete` flag of bars, and status records about intervals that are over and feeds that are down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""After cancels and corrections, closed bars equal those of the remaining trades."""
+"""Bars after cancels and corrections equal those of the remaining and corrected trades.
+
+Cancels and corrections that cannot be applied are counted.
+"""
 
 from __future__ import annotations
 
@@ -177,7 +180,7 @@ def test_corrections_of_evicted_bars_or_deleted_ticks_are_counted_and_change_not
     assert [(s.state, s.reason, s.count) for s in statuses] == [("late", "older than memory", 1)]
 
 
-def test_hundreds_of_cancels_in_one_record_read_each_range_of_the_log_once() -> None:
+def test_hundreds_of_cancels_in_one_record_leave_the_bars_of_the_other_trades() -> None:
     rows = [(OPEN + i * S, SYMBOLS[i % 3], 10.0 + i % 7, 1.0, 0, str(i)) for i in range(900)]
     raw = [start(start_us=OPEN, symbols=SYMBOLS)]
     raw += [ticks(rows[i : i + 10], rows[i][0]) for i in range(0, 900, 10)]

@@ -1,4 +1,4 @@
-"""Two files that cut a minute publish it incomplete; a file alone claims its first and last minute."""
+"""A minute that two files cut is published incomplete. A file alone claims its first and last minute."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST, SECOND = "file:first", "file:second"
 def file(
     name: str, *prints: tuple[Any, ...], source: str = "file", firm: bool = False, whole: bool = True
 ) -> list[bytes]:
-    """Return the records of a whole file. Each print is (seconds after the open, symbol, price)."""
+    """Return the records of a file. Each print is (seconds after the open, symbol, price[, flags])."""
     rows = [(OPEN + int(p[0] * S), p[1], p[2], 1, *p[3:]) for p in prints]
     times = [row[0] for row in rows]
     symbols = sorted({row[1] for row in rows})
@@ -30,7 +30,7 @@ def file(
 
 
 def complete(raw: list[bytes], symbol: str = "A") -> dict[tuple[str, int], tuple[bool, str]]:
-    """Return (complete, reason) of the last state of each bar of a symbol, by interval and minutes after the open."""
+    """Return (complete, reason) of each closed 1m and 5m bar of a symbol, by interval and minutes after the open."""
     return {
         (interval, (time - OPEN) // M): (row["complete"], row["reason"])
         for (interval, of, time), row in last(run(raw)).items()

@@ -1,4 +1,4 @@
-"""A file that shares a session with a feed whose bars are no longer in memory: the session is recomputed."""
+"""If a file shares a session with a feed whose bars are no longer in memory, the session is recomputed from the log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Found = dict[tuple[str, int], tuple[float, float, bool, str]]
 
 
 def file(name: str, *prints: tuple[float, float], days: float = 0.0, firm: bool = False) -> list[bytes]:
-    """Return the records of a file of A, sent some days after the others. Each print is (seconds, price)."""
+    """Return the records of a file of A, sent `days` days after `SENT`. Each print is (seconds after `OPEN`, price)."""
     rows, sent = [(OPEN + int(p[0] * S), "A", p[1], 1) for p in prints], SENT + int(days * DAY_US)
     times = [row[0] for row in rows]
     ended = records.encode(records.End(feed=name, sent_at_us=sent, whole=True, watermark_us=max(times))).to_pybytes()
@@ -33,7 +33,10 @@ def file(name: str, *prints: tuple[float, float], days: float = 0.0, firm: bool 
 
 
 def of_session(steps: Any, day: int = DAY) -> Found:
-    """Return (close, volume, complete, reason) of the last state of each bar of a session, by interval and time."""
+    """Return (close, volume, complete, reason) of each closed bar of a day, by interval and minutes after `OPEN`.
+
+    The key of a daily bar has 0 minutes.
+    """
     return {
         (interval, 0 if interval == "1d" else (time - OPEN) // M): (
             bar["close"], bar["volume"], bar["complete"], bar["reason"],
@@ -56,12 +59,12 @@ def test_the_time_between_two_replays_does_not_change_the_bars(days: float, reve
     found = of_session(run(raw))
     assert {key: bar[2] for key, bar in found.items()} == CUT_DAY
     assert {bar[3] for bar in found.values() if not bar[2]} == {"cut"}
-    assert found["1d", 0][:2] == (22.0, 4.0)  # each minute of one file: 1 + 2 + 1 trades
-    assert found["1m", 1][0] == (21.0 if reverse else 12.0)  # the first file of the minute
+    assert found["1d", 0][:2] == (22.0, 4.0)  # each minute is from one file: 1 + 2 + 1 trades
+    assert found["1m", 1][0] == (21.0 if reverse else 12.0)  # the minute is from the file that was sent first
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["in order", "reversed"])
-def test_a_file_of_several_sessions_and_a_file_that_continues_its_first_or_last_minute(reverse: bool) -> None:
+def test_files_that_continue_a_file_of_several_sessions_cut_its_first_and_last_minute(reverse: bool) -> None:
     week = [(day * 86_400 + second, price) for day in range(3) for second, price in NOON]
     tail = [(2 * 86_400 + second, price) for second, price in ((140, 30.0), (400, 31.0))]
     files = [("file:week", week, 0.0), ("file:before", MORNING, 0.1), ("file:after", tail, 0.2)]
@@ -78,7 +81,7 @@ def test_a_file_of_several_sessions_and_a_file_that_continues_its_first_or_last_
 
 
 def sorted_by_symbol(name: str, *rows: tuple[float, str], days: float = 0.0) -> list[bytes]:
-    """Return the records of a file sorted by symbol. Each row is (seconds, symbol); the price is 10."""
+    """Return the records of a file sorted by symbol. Each row is (seconds after the open, symbol); the price is 10."""
     prints, sent = [(OPEN + int(row[0] * S), row[1], 10.0, 1) for row in rows], SENT + int(days * DAY_US)
     times = [row[0] for row in prints]
     ended = records.encode(records.End(feed=name, sent_at_us=sent, whole=True, watermark_us=max(times))).to_pybytes()
@@ -89,7 +92,9 @@ def sorted_by_symbol(name: str, *rows: tuple[float, str], days: float = 0.0) -> 
 @pytest.mark.parametrize("descends", [False, True])
 @pytest.mark.parametrize("days", [0.0, 1.0, 30.0])
 @pytest.mark.parametrize("reverse", [False, True], ids=["in order", "reversed"])
-def test_a_file_sorted_by_symbol_that_is_cut_within_a_symbol(days: float, reverse: bool, descends: bool) -> None:
+def test_a_cut_within_a_symbol_of_a_file_sorted_by_symbol_leaves_one_minute_incomplete(
+    days: float, reverse: bool, descends: bool
+) -> None:
     whole = [
         (0.0, "X"),
         (20_000.0, "X"),
@@ -158,7 +163,7 @@ def test_a_file_with_all_of_an_earlier_file_replaces_its_bars() -> None:
 
 
 def live_day(day: int, *seconds: float) -> list[bytes]:
-    """Return a live feed's ticks of A on a session some days after DAY, and its mark an hour later."""
+    """Return a live feed's ticks of A in the session `day` days after DAY, and its mark an hour later."""
     rows = [(OPEN + day * DAY_US + int(second * S), "A", 50.0 + second, 1) for second in seconds]
     sent = rows[-1][0]
     return [ticks(rows, sent, "live", "vendor", sent), mark(sent + H, "live", sent + H)]

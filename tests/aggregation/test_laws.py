@@ -1,4 +1,7 @@
-"""Invariants of aggregation. Each test changes the input in a way that must not change the bars or the output bytes."""
+"""Invariants of aggregation.
+
+Some changes of the input must not change bars or output bytes. Other tests compute sums and bars in another way.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ feed_ticks = st.lists(tick, min_size=1, max_size=60).map(lambda rows: sorted(row
 def in_batches(rows: list[Any], cuts: list[int], feed: str = "a") -> list[bytes]:
     """Return the records of a feed that sends the rows in batches, cut at these positions.
 
-    The watermark of a batch is the smallest time of the later batches.
+    The watermark of a batch is the smallest time of the later batches, that of the last batch is the greatest time.
     """
     edges = sorted({0, len(rows), *(cut % (len(rows) + 1) for cut in cuts)})
     raw = [start(feed, OPEN, SYMBOLS)]
@@ -128,7 +131,7 @@ many_bars = st.lists(
     min_size=2,
     max_size=30,
 )
-"""Bars of many instants in one record: interval, symbol and minute."""
+"""Bars of many instants in one record: interval, symbol and minutes after `OPEN`."""
 LENGTHS = {"1m": MINUTE_US, "5m": 5 * MINUTE_US, "1d": 1440 * MINUTE_US}
 
 action = st.one_of(
@@ -156,7 +159,7 @@ def vendor_row(interval: str, symbol: str, minute: int, volume: float) -> tuple[
 
 
 def records_of(actions: list[Any]) -> list[bytes]:
-    """Return a log of two feeds with one record per action. The action `pause` only advances the clock."""
+    """Return a log of two feeds and a vendor's feed, with one record per action. `pause` only advances the log time."""
     clock, sent = OPEN, SENT
     sent_ticks: dict[str, list[Any]] = {"a": [], "b": []}
     raw = [start("a", OPEN, SYMBOLS, live=True), start("b", OPEN, SYMBOLS)]
@@ -228,7 +231,7 @@ def test_a_restore_from_a_snapshot_at_any_record_changes_no_byte(actions: list[A
 @given(st.lists(action, max_size=25))
 @examples(60)
 def test_coarser_bars_equal_the_roll_up_of_their_published_parts(actions: list[Any]) -> None:
-    """Check that 5m bars equal a roll-up of the last published minutes after any log of ticks whose feeds ended."""
+    """Compare 5m bars with a roll-up of the last published minutes, after any log of ticks whose feeds ended."""
     chosen = [a for a in actions if a[0] not in ("vendor", "bars", "order")]
     found = last(run([*records_of(chosen), end("a"), end("b")]))
     for (interval, symbol, time), row in found.items():
@@ -244,7 +247,7 @@ def test_coarser_bars_equal_the_roll_up_of_their_published_parts(actions: list[A
 
 
 @pytest.mark.parametrize("batch", [37, 1_000, 20_000])
-def test_bars_of_a_recorded_session_equal_those_of_a_batch_in_polars(batch: int) -> None:
+def test_bars_of_a_simulated_session_equal_those_of_a_batch_in_polars(batch: int) -> None:
     frame = data.session().frame
     times = frame["time"].dt.timestamp("us").to_list()
     rows = list(zip(times, frame["symbol"], frame["price"].to_list(), frame["size"].to_list(), strict=True))

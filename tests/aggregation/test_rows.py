@@ -1,4 +1,4 @@
-"""Rows of the engine: packed keys, interned texts, and copies of all fields."""
+"""Rows of the engine: packed keys, interned texts, copies of all fields, and emptied bars."""
 
 from __future__ import annotations
 

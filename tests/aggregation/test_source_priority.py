@@ -1,4 +1,4 @@
-"""Two live feeds of one symbol give one bar per minute, from the better source, after a bounded wait."""
+"""Two feeds of one symbol give one bar per minute by source priority, after a bounded wait."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def marked(second: float, feed: str, sent: float | None = None) -> bytes:
 
 
 def minutes(steps: list[list[Output]], state: str = "final") -> list[tuple[int, float, str, str, int]]:
-    """Return (minutes after the open, close, source, reason, revision) of each published 1m bar, in order."""
+    """Return (minutes after `OPEN`, close, source, reason, revision) of each published 1m bar of `state`, in order."""
     return [
         ((row["time"] - OPEN) // M, row["close"], row["source"], row["reason"], row["revision"])
         for row in bars(steps, state)

@@ -27,7 +27,7 @@ ORDERS: dict[str, Any] = {
 
 
 def file(name: str, rows: Sequence[Row], days: float) -> list[bytes]:
-    """Return the records of a file, as a replay appends them: its watermark is the least time of the rows to come."""
+    """Return the records of a file as a replay appends them. A watermark is the least time of the later rows."""
     times, sent = [row[0] for row in rows], SENT + int(days * DAY_US)
     head = start(name, min(times), list(dict.fromkeys(row[1] for row in rows)), whole=True, sent_at_us=sent)
     half = len(rows) // 2

@@ -1,4 +1,4 @@
-"""Helpers of the alert tests: append alerts, store rules, receive webhooks, and run a delivery in a thread."""
+"""Helpers of the alert tests: append alerts, store and remove rules, receive webhooks, and run deliveries."""
 
 from __future__ import annotations
 

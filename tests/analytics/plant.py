@@ -160,9 +160,10 @@ class Bench:
         return bool(lag) and not any(lag.values())
 
     def idle(self, *, analytics: bool = True) -> bool:
-        """Return True if both services have applied every record and no series is queued.
+        """Return True if the services have applied every record and no series is queued.
 
-        Analytics is checked first, because it appends nothing afterwards that persistence must still apply.
+        Analytics is checked first, because it appends nothing afterwards that persistence must still apply. It is not
+        checked if `analytics` is False.
         """
         if analytics and (not self.read_all() or self.pending()):
             return False
@@ -173,7 +174,7 @@ class Bench:
     def pending(self) -> int:
         """Return the count of queued series plus the count of stages that started without the store.
 
-        A series counts until the commit of its values.
+        A series counts until the commit of its values. Return 1 before analytics has opened its partition.
         """
         assert self.analytics is not None
         stages = [owned.stage for owned in list(self.analytics.processor._stages.values())]

@@ -190,7 +190,7 @@ def test_a_late_store_corrects_every_series(bench: Bench, monkeypatch: pytest.Mo
     live(bench, 0, DAYS, prices(DAYS))
 
     def lacks_history() -> bool:
-        """Return whether all records are read, and the count of series without history is published."""
+        """Return True if all records are read and the published count of series without history is 1."""
         return bench.read_all() and bench.analytics is not None and bench.analytics.counters.store_missing == 1
 
     bench.run(store=False, dsn="postgresql://nobody@127.0.0.1:9/nothing", until=lacks_history)

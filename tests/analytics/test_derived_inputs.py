@@ -1,4 +1,4 @@
-"""The inputs `vwap` and `session`, and the values that replace missing ones, in the stage and in `compute`."""
+"""The inputs `vwap` and `session`, and the values that replace missing inputs, in the stage and in `compute`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures the CPU time of each callback of an event loop, in units of a reference spin of the same run."""
+"""Measurement of the CPU time of each callback of an event loop, in units of a reference spin of the same run."""
 
 from __future__ import annotations
 

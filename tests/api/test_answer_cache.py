@@ -1,4 +1,4 @@
-"""Answers that are sent again: they equal new ones, end with the position, and are bounded."""
+"""Kept answers: they equal new answers, are dropped when the position changes or their age ends, and are bounded."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class NoFirings:
 
 
 class CountingStore(MemoryStore):
-    """A store that counts its reads. They wait while `go` is not set."""
+    """A store that counts its reads."""
 
     def __init__(self, log: EventLog) -> None:
         super().__init__(log)
@@ -197,7 +197,7 @@ def test_a_request_with_another_host_is_checked_again(server: tuple[httpx.Client
 
 
 class SlowStore(CountingStore):
-    """A store whose reads wait until the test lets them go."""
+    """A store whose reads wait while `go` is not set."""
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[ReadTransaction]:
@@ -250,7 +250,7 @@ def test_connections_of_one_client_wait_for_one_read(
         made.pop().close()  # a connection that leaves while it waits
         until(lambda: [one in (one._waits_among or {}) for one in waits].count(False) == 1, "it is forgotten", 20)
         for connection in made[1:]:
-            connection.sendall(HEAD)  # it is held until the first request has its answer
+            connection.sendall(HEAD)  # this request is held until the first request has its answer
         store.commits += 0 if is_kept else 1
         store.go.set()
         first = answer(made[0])

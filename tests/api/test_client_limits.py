@@ -299,7 +299,7 @@ def frame(data: bytes, opcode: int, *, fin: bool = True) -> bytes:
 
 
 async def connected(app: Callable[[Any, Any, Any], Awaitable[None]]) -> tuple[StreamProtocol, Transport]:
-    """Return a WebSocket that the application has accepted."""
+    """Return the protocol and the transport of a WebSocket that the application has accepted."""
     config = uvicorn.Config(app, ws_per_message_deflate=False, ws_max_size=1_000, log_config=None)
     config.load()
     made: type[Any] = stream_protocol(ConnectionGuard(LoadCounters()))

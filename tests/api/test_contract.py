@@ -1,4 +1,7 @@
-"""REST against its own OpenAPI document: generated requests of every route, valid and invalid, with all checks."""
+"""REST against its own OpenAPI document: generated requests of every route, valid and invalid, with all checks.
+
+Further tests send extreme times and hostile texts.
+"""
 
 from __future__ import annotations
 
@@ -68,10 +71,10 @@ OPERATIONS = [
 
 
 WITHOUT_INPUT = ("/v1/indicators", "/v1/status", "/health", "/health/live", "/health/ready", "/metrics")
-"""Paths without parameters: no request to them is invalid."""
+"""Paths for which the document has no parameters, so that no invalid request can be generated."""
 
 CONFIG = {"checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "404"]}}}
-"""400: a schema cannot state that `start` is before `end`, or that a time zone and an indicator exist."""
+"""Statuses of valid requests. A schema cannot state that `start` is before `end`, or that a zone or symbol exists."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Requests that skip FastAPI's solver get the same answers as those that do not."""
+"""Requests that skip FastAPI's solver get the same answers as requests that use it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATHS = (
     "/v1/realtime/AAPL?limit=2", "/v1/realtime/AAPL?format=csv", "/v1/indicators", "/v1/indicators/RSI",
     "/v1/indicators/SMA/AAPL?interval=1m&limit=2", "/v1/indicators/SMA/AAPL?interval=1m&period=2",
     "/v1/coverage/AAPL?from=2026-03-09&to=2026-03-10", "/v1/symbols?prefix=AA",
-    # wrong requests
+    # invalid requests
     "/v1/intraday/AAPL?limit=0", "/v1/intraday/AAPL?limit=many", "/v1/intraday/AAPL?limit=2.0",
     "/v1/intraday/AAPL?limit=%C2%B2", "/v1/intraday/AAPL?limit=", "/v1/intraday/AAPL?limit=1&limit=2",
     "/v1/intraday/AAPL?format=xml", "/v1/intraday/AAPL?times=", "/v1/intraday/AAPL?lmit=2", "/v1/intraday/AAPL?tz=Mars",

@@ -1,4 +1,4 @@
-"""JSON of tables: encoded in steps, and from the columns of the store."""
+"""JSON of tables, encoded in steps or from the columns of the store; texts of times; and shared results."""
 
 from __future__ import annotations
 

@@ -321,7 +321,7 @@ def test_long_texts_of_a_refused_command_are_cut() -> None:
 
 
 def test_the_cost_of_a_subscription_is_linear() -> None:
-    """Compare the CPU time of two sizes: 8 times the pairs may take 16 times as long."""
+    """Compare the CPU times of two sizes: 8 times the pairs must take less than 16 times as long."""
     hub = make_hub()
     rows = [{"time": T0, "symbol": f"S{n}", "interval": f"{k + 1}t"} for n in range(1_000) for k in range(8)]
     hub.apply([bar_record(0, *rows)])

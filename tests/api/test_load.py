@@ -195,7 +195,7 @@ def test_requests_for_many_rows_run_in_a_lane_of_their_own(path: str, expensive:
 
 
 class SlowStore(MemoryStore):
-    """A store whose reads in one lane wait until `go`."""
+    """A store whose reads in one lane wait until `go` is set."""
 
     def __init__(self, log: EventLog, lane: str) -> None:
         super().__init__(log)
@@ -259,7 +259,7 @@ HANDSHAKE = (
 
 
 def client_frame(opcode: int, payload: bytes) -> bytes:
-    """Return a frame of less than 126 bytes, masked by zeros."""
+    """Return a frame with a payload of less than 126 bytes, masked with zeros."""
     return bytes((0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0)) + payload
 
 
@@ -425,7 +425,7 @@ def test_only_a_known_proxy_names_the_client(
 
 
 class AbsentLog:
-    """A log whose broker is unavailable until `back`: every call fails."""
+    """A log whose broker is unavailable: every call fails until `back` is True."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log

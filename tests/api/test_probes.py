@@ -1,4 +1,7 @@
-"""The probes: live as long as the server answers, ready when the store answers and the stream has started."""
+"""The probes. A plant is live while its server answers.
+
+It is ready while its store answers and its stream runs, or waits for the log.
+"""
 
 from __future__ import annotations
 

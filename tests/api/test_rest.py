@@ -170,7 +170,7 @@ def test_a_bar_that_is_built_when_read_is_final_when_its_end_has_passed_for_the_
 
 
 def test_a_bar_whose_end_is_a_day_ago_is_final_although_no_feed_reports_it(log: EventLog, store: MemoryStore) -> None:
-    # The bars of AAPL are from a file that ends at 15:30 on Tuesday.
+    # The 5m bars of AAPL end at 15:30 on Monday, and its daily bars end on Tuesday. No feed reports that time passes.
     fill(store)
     ends = {"/v1/intraday/AAPL?interval=1h": T0 + 150 * MINUTE, "/v1/historical/AAPL?interval=1w": MIDNIGHT + 4 * DAY}
     ends["/v1/historical/AAPL?interval=1w"] += 20 * 3600 * 1_000_000  # Friday's close

@@ -99,7 +99,7 @@ def test_a_full_disk_is_failed_at_once_and_the_feed_continues_without_loss(tmp_p
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     before, full, after = found["states"]
-    assert before[0] == DEGRADED, "sixteen megabytes are few"
+    assert before[0] == DEGRADED, "16 MiB is little free space"
     assert full[0] == FAILED
     assert "No space left on device" in full[1]
     assert after[0] == DEGRADED

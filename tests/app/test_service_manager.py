@@ -20,7 +20,7 @@ from tickerplant.app.service_manager import ServiceManager
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
-    """Yield the socket on which a service manager receives."""
+    """Yield the socket on which a service manager receives messages."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "notify"))
         receiver.settimeout(PATIENCE.seconds(60))
@@ -130,7 +130,7 @@ def test_nothing_is_sent_and_nothing_fails_without_a_manager(tmp_path: Path) -> 
 
 
 def address_in(output: Path) -> str:
-    """Return the address of the metrics in the log of a process; "" before it is there."""
+    """Return the address of the metrics from the log lines of a process; "" until a line contains it."""
     found = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
     return next((line["address"] for line in found if line["event"] == "metrics and probes"), "")
 

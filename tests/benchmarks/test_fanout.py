@@ -12,7 +12,7 @@ HANDSHAKE = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 
 
 class Transport(asyncio.Transport):
-    """Keeps what a client writes."""
+    """A transport that stores the bytes that a client writes."""
 
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 8000)})

@@ -1,4 +1,4 @@
-"""Tests for `make chaos` only; `make test` reports them as deselected."""
+"""Tests that only `make chaos` and `make test-all` run; `make test` reports them as deselected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FILES = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect tests that take minutes."""
+    """Deselect tests that take minutes, unless `make chaos` or `make test-all` runs them."""
     if not _THOROUGH:
         long = [item for item in items if item.name in _MINUTES or item.path.name in _FILES]
         config.hook.pytest_deselected(items=long)

@@ -30,7 +30,7 @@ LEAST_MB = 64
 
 @contextlib.contextmanager
 def full(disk: Path) -> Iterator[None]:
-    """Keep the disk full for the block, also if a process frees some space."""
+    """Keep the disk full during the block, even if a process frees some space."""
     filler, first, stop = disk / "filler", threading.Event(), threading.Event()
 
     def fill() -> None:
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def low(folder: Path, plant: Plant) -> None:
-    """Leave less than the minimum of free space for a while."""
+    """Leave less than the minimum of free space until the feed is down, then free the space."""
     filler = folder / "disk" / "filler"
     with explained(SinglePlant(plant, folder / "up.log")) as running:
         running.grows("before")

@@ -53,7 +53,7 @@ class SinglePlant:
         self.process: subprocess.Popen[bytes] = plant.start("up", output=output)
 
     def start_again(self) -> None:
-        """Start the process after `stop`."""
+        """Start the plant again after `stop`."""
         self.process = self.plant.start("up", output=self.output)
 
     def health(self) -> dict[str, dict[str, Any]]:
@@ -101,7 +101,7 @@ class SinglePlant:
         assert self.process.wait(PATIENCE.seconds(60)) == 0
 
     def assert_equal(self) -> None:
-        """Assert that `verify` recomputes the log's output, and that the store has the log's ticks."""
+        """Assert that `verify` recomputes the log's output, and that the store has all ticks before its positions."""
         self.plant.run("verify")
         with self.plant.store() as dsn, contextlib.closing(open_log("embedded:", data=self.plant.data)) as log:
             applied = positions(dsn)
@@ -121,7 +121,7 @@ class SinglePlant:
 
 @contextlib.contextmanager
 def explained(running: SinglePlant) -> Iterator[SinglePlant]:
-    """End the plant; show its output if the test fails."""
+    """End the plant at the end of the block; print the end of its output if the block fails."""
     try:
         yield running
     except BaseException:

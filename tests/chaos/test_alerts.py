@@ -107,7 +107,7 @@ class Receiver:
 
 
 def api_url(parts: Parts) -> str | None:
-    """Return the address of the API that was started last."""
+    """Return the address of the newest API process, or None until its log contains the address."""
     found = re.findall(r"the API listens on (http://[0-9.:]+)", parts.output("api").read_text())
     return found[-1] if found else None
 
@@ -132,7 +132,7 @@ def wait_for_services(parts: Parts, *names: str) -> None:
 
 
 def add_rules(url: str, receiver: Receiver) -> dict[str, str]:
-    """Return the name of each rule by its id."""
+    """Add all rules, and return the name of each rule by its id."""
     names = {}
     for name, (left, operator, right) in RULES.items():
         rule = {"symbol": "GOOG", "left": left, "operator": operator, "right": right}
@@ -166,7 +166,10 @@ async def count_pending_webhooks(dsn: str) -> int:
 
 
 def crossings(bars: list[tuple[int, float]]) -> set[tuple[str, int]]:
-    """Return (rule, second of the bar) of all expected alerts: the condition is true, and was false before."""
+    """Return (rule, start of the bar in s since 1970) of all expected alerts: the condition becomes true.
+
+    A crossing rule also needs a previous bar whose condition is known to be false.
+    """
     close = np.array([price for _, price in bars])
     values = {"close": close, "SMA(3)": compute(close, "SMA(3)")["sma_3"], "RSI(5)": compute(close, "RSI(5)")["rsi_5"]}
     found = set()

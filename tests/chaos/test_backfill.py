@@ -43,15 +43,15 @@ POINTS = (
 )  # fmt: skip
 """Crash points with the number of the hit that kills, one per run.
 
-The first three transactions of a run may have no bars: the barrier of the run, and the start of a round.
+The first three transactions of a run may contain no bars, only its barrier and the start of a round.
 """
 SOME_POINTS = ("desk.debited:1", "backfill.request.after:1", "feed.append.after:4", "backfill.append.after:1")
-"""Crash points outside `make chaos`."""
+"""Crash points of `make test`. `make chaos` and `make test-all` use all POINTS."""
 
 
 @pytest.fixture
 def vendor() -> Iterator[str]:
-    """Return the sandbox's address."""
+    """Run a sandbox and yield its address."""
     process = subprocess.Popen(
         [
             sys.executable, "-m", "tickerplant.sandbox", "--names", ",".join(SYMBOLS), "--rate", "12",
@@ -81,13 +81,13 @@ def plant(tmp_path: Path, vendor: str) -> Iterator[Plant]:
         },
     )
     yield plant
-    # The server of a killed plant outlives it; the next command would take it over.
+    # The database server of a killed plant runs for some seconds more. A later command would use it.
     store = FolderLock(plant.data, "store.lock")
     until(lambda: not store.is_held(), "the store to be free")
 
 
 def run(plant: Plant, folder: Path, fault: str | None) -> int:
-    """Run one backfill, killed at a point or to its end; return its exit code."""
+    """Run a backfill until the crash point `fault`, or to its end if `fault` is None; return its exit code."""
     output = folder / "backfill.log"
     more = {"TICKERPLANT_TESTING__CRASH_AT": fault} if fault else {}
     return plant.start("backfill", "--json", output=output, **more).wait(PATIENCE.seconds(240))
@@ -132,7 +132,7 @@ async def _stored(dsn: str, relation: str, interval: str, begin: int, end: int) 
 
 
 def assert_complete(plant: Plant, vendor: str, began_us: int) -> None:
-    """Check that the tables contain each complete bar of the market."""
+    """Check that the tables contain exactly the market's bars that have ended, each of them complete."""
     today_us = began_us - began_us % DAY_US
     last = {"1d": today_us, "5m": today_us, "1m": began_us - began_us % MINUTE_US - 3 * MINUTE_US}
     with plant.store() as dsn:
@@ -148,7 +148,7 @@ def assert_complete(plant: Plant, vendor: str, began_us: int) -> None:
 
 
 def assert_requests(vendor: str, kills: int) -> None:
-    """Check that only requests in flight were repeated, and none was refused."""
+    """Check that at most one request per kill was repeated, none was refused, and each quota held."""
     repeated = overlapping(vendor)
     assert len(repeated) <= kills, repeated
     counts = get(vendor, "counts")["vendors"]["twelvedata"]

@@ -40,7 +40,7 @@ RANDOM = ("random:1.5", "random:3", "random:6")
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SinglePlant]:
-    """Return a running plant with rows, which takes in ticks meanwhile."""
+    """Yield a running plant with rows, which takes in ticks during all tests."""
     folder = tmp_path_factory.mktemp("running")
     plant = Plant(folder / "data", settings("embedded", free_port()) | {"TICKERPLANT_SANDBOX__RATE": "300"})
     with explained(SinglePlant(plant, folder / "up.log")) as found:
@@ -59,7 +59,7 @@ def backup(running: SinglePlant, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def killed(plant: Plant, output: Path, *arguments: str, point: str) -> bool:
-    """Run a command that is killed at a point. Return True if it was killed, False if it ended before."""
+    """Run a command that is killed at a point. Return True if it was killed, False if it ended earlier."""
     process = plant.start(*arguments, output=output, TICKERPLANT_TESTING__CRASH_AT=point)
     code = process.wait(PATIENCE.seconds(120))
     assert code == -signal.SIGKILL or (point.startswith("random") and code == 0), output.read_text()
@@ -67,12 +67,12 @@ def killed(plant: Plant, output: Path, *arguments: str, point: str) -> bool:
 
 
 def elsewhere(running: SinglePlant, data: Path) -> Plant:
-    """Return a plant with the settings of the running one, on another folder and port."""
+    """Return a plant with the settings of `running`, but another folder and another port."""
     return Plant(data, {**running.plant.env, "TICKERPLANT_API__PORT": str(free_port())})
 
 
 def assert_goes_on(plant: Plant, output: Path) -> None:
-    """Assert that a restored plant verifies, takes in more, and ends with equal log and store."""
+    """Assert that a restored plant passes `verify`, takes in ticks, and ends with equal ticks in log and store."""
     plant.run("verify")
     with explained(SinglePlant(plant, output)) as found:
         found.grows("after the restore")
@@ -187,7 +187,10 @@ print(result.code, result.out, result.err)
 
 
 def on_small_disk(disk: Path, kib: int, *arguments: str) -> str:
-    """Run a command with a small disk mounted on a folder, and return exit code, output and errors as one text."""
+    """Run a command with a small disk mounted on a folder.
+
+    Returns the exit code, output and errors, then the names of the files on the disk, as one text.
+    """
     own = f"unshare -U --map-user={os.getuid()} --map-group={os.getgid()}" if os.getuid() else ""
     script = f'mount -t tmpfs -o size={kib}k none "$0" && {own} "$@"; ls -A "$0"'
     done = subprocess.run(
@@ -201,7 +204,7 @@ def test_a_full_disk_ends_a_backup_with_one_line(running: SinglePlant, backup: P
     disk = tmp_path / "disk"
     disk.mkdir()
     log, dump = ((backup / name).stat().st_size >> 10 for name in ("market.log", "store.dump"))
-    for kib in (log // 2, log + dump // 2):  # the plant's log has grown since, so both may end in the log
+    for kib in (log // 2, log + dump // 2):  # the plant's log has grown, so the log alone may fill either disk
         found = on_small_disk(disk, kib, "backup", str(disk / "one"), str(running.plant.data))
         assert found.startswith("1 "), found
         assert "cannot be written to" in found or "no space left" in found, found
@@ -219,7 +222,7 @@ def test_a_full_disk_ends_a_restore_with_one_line(running: SinglePlant, backup: 
 
 
 def test_a_backup_taken_before_an_upgrade_rolls_it_back(running: SinglePlant, backup: Path, tmp_path: Path) -> None:
-    """Add a migration as a newer version does. This version refuses the folder, and restores the backup."""
+    """Add a migration as a newer version does. Check that this version refuses the folder and restores the backup."""
     plant = elsewhere(running, tmp_path / "data")
     plant.run("restore", str(backup))
     with plant.store() as dsn:

@@ -26,7 +26,10 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.kafka, pytest.mar
 
 PROCESSES = 6
 OUTAGE_S = 40.0
-"""Seconds of the outage. During 40 s, a request to a group's coordinator aborted every process; during 6 s, none."""
+"""Seconds of the outage.
+
+An earlier version aborted in an outage of 40 s when it sent a request to a group's coordinator, but not in 6 s.
+"""
 
 
 def test_processes_that_ask_during_a_long_outage_survive_it(kafka_broker: KafkaBroker) -> None:

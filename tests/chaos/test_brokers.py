@@ -25,12 +25,12 @@ INTERNAL = {
     "transaction.state.log.replication.factor": "3",
     "transaction.state.log.min.isr": "2",
 }
-"""Settings of a cluster of three: positions and transactions have three replicas, as by Kafka's default."""
+"""Settings of a cluster of three: positions and transactions have three replicas, which is Kafka's default."""
 
 
 @pytest.fixture(scope="module")
 def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[KafkaBroker]]:
-    """Return three running brokers. The first is also the controller."""
+    """Yield three running brokers. The first is also the controller."""
     folder = tmp_path_factory.mktemp("brokers")
     found = [KafkaBroker(folder / "1", settings=INTERNAL)]
     found += [KafkaBroker(folder / f"{n}", settings=INTERNAL, joins=found[0], node=n) for n in range(2, BROKERS + 1)]

@@ -1,6 +1,6 @@
 """Part of a trading day with faulty vendors at high speed: all bars are stored and correct, and no quota is exceeded.
 
-The whole day is `python -m benchmarks.day`; this is half an hour around the open, with fewer symbols.
+`python -m benchmarks.day` runs the whole day. This test runs half an hour around the open, with eight symbols.
 """
 
 from __future__ import annotations

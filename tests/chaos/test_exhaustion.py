@@ -41,8 +41,9 @@ def test_a_full_disk_is_failed_at_once_and_loses_nothing(
     disk = tmp_path / "disk"
     disk.mkdir()
     address = store if store == "embedded" else postgres.over_tcp(empty_dsn)
-    # Only root can start the embedded PostgreSQL as another user, which a user namespace without that user prevents.
-    # Other users return to their own id after the mount, because PostgreSQL does not run as root.
+    # Root starts the embedded PostgreSQL as another user, who does not exist in a new user namespace. Root therefore
+    # mounts without one. Other users need one for the mount. They then return to their own id, because PostgreSQL does
+    # not run as root.
     own = f"unshare -U --map-user={os.getuid()} --map-group={os.getgid()}" if os.getuid() else ""
     script = f'mount -t tmpfs -o size={DISK} none "$0" && exec {own} "$@"'
     inside = [sys.executable, "-m", "tests.chaos.full_disk", str(tmp_path), address, scenario]
@@ -65,7 +66,7 @@ def test_a_plant_without_descriptors_serves_again_when_they_are_free(tmp_path: P
                 for _ in range(400):
                     idle.append(socket.create_connection(("127.0.0.1", port), timeout=1))
             descriptors = Path(f"/proc/{running.process.pid}/fd")
-            with contextlib.suppress(AssertionError):  # a plant that limits its connections keeps some
+            with contextlib.suppress(AssertionError):  # the limit of connections keeps some descriptors free
                 running.wait("no descriptors", lambda: len(list(descriptors.iterdir())) >= 199, 10)
             assert running.process.poll() is None
         finally:
@@ -108,7 +109,7 @@ def test_a_clock_that_is_moved_by_an_hour_back_and_forth_loses_nothing(tmp_path:
 
 
 def ticks_near(running: SinglePlant, hours: int) -> int:
-    """Return the number of stored ticks within ten minutes of the clock that is moved by these hours."""
+    """Return the number of stored ticks within ten minutes of the database's time plus `hours`."""
     with running.plant.store() as dsn:
         distance = f"abs(extract(epoch FROM time - now()) - {hours} * 3600)"
         return int(rows(dsn, f"SELECT count(*) FROM realtime_prices WHERE {distance} < 600")[0][0])
@@ -129,7 +130,7 @@ def test_a_killed_backend_of_the_database_loses_nothing(tmp_path: Path) -> None:
 
 
 async def backend_of(dsn: str) -> int:
-    """Return the process of a backend that serves the plant."""
+    """Return the process id of a database backend that serves the plant."""
     connection = await asyncpg.connect(dsn, timeout=PATIENCE.seconds(10))
     try:
         found = await connection.fetchval(

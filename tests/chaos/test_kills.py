@@ -1,11 +1,13 @@
 """kill -9 of the whole plant and of each service, repeatedly during one paced replay: the tables stay correct.
 
-Ticks, closed bars and their values must equal those of an undisturbed replay. Each test also asserts that its kills
-took effect: processes died at the expected points, and restarts read records again and discarded the outputs.
+Ticks, closed bars and their values must equal those of an undisturbed replay. The tests that kill the plant or a
+service also assert that the kills had an effect: processes died at the expected points, and restarts read records again
+and discarded the outputs.
 
-`make chaos` kills 25 times at random moments of a replay of more than a minute, and the whole plant at every named
-point. `make test` kills a few times, and the whole plant at some points. Single services die at all points in both.
-`make test` kills at the same moments each time, `make chaos` at new ones; `CHAOS_SEED` repeats those of a run.
+`make chaos` and `make test-all` kill 25 times at random moments of a replay of more than a minute, and the whole plant
+at every named point. `make test` kills a few times, and the whole plant at some points. Single services die at all
+points, but on Kafka only with `make chaos` and `make test-all`. `make test` kills at the same moments each time, the
+other commands at new moments. `CHAOS_SEED` repeats the moments of a run.
 """
 
 from __future__ import annotations
@@ -115,7 +117,7 @@ class Parts:
         self.running[name] = self.plant.start(*arguments, output=self.output(name), **env)
 
     def begin_plant(self, *, speed: float | None = None, fault: str | None = None) -> None:
-        """Start the services and the feed; with the embedded log this is one process."""
+        """Start the services and the feed, which are one process with the embedded log. Arm `fault` in one process."""
         if not self.on_kafka:
             self.begin("replay", speed=speed, fault=fault)
             return
@@ -146,7 +148,7 @@ class Parts:
         return dict.fromkeys(STATEFUL, 0)
 
     def wait_for_work(self, before: dict[str, int]) -> None:
-        """Wait until both stateful services have advanced beyond `before`."""
+        """Wait until both stateful services have advanced beyond `before`, or a process has ended."""
 
         def further() -> bool:
             return bool(self.dead()) or all(now > before[group] for group, now in self.committed().items())
@@ -214,14 +216,14 @@ class Parts:
         return found
 
     def assert_kills_had_effect(self, *, each: bool) -> None:
-        """Check that each stateful service, or at least one, has replayed records and discarded outputs."""
+        """Check that restarts replayed records and discarded outputs: in each stateful service if `each`, or in one."""
         affected = [service for service, (records, outputs) in self.resumed().items() if records and outputs]
         assert len(affected) >= (len(STATEFUL) if each else 1), f"seed {SEED}: {self.resumed()}"
 
 
 @contextmanager
 def explained(parts: Parts) -> Iterator[None]:
-    """End all processes; show their output if the test fails."""
+    """End all processes at the end of the block; print the end of their output if the block fails."""
     try:
         yield
     except BaseException:

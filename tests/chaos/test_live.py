@@ -54,7 +54,7 @@ PARTITIONS = 2
 COMPARED_TICKS = 100
 """Minimum ticks of a symbol that are compared with the market's prints."""
 FASTER = 5
-"""Clock rate where minutes must pass, on an idle machine."""
+"""Rate of the clock on an idle machine, as a multiple of real time, in the test in which minutes must pass."""
 CLOCK = Path(__file__).parents[1] / "support" / "clock"
 
 
@@ -103,7 +103,7 @@ class Live:
         return self.folder / f"{name}.log"
 
     def kill(self, name: str) -> None:
-        """Kill one service with SIGKILL. Its child (the vendor) ends by itself."""
+        """Kill one service with SIGKILL. The vendor, a child of market_data, ends by itself."""
         process = self.running.pop(name)
         assert process.poll() is None, f"{name} ended with {process.returncode}"
         process.send_signal(signal.SIGKILL)
@@ -128,7 +128,7 @@ class Live:
             assert not warnings, (name, warnings)
 
     def stop(self) -> None:
-        """Send SIGTERM to all, feeds first; fail if one does not end cleanly."""
+        """Send SIGTERM to each service in turn, feeds first. Fail if a service does not end cleanly."""
         for name in reversed(SERVICES):
             self.running[name].send_signal(signal.SIGTERM)
             assert self.running.pop(name).wait(PATIENCE.seconds(30)) == 0, name
@@ -139,14 +139,17 @@ class Live:
         self.running.clear()
         if self._log is not None:
             self._log.close()
-        # The store is owned by none of them; it stops some seconds after its last user.
+        # None of the services owns the store. It stops some seconds after its last user.
         store = FolderLock(self.plant.data, "store.lock")
         if store.is_held():
             os.kill(int(store.holder()["pid"]), signal.SIGTERM)
         until(lambda: not store.is_held(), "the store to stop")
 
     def read(self, topic: str, feed: str | None = None) -> dict[int, list[tuple[int, Record]]]:
-        """Return offsets and records of one feed in a topic, by partition; {} before the log exists."""
+        """Return offsets and records in a topic, by partition: of one feed, or of all feeds if `feed` is None.
+
+        Returns {} before the log exists.
+        """
         try:
             ends = self.log.offsets(topic)
         except LogError:
@@ -171,7 +174,7 @@ def is_start(line: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def explained(live: Live) -> Iterator[Live]:
-    """End all processes; show their output if the test fails."""
+    """End all processes at the end of the block; print the end of their output if the block fails."""
     try:
         yield live
     except BaseException:
@@ -246,7 +249,7 @@ MINUTES = (
 
 @dataclass
 class History:
-    """Return the records of the daily backfill, and whether it has ended. Only the feed writes minutes here."""
+    """Progress of the daily backfill: the count of its bars, and whether it has ended. It requests no minutes."""
 
     rows: int = 0
     over: bool = False
@@ -265,7 +268,7 @@ def history_of(live: Live) -> History:
 
 
 def of_feed(live: Live, kind: type[Any]) -> list[Any]:
-    """Return the feed's records of one kind in the first partition."""
+    """Return the headers of the feed's records of one kind in the first partition."""
     first = live.read(RAW, FEED).get(0, [])
     return [record.header for _, record in first if isinstance(record.header, kind)]
 
@@ -279,7 +282,7 @@ def downs_of(live: Live) -> list[Down]:
 
 
 def newest_us(live: Live) -> int:
-    """Return the newest time of the feed; 0 before its first tick."""
+    """Return the newest watermark of the feed's ticks in the first partition, in µs; 0 before its first tick."""
     return max((header.watermark_us for header in of_feed(live, Ticks)), default=0)
 
 
@@ -320,7 +323,7 @@ def ticks_of_symbols(live: Live) -> list[int]:
 
 
 def logged_ticks(live: Live) -> list[tuple[dt.datetime, str, float, float, int]]:
-    """Return all rows of the feed by symbol, in log order."""
+    """Return (time, symbol, price, size, time of receipt in µs) of the feed's ticks, by partition, in log order."""
     found = []
     for pairs in live.read(RAW, FEED).values():
         for _, record in pairs:
@@ -347,7 +350,7 @@ def assert_nothing_twice(logged: Sequence[tuple[dt.datetime, str, float, float, 
 
 
 def coverage_of(live: Live) -> list[tuple[int, int]]:
-    """Return the times at which the feed was up, from its records."""
+    """Return the ranges in which the feed was up, `[start, end)` in µs, from its records."""
     ups = [header.from_us for header in starts_of(live)]
     return list(zip(ups, [header.since_us for header in downs_of(live)], strict=True))
 
@@ -359,7 +362,7 @@ def assert_minutes(
     covered: list[tuple[int, int]],
     closed_until: dt.datetime,
 ) -> None:
-    """Check that the minutes equal a batch over the ticks, and are complete if no tick is missing."""
+    """Check that minutes equal a batch over the ticks, and are complete exactly if the feed was up for all of them."""
     ticks = sorted(
         (row for row in logged if row[1] == symbol), key=lambda row: row[0]
     )  # the sort keeps ticks of one second in order
@@ -418,7 +421,7 @@ class Client:
         return sum(map(len, list(self.rows[channel].values())))
 
     def is_past(self, ends: Mapping[str, Mapping[TopicPartition, tuple[int, int]]]) -> bool:
-        """Return whether the client has reached these end offsets in its topics."""
+        """Return whether the client has reached these end offsets in the partitions of its symbols."""
         mine = {partition_of(symbol, PARTITIONS) for symbol in SYMBOLS if self.subscribes_to(symbol)}
         return all(
             self.position["offsets"][topic][str(source.partition)] >= end

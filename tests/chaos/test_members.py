@@ -25,7 +25,7 @@ WAITS = "another member works"
 
 
 class Feeds:
-    """Members of market_data by instance, their output, and what they append to the first partition."""
+    """Members of market_data by instance, their output, and the records of their feed."""
 
     def __init__(self, broker: KafkaBroker, folder: Path) -> None:
         url = f"kafka://{broker.bootstrap}?prefix=members{os.getpid()}."
@@ -58,7 +58,7 @@ class Feeds:
         until(lambda: self.output(instance).read_text().count(WAITS) >= times, f"the wait of member {instance}")
 
     def records(self) -> Counter[type]:
-        """Return the counts of the feed's records by kind."""
+        """Return the counts of the feed's records by kind; an empty counter before the log has topics."""
         try:
             begin, end = self.log.offsets(RAW)[TopicPartition(RAW, 0)]
         except LogError:
@@ -67,7 +67,7 @@ class Feeds:
         return Counter(type(header) for header in found if getattr(header, "feed", "") == "sandbox")
 
     def grow(self, starts: int) -> None:
-        """Wait until the feed has started so often, and has sent further ticks since."""
+        """Wait until the feed has started `starts` times, and has then appended more than ten records of ticks."""
         until(lambda: self.records()[Start] >= starts, f"start {starts} of the feed")
         before = self.records()[Ticks]
         until(lambda: self.records()[Ticks] > before + 10, "ticks")

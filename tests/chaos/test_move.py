@@ -1,4 +1,4 @@
-"""`move` on a real broker and a real database: a killed replay is moved, killed again meanwhile, and then continues.
+"""`move` on a real broker and a real database: `move` is killed and repeated, and then a killed replay resumes.
 
 `make test-all` runs these tests.
 """
@@ -64,7 +64,7 @@ def test_a_moved_plant_continues_with_all_history(
     point: str,
 ) -> None:
     source = tmp_path / "source"
-    subprocess.run(["cp", "-a", embedded, source], check=True)  # with the owner of the cluster
+    subprocess.run(["cp", "-a", embedded, source], check=True)  # -a keeps the owner of the cluster's files
     prefix = f"moved{os.getpid()}-{POINTS.index(point)}."
     plant = Plant(tmp_path / "data", {
         "TICKERPLANT_LOG": f"kafka://{kafka_broker.bootstrap}?prefix={prefix}",

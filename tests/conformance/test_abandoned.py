@@ -1,4 +1,4 @@
-"""A member of a Kafka group that was killed inside a transaction: the next owner ends the transaction."""
+"""If a member of a Kafka group is killed inside a transaction, the next owner of its partition ends the transaction."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_concurrent_creators_get_one_log(bench: Bench) -> None:
     identities = {identity for _, identity in found}
     assert identities == {bench.open().identity()}
     assert sorted(name for made, _ in found for name in made) == sorted([RAW, OHLCV, STATE_AGGREGATION])
-    # One of them reads a record of another, so they have one log and not only one identity.
+    # One creator reads a record of another creator, so they share the log and not only its identity.
     with logs[0].writer("maker") as writer:
         write(writer, b"a")
     with logs[-1].reader([RAW]) as reader:

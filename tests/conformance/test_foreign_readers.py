@@ -27,8 +27,10 @@ START = dt.datetime(2026, 3, 9, 13, 30, tzinfo=dt.UTC)
 OHLCV = "market.prices.ohlcv"
 DATA = ".local/share/tickerplant"
 AAPL, MSFT = 0, 1
-"""Partitions of two symbols among three. `printf AAPL | gzip | tail -c8` shows the CRC-32 3,060,094,812 = 3 · n + 0;
-that of MSFT is 3,974,476,411 = 3 · n + 1."""
+"""Partition numbers of two symbols in topics of three partitions.
+
+`printf AAPL | gzip | tail -c8` shows the CRC-32 3,060,094,812 = 3 · n + 0.
+That of MSFT is 3,974,476,411 = 3 · n + 1."""
 
 
 def example(word: str) -> str:

@@ -1,4 +1,4 @@
-"""Guarantees for records: order, completeness, atomicity, size."""
+"""Guarantees for records and state: order, completeness, atomicity, size, positions, and errors of missing topics."""
 
 from __future__ import annotations
 

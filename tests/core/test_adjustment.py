@@ -1,4 +1,4 @@
-"""Adjustment against published examples."""
+"""Adjustment for splits and dividends, against published examples and a loop over days."""
 
 from __future__ import annotations
 

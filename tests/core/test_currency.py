@@ -1,4 +1,4 @@
-"""Currencies of dividends against those of prices: minor units are converted, other currencies are not applied."""
+"""Currencies of dividends and prices: minor units are converted, and amounts in other currencies are not applied."""
 
 from __future__ import annotations
 

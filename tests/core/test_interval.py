@@ -1,4 +1,4 @@
-"""Bucket arithmetic, against hand-written times."""
+"""Buckets of intervals against hand-written times, names of intervals, and activity intervals."""
 
 import datetime as dt
 

@@ -1,4 +1,4 @@
-"""Records on the wire: each kind of the newest version is decoded; other bytes raise UnreadableRecord."""
+"""Records on the wire: the golden file of each kind is decoded, and other bytes raise UnreadableRecord."""
 
 import pyarrow as pa
 import pytest

@@ -1,4 +1,4 @@
-"""Symbols and partitions."""
+"""Symbols, partitions, versions, and the values of a settings record."""
 
 import zlib
 

@@ -1,4 +1,4 @@
-"""Times: conversions, ISO 8601, and the old names of the conversions."""
+"""Times: conversions, ISO 8601, ranges, and the old names of the conversions."""
 
 import datetime as dt
 from zoneinfo import ZoneInfo

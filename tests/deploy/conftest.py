@@ -1,4 +1,4 @@
-"""Tests for `make test-all` only; `make test` reports them as deselected."""
+"""Tests that only `make test-all` runs; `make test` reports them as deselected."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FILES = ("test_security_page.py", "test_portable_plant.py")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect tests that take minutes."""
+    """Deselect tests that take minutes, unless `make test-all` runs them."""
     if not _THOROUGH:
         long = [item for item in items if item.path.name in _FILES]
         config.hook.pytest_deselected(items=long)

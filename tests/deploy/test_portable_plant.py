@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Yield a folder that every user may enter. With the portable twin, the database's user has no capability."""
+    """Yield a folder that every user may enter, because the portable twin gives the database's user no capability."""
     with tempfile.TemporaryDirectory(prefix="tp-", ignore_cleanup_errors=True) as name:
         let_every_user_enter(Path(name), Path(name) / "data", Path(name) / "data" / "postgres")
         yield Path(name)

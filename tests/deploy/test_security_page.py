@@ -67,7 +67,7 @@ for future in client.create_acls(rules).values():
 
 
 class Page:
-    """The blocks of the page, in order, with the places of this machine."""
+    """The blocks of the page, in order, with the paths, hosts and ports of the test in place of the page's."""
 
     def __init__(self, replacements: Mapping[str, str]) -> None:
         self._left = BLOCK.findall(PAGE.read_text())

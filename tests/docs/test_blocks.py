@@ -30,7 +30,7 @@ NOT_EXECUTED = {
 
 
 def faults(block: Block) -> Iterator[str]:
-    """Yield what is wrong with the language and the mark of a block."""
+    """Yield the errors in the language and the mark of a block."""
     if block.language not in LANGUAGES:
         yield f"{block.place}: unknown language {block.language!r}; `text` is for output and diagrams"
     if block.mark and block.mark not in MARKS:
@@ -72,14 +72,14 @@ def check_http(text: str) -> None:
 
 
 def check_statements(text: str) -> None:
-    """Check that the statements end with a semicolon, with closed brackets and quotes; a server parses the rest."""
+    """Check that the statements end with a semicolon and close all brackets and quotes. `make check-docs` runs them."""
     code = re.sub(r"--[^\n]*|'[^']*'", "", text)
     if code.count("(") != code.count(")") or "'" in code or not code.rstrip().endswith(";"):
         raise SyntaxError("no complete statement")
 
 
 def check_nginx(text: str) -> None:
-    """Check that the lines are in the example of deploy/, which tests/deploy/test_nginx.py executes."""
+    """Check that the lines are in the example of deploy/, which tests/docs/pages/test_nginx.py executes."""
     example = (ROOT / "deploy" / "nginx" / "tickerplant.conf").read_text()
     if text not in example:
         raise SyntaxError("not a part of deploy/nginx/tickerplant.conf")

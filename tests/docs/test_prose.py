@@ -47,7 +47,7 @@ trim truncate try unlock unpack unregister unsubscribe unwrap update upload upse
 wake warn widen withdraw withhold wrap write yield zip
 """
 IMPERATIVES = frozenset(_VERBS.split())
-"""First words that a function's docstring may have, in lower case. Add a missing imperative of the field."""
+"""First words that a function's docstring may have, in lower case. Add a missing verb if the field uses it."""
 
 NOT_AFTER_IMPERATIVE = {"of", "is", "are", "was", "were", "has", "have"}
 """Second words that show that the first word is a noun, as in "Count of rows" and "Times are integers"."""

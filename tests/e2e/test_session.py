@@ -38,7 +38,7 @@ SERVICES = ("aggregation", "analytics", "persistence")
 
 @pytest.fixture(scope="module")
 def ticks() -> pl.DataFrame:
-    """Return the ticks of the file, read by another library, without repeats and in time order."""
+    """Return the ticks of the file, without repeats and in time order."""
     assert min(session().repeats, session().late, session().duplicates_without_id) > 20
     return session().frame
 

@@ -1,4 +1,4 @@
-"""Compression of small records in the log file: the bytes read are the bytes written, in less space."""
+"""Compression of small records in the log file: they need less space, and readers get the bytes that were written."""
 
 from __future__ import annotations
 

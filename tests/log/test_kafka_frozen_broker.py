@@ -28,7 +28,7 @@ PARTITIONS = 3
 THOROUGH = int(os.environ.get("CHAOS_KILLS", "0")) >= 25
 FREEZES, FROZEN_S = (16, 7.0) if THOROUGH else (2, 3.0)
 EVERY = 5
-"""Commits between two freezes."""
+"""Number of commit requests after which the broker is frozen."""
 
 
 @pytest.fixture

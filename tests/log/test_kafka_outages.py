@@ -1,4 +1,4 @@
-"""Outages, changes of leaders, members that leave, and topics with wrong settings, on a real broker."""
+"""Outages, changes of leaders, members that leave, topics with wrong settings, and lost records, on a real broker."""
 
 from __future__ import annotations
 

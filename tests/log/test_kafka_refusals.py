@@ -1,4 +1,4 @@
-"""A broker with SASL/SCRAM over TLS, client certificates and access rules: the log works, and refusals come at once."""
+"""A broker with SASL/SCRAM over TLS, client certificates and access rules: the log works, and refusals are reported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PREFIX = "mine."
 PASSWORD = "right-password"
 KEY_PASSWORD = "key-password"
 OTHER_LISTENER = "EXPIRED"
-"""A listener like the first, with an expired certificate."""
+"""Name of a second listener, whose certificate has expired."""
 
 
 @dataclass
@@ -130,7 +130,7 @@ def test_refused_settings_are_reported_before_the_patience_ends(
                 call()
             assert "\n" not in str(caught.value)
             assert PASSWORD not in str(caught.value)
-        assert time.monotonic() - began < patience_s  # without the callback's error each call takes all of it
+        assert time.monotonic() - began < patience_s  # without the error callback, one call takes the whole time
         assert log.outage()
 
 

@@ -1,4 +1,4 @@
-"""Settings of topics that break the log's laws, and the words in which librdkafka reports a refused connection."""
+"""Settings of topics that break a guarantee of the log, and texts of librdkafka about refused connections."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_closed_connection_is_a_refusal_only_before_the_first_answer() -> None
 
 
 def test_no_request_goes_to_the_coordinator_of_a_group() -> None:
-    """Check for requests of an AdminClient that abort the process after an outage (librdkafka issue 4605)."""
+    """Check that `src` has no AdminClient request that aborts the process after an outage (librdkafka issue 4605)."""
     forbidden = (
         "describe_consumer_groups", "list_consumer_group_offsets", "alter_consumer_group_offsets",
         "delete_consumer_groups",

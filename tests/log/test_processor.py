@@ -73,7 +73,10 @@ class Summing(Stage):
 
 
 class Quiet(Summing):
-    """Outputs only multiples of 10, and commits multiples of 7 at once. The total is described as queued work."""
+    """Outputs only sums that are multiples of 10, and commits multiples of 7 at once.
+
+    Its queued work is `large` if the sum is at least 1,000.
+    """
 
     def step(self, consumed: ConsumedRecord, history: History) -> Sequence[Output]:
         outputs = super().step(consumed, history)
@@ -460,7 +463,7 @@ def dead_letters_of(tmp_path: Path, name: str, bad: bytes) -> tuple[dict[str, An
 
 
 def sized(kind: type[records.Header], size: int) -> bytes:
-    """Return a record of about this size, at most: the name of its feed is that long."""
+    """Return a record of at most `size` bytes, and nearly that size: the name of its feed is long."""
     more = {"watermark_us": 1} if kind is records.Mark else {}
     length = size - len(records.encode(kind(sent_at_us=1, feed="", **more)))
     while len(value := records.encode(kind(sent_at_us=1, feed="f" * length, **more))) > size:

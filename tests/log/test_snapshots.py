@@ -26,7 +26,7 @@ PER_SESSION = 4
 
 
 class Sessions(Stage):
-    """Sums numbers; 100 numbers are a session. It may read `back` records before the session's first record."""
+    """Sums numbers. The hundreds of a number are its session. `back` records before the session's first may be read."""
 
     def __init__(self, snapshot: bytes | None, back: int | None) -> None:
         self.total, self.session, self.first = (int(part) for part in (snapshot or b"0 -1 0").split())
@@ -76,7 +76,7 @@ def feed(log: EmbeddedLog, *numbers: int) -> None:
 
 
 def process(log: EmbeddedLog, factory: Factory | None = None, *, records: int = 1) -> None:
-    """Process the whole log, one record per transaction, and stop cleanly. A simulated kill ends the run early."""
+    """Process the whole log in polls of `records` records, and stop cleanly. A simulated kill ends the run early."""
     stop = threading.Event()
     worker = Processor(
         log, "summing", [IN], STATE, factory or Factory(), snapshot_interval_records=1000, poll_records=records,

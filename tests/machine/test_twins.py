@@ -1,4 +1,4 @@
-"""The module for Linux and its portable twin: equal functions, equal answers, and a server that ends with its plant."""
+"""The module for Linux and its portable twin: equal signatures and effects, and programs that end with their plant."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_no_other_module_uses_what_only_linux_has() -> None:
 
 
 def _code(path: Path) -> Iterator[str]:
-    """Yield the names and texts of a module, without docstrings and comments."""
+    """Yield the attributes, names and one-line texts of a module, without comments."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute):
             yield f" {node.attr}"
@@ -94,7 +94,7 @@ def test_data_are_synced_and_memory_is_returned(twin: ModuleType, tmp_path: Path
 
 
 @TWINS
-def test_capabilities_and_cores(twin: ModuleType) -> None:
+def test_cores_and_capabilities_are_read(twin: ModuleType) -> None:
     assert twin.cores() == (sorted(os.sched_getaffinity(0)) if twin is linux else [])
     assert twin.capabilities() >= 0
     busy = twin.busy_seconds(twin.cores())

@@ -14,7 +14,7 @@ from tickerplant.market_data.vendors.gathering import FULL_MESSAGES, Gatherer
 from tickerplant.market_data.vendors.port import Connected, Disconnected, StreamEvent, Ticks
 
 LONG_S = 3_600.0
-"""A gathering time that never passes in a test."""
+"""Seconds of a gathering time that never passes in a test."""
 
 
 def ticks(first: int, count: int = 1, *, schema: pa.Schema = TICKS, **more: Any) -> Ticks:

@@ -1,4 +1,4 @@
-"""Two ticks with a trade id are one if feed, symbol, trade id, time, kind and exchange are equal."""
+"""Two ticks with a trade id are one tick if feed, symbol, trade id, time, kind and exchange are equal."""
 
 from __future__ import annotations
 

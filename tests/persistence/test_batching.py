@@ -1,4 +1,7 @@
-"""One transaction writes the newest row of each key. Closed rows never wait; forming rows are conflated."""
+"""A batch contains the newest version of each bar and value. Closed rows never wait; forming rows are conflated.
+
+A batch also contains all bars of history, and the last forming values of a bar beside its closed values.
+"""
 
 import datetime as dt
 import random
@@ -30,7 +33,7 @@ def record(
 
 
 def bar(offset: int, *rows: dict[str, Any]) -> ConsumedRecord:
-    """Return a record of bars. The version of a bar is the offset, unless its row has another one."""
+    """Return a record of bars. The version of a bar is the offset, unless its row has a `version`."""
     table = bars(*({"version": offset, **row} for row in rows))
     return record(OHLCV, offset, records.Bars(sent_at_us=OPEN_US, cause=offset), table)
 

@@ -16,11 +16,11 @@ from tickerplant.log.port import ConsumedRecord, TopicPartition
 from tickerplant.persistence.gathering import FEW_RECORDS, MAX_GATHERED, Gathering, may_wait
 
 LONG_S = 600.0
-"""A time that no test waits for."""
+"""Seconds of a wait that no test reaches."""
 
 
 class Polls:
-    """A reader that returns one list per poll, and calls `at_end` in each poll after the last one."""
+    """A reader that returns one list per poll, and calls `at_end` in each poll after the last list."""
 
     def __init__(self, *polls: list[ConsumedRecord], at_end: Callable[[], None] = lambda: None) -> None:
         self._polls = list(polls)

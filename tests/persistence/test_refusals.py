@@ -74,7 +74,7 @@ async def test_a_refused_record_stops_only_its_partition_and_is_applied_when_the
     async with running(log, dsn) as persistence:
         await eventually(lambda: persistence.counts.refused_partitions == 1)
         feed.ticks(10, 0)
-        feed.bars({"minute": 1}, partition=1)  # another topic of the partition's number is another partition
+        feed.bars({"minute": 1}, partition=1)  # the same number in another topic is another partition
         await eventually(has(store, "realtime_prices", 40))
         await eventually(has(store, "intraday_ohlcv", 1))
         applied = await positions(store)
@@ -88,7 +88,7 @@ async def test_a_refused_record_stops_only_its_partition_and_is_applied_when_the
         assert "23514" in sentence
         assert "then restart persistence" in sentence
         assert persistence.counts.restarts == 0
-    # A second process meets the same refusal, with the time of the first.
+    # A second process gets the same refusal. The reported time is that of the first.
     [first] = status.read_refusals(log)
     async with running(log, dsn) as persistence:
         await eventually(lambda: persistence.counts.refused_partitions == 1)
@@ -127,7 +127,7 @@ async def test_rows_that_only_fail_together_are_applied_one_by_one(
     store: Store,
     dsn: str,
 ) -> None:
-    # Refuses statements with more than 20 rows, as a limit per statement does (53400 on TimescaleDB).
+    # The trigger refuses statements with more than 20 rows, as a limit per statement does (53400 on TimescaleDB).
     async with store.session() as session:
         await session.script(
             """CREATE FUNCTION few() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN

@@ -82,7 +82,7 @@ async def test_all_records_of_the_log_arrive_in_their_tables(
     assert applied[schemas.RAW, 2].cause == make_version(log.identity().generation, last)
     ends = {tp: end for topic in service.TOPICS for tp, (_, end) in log.offsets(topic).items()}
     assert {tp: found.position for tp, found in applied.items()} == ends
-    # After a clean stop, the committed positions of the group equal the ends of the log.
+    # After a clean stop, the committed positions of the group equal the end offsets of the log.
     assert {tp: at for tp, at in log.committed(GROUP).items() if at} == {tp: at for tp, at in ends.items() if at}
 
 

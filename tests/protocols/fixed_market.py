@@ -1,4 +1,4 @@
-"""A market of a few constant values, independent of the sandbox: the smallest implementation of `Market`."""
+"""A market of a few constant values, independent of the sandbox: a minimal implementation of `Market`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIVIDEND = Dividend(OPEN_US // DAY_US * DAY_US - 60 * DAY_US, 0.24)
 
 
 class FixedMarket:
-    """Every bar has open 10, high 12, low 9, close 11 and volume 700. Every session minute has one trade at 11."""
+    """Each bar has open 10, high 12, low 9, close 11, volume 700. Each minute from `OPEN_US` has one trade at 11."""
 
     def __init__(self, now_us: int = OPEN_US + HOUR_US) -> None:
         self.now_us = now_us

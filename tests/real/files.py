@@ -84,7 +84,7 @@ def calendar_of(symbol: str) -> str:
 
 
 def sessions(start_us: int, end_us: int) -> pa.Table:
-    """Return New York's regular sessions as published: session (µs of its date), begin and end (µs)."""
+    """Return New York's regular sessions of `exchange_calendars`: session (µs of its date), opens and closes (µs)."""
     first, last = (pd.Timestamp(us, unit="us").normalize() for us in (start_us, end_us))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package uses a deprecated attribute of pandas
@@ -124,7 +124,7 @@ def _with(options: ReplayOptions, named: list[str], path: Path, zone: str, error
 
 
 def _interval_of(path: Path) -> str:
-    """Return the most frequent distance of adjacent bars as an interval."""
+    """Return the most frequent distance of adjacent bars as an interval: 1m, 5m, or else 1d."""
     name = detect_layout(open_file(path).header).columns["time"]
     if path.suffix == ".parquet":
         frame = pd.read_parquet(path)

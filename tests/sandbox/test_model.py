@@ -12,7 +12,7 @@ from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US, Float6
 from tickerplant.sandbox.model import MarketSettings, SimulatedMarket, TradeBatch, symbol_names
 
 TUESDAY = 1_790_000_000_000_000 // DAY_US * DAY_US + DAY_US
-NOON = TUESDAY + DAY_US // 2 + 5 * HOUR_US  # in New York
+NOON = TUESDAY + DAY_US // 2 + 5 * HOUR_US  # 17:00 UTC, 13:00 in New York
 
 
 def kurtosis(values: Float64Array) -> float:

@@ -38,7 +38,7 @@ _NUMBERS = itertools.count()
 
 @pytest.fixture(params=[*PLAIN, TIMESCALE])
 def database(request: pytest.FixtureRequest) -> str | TimescaleServer | None:
-    """Return the address of a database with tables, or the server of `_with_tables`."""
+    """Return the address of a database with tables. For TimescaleDB, return the fixture `timescale_server`."""
     if request.param == "timescale":
         server: TimescaleServer | None = request.getfixturevalue("timescale_server")
         return server
@@ -67,14 +67,14 @@ def timescale_server() -> Iterator[TimescaleServer | None]:
 
 @pytest.fixture
 async def empty_timescale(timescale_server: TimescaleServer | None) -> AsyncIterator[Store]:
-    """Yield a store without tables."""
+    """Yield a store on TimescaleDB without tables."""
     async with _without_tables(timescale_server) as opened:
         yield opened
 
 
 @pytest.fixture
 async def timescale(timescale_server: TimescaleServer | None) -> AsyncIterator[Store]:
-    """Yield a store with tables."""
+    """Yield a store on TimescaleDB with tables."""
     async with _with_tables(timescale_server) as opened:
         yield opened
 
@@ -138,7 +138,7 @@ async def _in_new_schema(server: TimescaleServer) -> AsyncIterator[Store]:
     await store.close()
 
 
-# The rows and columns after the migrations; a test leaves them behind. Migrations take a second, this takes 0.1 s.
+# Restores the rows and columns that the migrations create. New migrations take a second, this takes 0.1 s.
 _RESTORE: Final = f"""
     CREATE SCHEMA {_TABLES}_rows;
     DO $$

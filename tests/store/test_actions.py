@@ -1,4 +1,4 @@
-"""Corporate actions: the valid ones among several sources, and the closes before ex-dates."""
+"""Corporate actions: the selection among several sources, and the closes before ex-dates."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ async def compress(store: Store) -> None:
 
 
 async def nothing(store: Store) -> None:
-    """Leave the rows as they were written."""
+    """Leave the rows as they are."""
 
 
 async def check_order(store: Store, pause: Pause) -> None:
@@ -73,7 +73,7 @@ async def test_compressed_ticks_of_one_instant_are_read_in_the_order_of_arrival(
 
 
 async def check_older_ticks(store: Store, pause: Pause, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Migrate a store with ticks without an arrival: they precede those that arrive later."""
+    """Migrate a store whose ticks have no arrival, and check that these ticks precede later ones."""
     every = all_migrations()
     with monkeypatch.context() as patch:
         patch.setattr(migrations, "all_migrations", lambda: [m for m in every if m.number <= 7])
@@ -111,7 +111,10 @@ async def test_ticks_of_an_older_timescaledb_precede_later_ones(
 
 
 def feed_records(seed: int, minutes: int, *, corrective: bool) -> list[bytes]:
-    """Return the raw records of one tick feed: whole seconds, flags, late ticks, and cancels and corrections."""
+    """Return the raw records of a tick feed in whole seconds, with flags and late ticks.
+
+    `corrective` adds cancels and corrections.
+    """
     random = np.random.default_rng(seed)
     sent: list[tuple[Any, ...]] = []
     values = [plant.start("a", OPEN_US - MINUTE_US, ["A", "B"], live=False)]
@@ -135,7 +138,7 @@ def feed_records(seed: int, minutes: int, *, corrective: bool) -> list[bytes]:
 
 
 def aggregated(rows: list[dict[str, Any]]) -> dict[int, tuple[Any, ...]]:
-    """Return (open, high, low, close, volume, trades) by minute, one tick after the other."""
+    """Return (open, high, low, close, volume, trades) by minute, computed tick by tick."""
     changes = [row for row in rows if row["flags"] & (TickFlag.CANCEL | TickFlag.CORRECTION)]
     found: dict[int, list[dict[str, Any]]] = {}
     for row in rows:

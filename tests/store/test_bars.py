@@ -1,4 +1,7 @@
-"""Bars: the newest version of a key wins, in any order of arrival."""
+"""Bars and indicator values: the newest version of a key wins, in any order of arrival.
+
+Historical bars also compete by completeness and source.
+"""
 
 import itertools
 from typing import Any

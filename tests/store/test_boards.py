@@ -1,4 +1,4 @@
-"""Every SQL query of the boards runs on each server, and those of the market return the rows of the store."""
+"""Every SQL query of the boards runs on each server, and two queries of the market return the stored bars."""
 
 from __future__ import annotations
 

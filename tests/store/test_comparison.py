@@ -20,7 +20,7 @@ NOW: Final = dt.datetime.now(dt.UTC)
 
 
 async def compared(store: Store, now: dt.datetime = NOW) -> str:
-    """Roll up and compare, and return the result."""
+    """Refresh the 5m check roll-ups, compare, and return the result as text."""
     await run(store, "rollup_5m", "compare", now=now)
     async with store.session() as session:
         return str(await session.value("SELECT detail FROM jobs WHERE name = 'compare'"))
@@ -37,7 +37,7 @@ def five(minute: int, table: pa.Table, **more: Any) -> dict[str, Any]:
 
 
 async def check_healthy(store: Store) -> None:
-    """Compare a feed with times in seconds: many ticks share an instant, and some are cancels or late ticks."""
+    """Compare a feed with times in seconds: many ticks share an instant, and some are late."""
     await store_feed(store, 3, minutes=30, corrective=False)
     assert await compared(store) == "0 of 12 5m bars differ from the check roll-up of their ticks"
     assert await compared(store) == "0 of 12 5m bars differ from the check roll-up of their ticks", "nothing changed"

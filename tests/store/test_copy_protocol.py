@@ -13,7 +13,7 @@ async def test_each_statement_of_a_transaction_uses_only_its_own_rows(store: Sto
     async with store.session() as session:
         for _ in range(2):
             async with session.transaction():
-                for first in (0, many, 0):  # as with over records of two partitions
+                for first in (0, many, 0):  # as with `over` records of two partitions
                     batch = pa.RecordBatch.from_arrays([pa.array(range(first, first + many), pa.int64())], names=["n"])
                     source, arguments = await stage_rows(session, "numbers", batch)
                     rows = await session.rows(f"SELECT count(*), min(s.n) FROM {source}", *arguments)

@@ -1,4 +1,4 @@
-"""Stored bars of a symbol, and vendors' answers."""
+"""Stored bars and silent intervals of symbols, and vendors' answers."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ async def assert_silent_intervals(store: Store) -> None:
     await write_intervals(store, [4], both)
     await write_intervals(store, [2], ["MSFT"])
     await write_intervals(store, [3], both, whole=False)
-    # GOOG traded in `other`, or `other` does not carry GOOG. Both count alike.
+    # GOOG traded in `other`, or `other` does not carry GOOG. Both cases have one result.
     await write_intervals(store, [4], ["MSFT"], feed="other")
     await write_intervals(store, [5], both)
     await write_intervals(store, [5], ["GOOG"], feed="other", whole=False)  # `other` was not up for the whole minute

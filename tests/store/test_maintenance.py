@@ -1,4 +1,7 @@
-"""Scheduled jobs: retention by the later of time and arrival, and check roll-ups. TimescaleDB drops its own chunks."""
+"""Scheduled jobs: retention, check roll-ups, the comparison, failures and overdue jobs.
+
+`test_timescale` tests the jobs that TimescaleDB runs.
+"""
 
 import asyncio
 import dataclasses
@@ -138,7 +141,7 @@ async def test_jobs_run_when_due_and_failures_are_recorded(store: Store) -> None
 
 
 async def test_jobs_whose_last_run_is_older_than_twice_their_interval_are_overdue(store: Store) -> None:
-    now, minute = dt.datetime.now(dt.UTC), dt.timedelta(minutes=1)  # the jobs are due since the tables exist
+    now, minute = dt.datetime.now(dt.UTC), dt.timedelta(minutes=1)  # the jobs are due as soon as the tables exist
     assert not any(job.overdue for job in await jobs_status(store, now)), "the tables are new"
 
     async def overdue_after(minutes: int) -> set[str]:

@@ -19,7 +19,7 @@ SYMBOLS = ["A", "B", "C"]
 
 @pytest.fixture
 def copied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Return a list that receives table and rows of each COPY of new series."""
+    """Return a list that receives table and row count of each COPY of new series."""
     found: list[tuple[str, int]] = []
 
     async def copy(session: Session, relation: str, batch: pa.RecordBatch) -> None:

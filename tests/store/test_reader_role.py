@@ -1,4 +1,4 @@
-"""The read-only role: what it may read, what it may not, and its limits."""
+"""The read-only role: its creation, its rights and its limits."""
 
 from __future__ import annotations
 

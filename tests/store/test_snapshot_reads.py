@@ -1,4 +1,4 @@
-"""Rows read as arrays, in one statement with the positions, and with short ranges: the same rows as without."""
+"""Rows that are read as arrays in one statement with the positions, or from short ranges, equal the stored rows."""
 
 from __future__ import annotations
 

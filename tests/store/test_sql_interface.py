@@ -1,6 +1,7 @@
 """SQL as an interface: comments on tables and columns, and the views `ticks`, `bars`, `indicators`, `latest_prices`.
 
-Each test runs on the embedded server, on PostgreSQL over TCP, and on TimescaleDB.
+Each test runs on the embedded server, on PostgreSQL over TCP, and on TimescaleDB. The test of a query plan runs only on
+the embedded server.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ async def test_latest_prices_apply_cancels_and_corrections(store: Store) -> None
         ("C", 0, 30, "1", 0), ("C", 0, 30, "1", cancel), ("C", 0, 35, "1", correction),  # a cancel wins
         ("D", 0, 40, "1", cancel), ("D", 0, 40, "1", 0), ("D", -1, 39, "0", 0),  # the cancel arrived first
         ("E", 0, 50, "1", 0), ("E", 0, 51, "2", 0), ("E", 0, 55, "1", correction),  # the corrected trade stays first
-        ("F", 0, 60, "1", 0), ("F", 0, 60, "1", cancel, "other"), ("F", 1, 60, "1", cancel),  # other trades' cancels
+        ("F", 0, 60, "1", 0), ("F", 0, 60, "1", cancel, "other"), ("F", 1, 60, "1", cancel),  # cancels of other trades
         ("G", 0, 70, None, 0), ("G", 0, 71, None, correction),  # a correction without an id corrects nothing
     )  # fmt: skip
     found = await latest(store)
@@ -205,7 +206,7 @@ async def test_indicators_have_one_row_per_value_also_of_columns_added_later(sto
         sql = f"INSERT INTO {{}} ({columns}) VALUES ($1, $2, $3, $4, 9, $5, $6)"
         await session.execute(sql.format("intraday_analytics"), "A", "5m", at(0), "final", 1 / 3, None)
         await session.execute(sql.format("daily_analytics"), "A", "1d", at(0), "final", float("inf"), 2.5e-308)
-        await session.execute(sql.format("realtime_analytics"), "A", "5m", at(0), "forming", 7.0, 7.0)  # has closed
+        await session.execute(sql.format("realtime_analytics"), "A", "5m", at(0), "forming", 7.0, 7.0)  # closed bar
         await session.execute(sql.format("realtime_analytics"), "A", "5m", at(300), "forming", 8.0, float("nan"))
         found = await rows_of(session, "SELECT * FROM indicators WHERE symbol = 'A' ORDER BY interval, time, indicator")
         one = await rows_of(session, "SELECT value FROM indicators WHERE indicator = 'rsi_14' AND interval = '1d'")

@@ -1,4 +1,4 @@
-"""Every TimescaleDB statement of the store, on a real TimescaleDB (by default: one session, no COPY, jobs by hand)."""
+"""Tables, compression, retention and jobs on a real TimescaleDB (by default: one session, no COPY, no scheduler)."""
 
 import datetime as dt
 

@@ -42,7 +42,7 @@ def server(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def wrong(tmp_path: Path) -> dict[str, str]:
-    """Return files that are no certificate of the server's CA, by what they are."""
+    """Return the paths of unsuitable certificate and key files, by kind."""
     other = Authority(tmp_path, "other")
     made = other.issue("client", password="right")
     (tmp_path / "empty").touch()

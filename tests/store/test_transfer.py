@@ -1,4 +1,4 @@
-"""`transfer` copies every row of a store into an empty one of each kind, and binds it to the new log at the end."""
+"""`transfer` copies the rows of a store into an empty store of each kind, and then binds this store to the new log."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def test_a_store_with_rows_is_refused(store: Store) -> None:
 
 
 async def test_all_tables_are_copied_or_excluded_on_purpose(store: Store) -> None:
-    """Fail if a migration has added a table without a decision whether it is moved."""
+    """Fail if a migration has added a table that is neither copied nor excluded."""
     async with store.session() as session:
         rows = await session.rows(
             "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace "

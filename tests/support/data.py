@@ -181,7 +181,10 @@ def trades() -> Ticks:
 
 @cache
 def round_the_clock(days: int = 5) -> Path:
-    """Return 1m bars of a coin over the turn of a year, without a gap. Times are UTC; volumes have four decimals."""
+    """Return a file of 1m bars of a coin over the turn of a year, without a gap. Times are in UTC.
+
+    Volumes have four decimals.
+    """
     begin = _us(dt.date(2021, 12, 31), 23, 1)
     bars = SimulatedMarket(MarketSettings(("BTC/USD",), 0.9, SEED)).bars(
         "BTC/USD", begin, _us(dt.date(2022, 1, 1) + dt.timedelta(days), 0), MINUTE_US
@@ -195,7 +198,7 @@ def round_the_clock(days: int = 5) -> Path:
 
 @cache
 def new_york() -> Path:
-    """Return 1m bars of four New York sessions around the end of daylight-saving time, in local time.
+    """Return a file of 1m bars of four New York sessions around the end of daylight-saving time, in local time.
 
     The file begins with a byte-order mark. Bars are stamped at their start. The bar at 16:00 contains the closing
     auction.
@@ -214,7 +217,7 @@ def new_york() -> Path:
 
 @cache
 def years() -> Path:
-    """Return daily bars of 1990 to 2003 in a vendor's format: a byte-order mark, dates as month/day/year.
+    """Return a file of daily bars of 1990 to 2003 in a vendor's format: a byte-order mark, dates as month/day/year.
 
     Prices are adjusted for splits, so that they begin below a dollar. The first three years have no volume.
     """

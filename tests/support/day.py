@@ -1,9 +1,9 @@
 """A trading day with faulty vendors at high speed: the sandbox with its own clock, a plant, and a comparison.
 
-`Day` contains the parameters: symbols, start, speed, quotas, faults. `run` starts the sandbox and the plant by user
-commands. It waits until the day is over and the plant reports no fetchable gap. The returned `Verdict` compares the
-stored bars with the sandbox's market. It lists the coverage of each gap and the requests to vendors. The verdict does
-not depend on durations.
+`Day` contains the parameters: symbols, start, speed, quotas, faults. `run` starts the sandbox and the plant with the
+commands of a user. It waits until the day is over. Then it waits, at most `settle_s`, until the plant reports no
+fetchable gap. The returned `Verdict` compares the stored bars with the sandbox's market. It lists the coverage of each
+gap and the requests to vendors. The verdict does not depend on durations.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Half of a start is imports: 0.35 s of CPU time, and the tests of kills start 200 processes. A forked process has its own
 session, environment, arguments and files, and runs `main` like a new one. `make test-all` starts new processes.
-`run_command` of the end-to-end tests always does.
+`run_command` of the end-to-end tests always starts a new process.
 
     process = fork(["run", "api"], env, stdout=file, stderr=file)
 """

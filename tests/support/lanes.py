@@ -2,7 +2,7 @@
 
 A file's tests stay on one worker, because they share its fixtures. These tests do not:
 
-- Tests on Kafka are two groups, of `tests/chaos` and of the rest, so that two brokers serve a whole run.
+- Kafka tests in the folders `WAITING` are two groups, those of `tests/chaos` and the others: two brokers serve them.
 - The files of `SEPARATE_FILES` share little and run longer than a worker's fair share: each test is a group.
 
 Groups form one queue. Tests that wait for processes are in front, tests that compute are behind. Three of four workers

@@ -54,7 +54,7 @@ class Postgres:
 
     server: EmbeddedPostgres
     port: int
-    """Port on 127.0.0.1. Only tests use TCP; the embedded server of a plant listens on its Unix socket alone."""
+    """Port on 127.0.0.1. The embedded server of a plant listens on TCP only if `store.listen` is set."""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def dsn_of(self, name: str) -> str:

@@ -36,7 +36,8 @@ BINARIES = Path(_package.origin).parent / "pginstall" / "bin"
 class Opened:
     """A copy of a fixture: its data folder and settings.
 
-    The clock of a command starts 5 s after the fixture's end and runs `rate` times as fast. Rate 0 stops the clock.
+    The clock of a command starts 5 s after the fixture's end and runs `rate` times as fast as real time.
+    Rate 0 stops the clock.
     """
 
     folder: Path
@@ -46,7 +47,7 @@ class Opened:
     env: dict[str, str] = field(default_factory=dict)
 
     def environment(self, rate: int = 1, python: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Return the environment of a command with the fixture's clock and settings. `python` has further variables."""
+        """Return the environment of a command: the fixture's clock and settings, and the variables of `python`."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TICKERPLANT_")}
         clock = f"{time.time_ns()}:{self.clock_ns + 5_000_000_000}:{rate}"
         own = {

@@ -33,7 +33,7 @@ def test_rest_answers_as_before(found: dict[str, Any], route: str) -> None:
         assert not set(WANTED["rest"][route]) - set(found["rest"][route])
         return
     wanted, answer = WANTED["rest"][route], found["rest"][route]
-    answer = answer | {"headers": {name: answer["headers"][name] for name in wanted["headers"]}}  # others are additions
+    answer = answer | {"headers": {name: answer["headers"][name] for name in wanted["headers"]}}  # others are new
     if route == "/health":
         assert_health_as_before(answer, wanted)
         return
@@ -49,7 +49,7 @@ def test_rest_answers_as_before(found: dict[str, Any], route: str) -> None:
 
 
 def contains(found: Any, wanted: Any) -> bool:
-    """Return True if a document contains another one: later versions only add fields."""
+    """Return True if the document `found` contains all of `wanted`. Later versions only add fields."""
     if isinstance(wanted, dict):
         return all(name in found and contains(found[name], value) for name, value in wanted.items())
     if isinstance(wanted, list):

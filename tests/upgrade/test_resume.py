@@ -1,7 +1,7 @@
 """This version resumes a killed plant of 28f7935 at its positions.
 
 The fixtures contain a killed and a finished file feed, a live feed and a backfill. They contain snapshots of
-aggregation and analytics older than the log's end, a store behind the log, retention holds, alerts and settings.
+aggregation and analytics older than the end of the log, a store behind the log, retention holds, alerts and settings.
 """
 
 from __future__ import annotations

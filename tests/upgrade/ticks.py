@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 START = dt.datetime(2026, 3, 4, 15, 0, tzinfo=dt.UTC)
-"""Start time of the files, and of the virtual clock of the plant that made the fixtures."""
+"""Time of the first tick, and start of the virtual clock of the plant that made the fixtures."""
 SYMBOLS = ("FILEA", "FILEB", "FILEC", "FILED")
 TICKS = 3_000
 SECONDS = 1_200

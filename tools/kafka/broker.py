@@ -50,7 +50,7 @@ SETTINGS = {
     "share.coordinator.state.topic.min.isr": "1",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",  # 6 s by default; tests that kill a member wait for the end of its session
-    # A killed broker can restart only after its former session has ended: 9 s by default.
+    # A killed broker can restart only after its previous session has ended: 9 s by default.
     "broker.session.timeout.ms": "1500",
     "broker.heartbeat.interval.ms": "300",
     "auto.create.topics.enable": "false",  # a misspelt topic is an error, not a new topic
@@ -159,8 +159,8 @@ class KafkaBroker:
     ) -> None:
         """Configure a broker without starting it. `port` 0 chooses a free port; `settings` override the defaults.
 
-        `listeners` are additional ones for clients: the security protocol by name. `joins` is the first broker of a
-        cluster, which is also its controller; this broker has another number `node` then.
+        `listeners` are additional listeners for clients: the security protocol by name. `joins` is the first broker of
+        the cluster that this broker joins, and its controller. `node` must then differ from the number of `joins`.
         """
         self.data_dir = Path(data_dir).resolve()
         self._wanted_port = port
@@ -175,7 +175,7 @@ class KafkaBroker:
 
     @property
     def port(self) -> int:
-        """Return the port; it is chosen at the first start and never changes."""
+        """Return the port. The first call chooses and stores it; only another `port` of the constructor changes it."""
         return int(self._identity()["port"])
 
     @property
@@ -189,7 +189,7 @@ class KafkaBroker:
 
     @property
     def pid(self) -> int | None:
-        """Return the JVM's pid, even if another process started the JVM; None if it is not running."""
+        """Return the JVM's pid, even if another process started the JVM; None if no JVM is running."""
         try:
             pid = int((self.data_dir / "pid").read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()

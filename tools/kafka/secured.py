@@ -1,6 +1,6 @@
 """A Kafka broker for clients with SASL/SCRAM over TLS, certificates of their own and access rules (ACLs).
 
-The listener `CLIENTS` needs all of them. The listener without security is for administration only: its user may do
+The listener `CLIENTS` requires all of them. The listener without security is for administration only: its user may do
 everything, and it exists on 127.0.0.1 alone.
 """
 
@@ -36,7 +36,7 @@ _TIMEOUT_S: Final = 30.0
 
 
 def broker_settings(authority: Authority, made: Certificate, *, own_certificates: bool = True) -> dict[str, str]:
-    """Return the settings of a broker with this certificate. `own_certificates`: clients need one of the CA too."""
+    """Return the settings of a broker with this certificate. `own_certificates`: clients need a certificate too."""
     listener = f"listener.name.{LISTENER.lower()}"
     found = {
         "sasl.enabled.mechanisms": MECHANISM,

@@ -130,7 +130,7 @@ def refuse(folder: Path, major: int) -> None:
 
 
 async def fill(dsn: str) -> None:
-    """Create the tables and rows in some of them."""
+    """Create the plant's tables, and a table `filler` with 50,000 rows."""
     store = await Store.open(dsn)
     await migrate(store)
     await store.close()

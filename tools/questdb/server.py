@@ -1,6 +1,7 @@
 """One QuestDB server for benchmarks, on 127.0.0.1, with its data in one folder.
 
-It needs a JVM (17 or newer), and Maven to get the jar. The jar is cached until `pom.xml` changes. Its hash is pinned.
+The server needs a JVM (17 or newer), and Maven to get the jar. The jar is cached until `pom.xml` changes. The hash of
+the jar is pinned.
 """
 
 from __future__ import annotations

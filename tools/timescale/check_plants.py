@@ -62,7 +62,7 @@ def sessions(symbols: int) -> Iterator[str]:
 
 
 def official(symbols: int) -> Iterator[str]:
-    """Yield lines of other bars of one old minute."""
+    """Yield lines of bars of one old minute whose prices differ from those of `sessions`."""
     yield BAR
     for number in range(symbols):
         yield f"{FIRST + dt.timedelta(minutes=100):%Y-%m-%dT%H:%M:%SZ},S{number:03d},7,9,6,8,5555"

@@ -1,10 +1,10 @@
-"""Checks of the store on a real TimescaleDB that need COPY, the scheduler, or two sessions.
+"""Checks of the store on a real TimescaleDB. They need COPY, a scheduler, or two sessions.
 
     python tools/timescale/check_real.py postgresql://postgres@127.0.0.1:5432/postgres [CASE...]
 
-Each case creates a database of its own and drops it at the end. `plant` compares the rows of two plants, one with this
-server and one with the embedded store, and takes minutes. The tests of the repository run the other statements on a
-TimescaleDB in WebAssembly.
+Each case creates a database of its own and drops it at the end. `check_plants.py` compares the rows of two plants, one
+with this server and one with the embedded store. The tests of the repository run the other statements on a TimescaleDB
+in WebAssembly.
 """
 
 # ruff: noqa: S608 (all parts of the statements are constants of this file)
@@ -48,7 +48,7 @@ DAY_US: Final = 86_400_000_000
 
 
 async def put_bars(store: Store, table: pa.Table) -> None:
-    """Write bars like persistence does."""
+    """Write bars as persistence does."""
     async with store.session() as session:
         await Ohlcv(session).prepare(table)
         async with session.transaction():
@@ -56,7 +56,7 @@ async def put_bars(store: Store, table: pa.Table) -> None:
 
 
 async def put_ticks(store: Store, table: pa.Table) -> None:
-    """Write ticks like persistence does."""
+    """Write ticks as persistence does."""
     async with store.session() as session:
         await Prices(session).prepare(table)
         async with session.transaction():
@@ -112,7 +112,7 @@ async def case_decompression(store: Store, _: str) -> str:
 
 
 async def case_default_limit(_: Store, dsn: str) -> str:
-    """Check that a session without the plant's setting has the limit; else the case above would show nothing."""
+    """Check that a session without the plant's setting has the limit; otherwise `case_decompression` proves nothing."""
     connection = await asyncpg.connect(dsn)
     try:
         await connection.execute("SELECT count(*) FROM timescaledb_information.hypertables")
@@ -165,7 +165,7 @@ async def case_retention_waits_for_writers(store: Store, dsn: str) -> str:
 
 
 async def case_jobs(store: Store, _: str) -> str:
-    """Check that every job retries after a minute, none is overdue, and no policy compresses realtime_prices."""
+    """Check the jobs: all but retention retry after a minute, none is overdue, no policy compresses realtime_prices."""
     await maintenance.run_due(store, dt.datetime.now(dt.UTC))
     async with store.session() as session:
         slow = await session.rows(
@@ -186,7 +186,7 @@ async def case_jobs(store: Store, _: str) -> str:
 
 
 async def case_deadlocks(store: Store, dsn: str) -> str:
-    """Run check roll-ups, compressions and writers at once; the plant's job succeeds in the end."""
+    """Run the refresh of a check roll-up, compressions and writers at once. The refresh never fails."""
     stop, failures = asyncio.Event(), 0
 
     async def write() -> None:
@@ -231,7 +231,7 @@ async def case_deadlocks(store: Store, dsn: str) -> str:
 
 
 async def case_policy_retry(store: Store, dsn: str) -> str:
-    """Check that a policy without a lock runs again after a minute. Its failure does not degrade the plant."""
+    """Check that a policy that gets no lock is due again within three minutes, and is not overdue until then."""
     await put_bars(store, bars({"minute": 0}))
     await maintenance.run_due(store, dt.datetime.now(dt.UTC))
     policy = "proc_name LIKE 'policy_co%' AND hypertable_name = 'intraday_ohlcv'"

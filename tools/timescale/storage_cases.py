@@ -1,4 +1,6 @@
-"""Checks of chunks, compression and check roll-ups on a real TimescaleDB that need COPY, the scheduler or two sessions.
+"""Checks of chunks, compression and check roll-ups on a real TimescaleDB.
+
+The checks need COPY, a scheduler or several sessions, which the tests' TimescaleDB in WebAssembly does not have.
 
     python tools/timescale/storage_cases.py postgresql://postgres@127.0.0.1:5432/postgres [CASE...]
 
@@ -76,7 +78,7 @@ def records(count: int, per_symbol: int, symbols: int) -> list[pa.Table]:
 
 
 async def direct_compress(store: Store) -> str:
-    """Compare the size of a tick and the time of the newest ticks: sparse and dense commits, with each rule."""
+    """Compare bytes per tick, and the time of reading newest ticks, for sparse and dense commits with each rule."""
     normal = prices.DENSE_TICKS
     sizes: dict[tuple[str, str], float] = {}
     figures: list[str] = []
@@ -145,7 +147,7 @@ async def order_of_compressed_ticks(store: Store) -> str:
 
 
 async def two_sessions(store: Store) -> str:
-    """Check that sessions can create the same chunks at the same time, of old and of recent rows, in both orders."""
+    """Check that six sessions can create the same chunks at the same time, in ascending and descending order."""
 
     async def write_days(number: int) -> None:
         days = range(0, 400, 7)
@@ -163,7 +165,7 @@ async def two_sessions(store: Store) -> str:
 
 
 async def another_writer(store: Store) -> str:
-    """Check that the chunk of a writer that does not ask for chunks stops no other writer."""
+    """Check that a chunk that one writer's INSERT creates delays another writer only until the commit."""
     recent = {"time_us": TODAY_US - DAY_US, "interval": "1d"}
     async with store.session() as session:
         async with session.transaction():
@@ -178,7 +180,7 @@ async def another_writer(store: Store) -> str:
 
 
 async def scheduler(store: Store) -> str:
-    """Check that the scheduler of the server compresses, and the ages of the remaining rows."""
+    """Check that the server's scheduler compresses chunks, and that uncompressed rows have the documented ages."""
     await write(store, range(120))
     began = time.monotonic()
     async with store.session() as session:

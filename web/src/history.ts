@@ -1,4 +1,4 @@
-/** Reads stored data over REST: symbols, and the bars and indicator values of one chart. */
+/** Requests over REST: symbols, the bars and indicator values of one chart, and the health of the plant. */
 
 import type { Values } from "./chart";
 import { key } from "./key";
@@ -6,7 +6,7 @@ import type { Bar } from "./model";
 
 const BARS = 600;
 
-/** The plant requires an API key, and the key in use is missing or invalid. */
+/** The plant requires an API key, and the key of this page is missing or invalid. */
 export class NoKey extends Error {}
 
 async function get(path: string): Promise<unknown> {

@@ -33,7 +33,8 @@ const MINUTES_KEPT = 5;
 export class Watchlist {
   readonly quotes = new Map<string, Quote>();
   readonly touched = new Set<string>();
-  /** Closes of the last minutes by symbol and time, newest last. If one is withdrawn, the previous one is the price. */
+  /** Closes of the last minutes by symbol and time, newest last. If the newest is withdrawn, the previous close is
+   * the price. */
   private readonly minutes = new Map<string, Map<number, number>>();
 
   take(bar: Bar): void {
@@ -87,7 +88,7 @@ export class Watchlist {
   }
 }
 
-/** Change of a quote against the day's open, as a fraction of the absolute open; null if either is missing. */
+/** Change of a quote against the day's open, as a fraction of the absolute open; null if one is missing or the open is 0. */
 export function dayChange(quote: Quote): number | null {
   if (quote.last === null || quote.dayOpen === null || quote.dayOpen === 0) return null;
   return (quote.last / quote.dayOpen - 1) * Math.sign(quote.dayOpen);

@@ -3,12 +3,13 @@
 A feed's ticks are counted in the order of their times. They wait until the feed's horizon has passed them. Any order of
 arrival within the allowed lateness thus gives the same bars, except among ticks of equal time. Counting starts again
 with each session. If the session's count before a tick is c, the tick belongs to the bar with index c // amount. The
-excess of a large trade thus counts toward the next bars. A bar ends with the same trade as if each share were a
-separate trade. A bar without a tick of its own is omitted. The last bar of a session ends with the session.
+excess of a large trade thus counts toward the next bars. If each share were a separate trade, the bars would end with
+the same trades. A bar without a tick of its own is omitted. The last bar of a session ends with the session.
 
-Sums are exact integers. The unit is 1e-8 of volume and 1e-4 of turnover, coarser for very large amounts. A bar starts
-at the time of its first tick, but at least one microsecond after the previous bar's start. A bar is published once:
-later ticks, cancels and corrections do not change it.
+Sums are exact integers. The unit is 1e-8 of volume and 1e-4 of turnover, coarser for very large amounts. Each trade is
+rounded to the unit. A bar starts at the time of its first tick, but at least one microsecond after the start of the
+symbol's previous bar. A bar is published once: later ticks, cancels and corrections do not change it. A bar is not
+published if another live feed publishes the symbol's bars (`source_priority.outranked`).
 
 Source: M. López de Prado, Advances in Financial Machine Learning (2018), section 2.3.
 """
@@ -30,13 +31,17 @@ from tickerplant.core.times import DAY_US, NEVER_US, BoolArray, Int64Array
 
 _DIGITS: Final = {"t": 0, "v": 8, "d": 4}
 _BAR_DIGITS: Final = 12
-"""Maximum digits of a bar's amount in units. Nine million bars of that amount in a session stay below 2^63."""
+"""Maximum digits of a bar's amount in units, unless the amount itself has more digits. Nine million bars of that amount
+in a session stay below 2^63."""
 _COLUMNS: Final = ("time", "symbol", "price", "size", "source", "flags")
 _TYPES: Final = ("<i8", "<i4", "<f8", "<f8", "<i4", "<u2")
 
 
 def _units(interval: Interval) -> int:
-    """Return the units per trade, share or currency unit: the greatest power of ten within both digit limits."""
+    """Return the units per trade, share or currency unit: the greatest power of ten within both digit limits.
+
+    The result is at least 1.
+    """
     return int(10 ** max(0, min(_DIGITS[interval.measure], _BAR_DIGITS - len(str(interval.amount)))))
 
 
@@ -62,7 +67,10 @@ class _Counter:
                 setattr(self, name, np.concatenate((getattr(self, name), np.full(more, nothing, dtype=np.int64))))
 
     def count(self, ticks: TickColumns, sessions: Int64Array) -> list[Rows]:
-        """Count ticks, sorted by time; return the ended bars as a list of parts."""
+        """Count ticks, which are sorted by time; return the ended bars as a list of parts.
+
+        `sessions`: the session of each tick.
+        """
         order = np.argsort(ticks.symbol, kind="stable")
         ticks, sessions = ticks.at(order), sessions[order]
         symbols = ticks.symbol
@@ -132,6 +140,7 @@ class _Counter:
         return take(self.rows, done)
 
     def _amounts(self, ticks: TickColumns) -> Int64Array:
+        """Return the amount of each tick in units: int64[n]; 0 for a tick with the flag NO_VOLUME."""
         counts: BoolArray = (ticks.flags & TickFlag.NO_VOLUME) == 0
         if self.interval.measure == "t":
             return counts.astype(np.int64)
@@ -168,12 +177,15 @@ class ActivityBars:
         self.released_us = NEVER_US
 
     def fit(self, intervals: Sequence[Interval]) -> None:
-        """Set the intervals to count. An interval that was counted before keeps its counter."""
+        """Set the intervals to count. An interval that is already counted keeps its counter."""
         known = {counter.interval: counter for counter in self._counters}
         self._counters = [known.get(interval) or _Counter(interval) for interval in intervals]
 
     def add(self, ticks: TickColumns) -> int:
-        """Add ticks, which wait for the horizon. Drop ticks before the horizon; return the count of dropped ticks."""
+        """Add ticks, which wait for `release`; return the count of dropped ticks.
+
+        Ticks before the last `until_us` of `release` are dropped.
+        """
         late = ticks.time < self.released_us
         if late.any():
             ticks = ticks.where(~late)
@@ -187,8 +199,8 @@ class ActivityBars:
     ) -> list[Rows]:  # fmt: skip
         """Count the ticks before `until_us`, end the bars of finished sessions, and return the ended bars by interval.
 
-        A session is finished if it ends at or before `until_us`. `members[symbol, interval]`: the symbol has bars of
-        the interval.
+        A session is finished if it ends at or before `until_us`. `members[symbol, interval]`: true if the symbol has
+        bars of the interval.
         """
         self.released_us = max(self.released_us, until_us)
         due = self._due(until_us)
@@ -242,7 +254,7 @@ class ActivityBars:
 
 
 def _sessions_of(ticks: TickColumns, calendars: list[Calendar], calendar_of: Codes) -> Int64Array:
-    """Return the session of each tick. A tick between two sessions counts toward its UTC day."""
+    """Return the session of each tick: int64[n]. A tick between two sessions counts toward its UTC day."""
     result: Int64Array = np.full(len(ticks), NO_SESSION)
     for number, known in enumerate(calendars):
         mine = calendar_of[ticks.symbol] == number

@@ -12,9 +12,11 @@ When bars close:
   closes at the feed's `down` or `end`.
 - A 5m bar closes when its feed's horizon reaches the end of the bar. A daily bar closes when the horizon reaches the
   end of the session. Both also close at the feed's `end`. They do not close at `down`, because the feed may be up again
-  before the bar ends. While a live feed is down, its horizon advances to log time less the allowed lateness.
-- A backfill of this morning, for example, may end while a live feed of the same symbols is up. Coarser bars that end
-  after the live feed's horizon then remain open until the live feed closes them.
+  before the bar ends. While a live feed with such open bars is down, its horizon advances to log time less the allowed
+  lateness.
+- A backfill may end while a live feed of the same symbols is up. Coarser bars that end after the live feed's horizon
+  then remain open until the live feed closes them.
+- A 5m or daily bar that contains a pending minute remains open (see `source_priority`).
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class BarAggregator:
         self._checked_silence = False
 
     def begin(self, feed: str, sent_at_us: int) -> None:
-        """Begin the step of a record. `feed` is "" if no feed sent it. `sent_at_us` advances the clock of the log."""
+        """Begin the step of a record. `feed` is "" if no feed sent the record. `sent_at_us` may advance log time."""
         state = self.state
         state.last_sent_us = max(state.last_sent_us, sent_at_us)
         if feed:
@@ -101,8 +103,8 @@ class BarAggregator:
     ) -> None:
         """Mark the feed up from `start_us`, and expect it to deliver `symbols`.
 
-        `gap`, `whole`: as for `FeedState.mark_up`. `live`: the feed counts as down if it sends no more records.
-        `firm`: the first and the last interval of a file are complete, even if other files have trades of them.
+        `gap`, `whole`: as for `FeedState.mark_up`. `live`: the feed counts as down after `STALE_FEED_US` without a
+        record. `firm`: the first and the last interval of a file are complete, even if other files have trades in them.
         """
         feed = self.state.feed(name)
         feed.firm = firm
@@ -133,7 +135,10 @@ class BarAggregator:
         version: int,
         history: History = EMPTY_HISTORY,
     ) -> None:
-        """Add ticks of a feed in order of arrival, then advance the feed's watermark. Corrections read `history`."""
+        """Add ticks of a feed in order of arrival, then advance the feed's watermark.
+
+        Cancels and corrections read the affected ticks again from `history`.
+        """
         state, feed = self.state, self._known_feed(name, watermark_us)
         state.refresh()
         reason = LATE
@@ -193,9 +198,10 @@ class BarAggregator:
         self._mark_down(self.state.feed(name), since_us, reason)
 
     def end(self, name: str, *, whole: bool, watermark_us: int = NEVER_US) -> None:
-        """End the feed, which has delivered all its data. Its windows close. `watermark_us`: its last watermark.
+        """End the feed: its windows and its open 5m and daily bars close.
 
-        Its open 5m and daily bars close too, except those that a live feed of the same symbols takes over.
+        Coarser bars that a live feed of the same symbols takes over remain open. `whole`: the feed has delivered all
+        its data; if false, its coverage ends at its watermark. `watermark_us`: the last watermark of a file.
         """
         feed = self.state.feed(name)
         if not whole and feed.coverage:
@@ -248,7 +254,7 @@ class BarAggregator:
         self._outcome.unsupported(name, self.state.feed(name).watermark_us, reason, count)
 
     def _known_feed(self, name: str, watermark_us: int) -> FeedState:
-        """Return the feed. A feed that sent no `start` counts as up since its first watermark."""
+        """Return the feed. A feed that sent no `start` counts as up from its first watermark on."""
         feed = self.state.feed(name)
         if not feed.up and not feed.coverage:
             feed.up = True
@@ -318,7 +324,10 @@ class BarAggregator:
             self._add_minutes(feed, rows, LATE)
 
     def _add_minutes(self, feed: FeedState, rows: Rows, reason: int, *, add: bool = True) -> None:
-        """Add closed minutes of a feed, sorted by start, to its candidates; if `add` is false, replace them."""
+        """Add closed minutes of a feed, sorted by start, to the feed's candidates.
+
+        If `add` is false, they replace the candidates.
+        """
         if len(rows):
             rows["complete"] = completeness.minutes_complete(feed, rows)
             self._wait_for_better_feeds(feed, rows)
@@ -392,12 +401,15 @@ class BarAggregator:
         self._outcome.statuses.append(FeedStatus(feed.name, "down", since_us, reason))
 
     def _recompute_completeness(self, feed: FeedState, since_us: int) -> None:
-        """Recompute the completeness of the feed's bars that end after `since_us`, and publish those that change."""
+        """Recompute the completeness of the feed's bars that end after `since_us`; publish the changed bars."""
         completeness.recompute_minutes(self.state, feed, since_us)
         self._close(feed, feed.horizon_us, DOWN, redo_since_us=since_us)
 
     def _check_silent_feeds(self) -> None:
-        """Mark silent live feeds down. The horizon of a live feed that is down advances with log time."""
+        """Mark silent live feeds down.
+
+        The horizon of a live feed that is down and has open coarser bars advances with log time.
+        """
         state = self.state
         now = state.last_sent_us
         for feed in list(state.feeds.values()):

@@ -8,6 +8,7 @@ symbol, in this order:
 3. The bar with the better rank in the order of sources (`rules.sources`) wins.
 4. A bar rolled up from vendors' finer bars loses to every other kind of bar.
 5. The first candidate to arrive wins.
+6. The candidate with the smaller feed number wins.
 
 A winner whose trades were all cancelled is published as withdrawn. A pending candidate cannot win.
 """
@@ -48,11 +49,12 @@ from tickerplant.aggregation.source_priority import SourceRanking
 from tickerplant.core.times import FOREVER_US, NEVER_US, BoolArray, Int64Array
 
 REASONS = ("ticks", "parts", "late", "source", "down", "auction", "cancel", "correction", "rebuild")
-"""The engine's reasons for publishing a bar, by code. Vendors' reasons get the next codes."""
+"""The engine's reasons for publishing a bar, by code. `cut` and vendors' reasons get the next codes."""
 TICKS, PARTS, LATE, SOURCE, DOWN, AUCTION, CANCEL, CORRECTION, REBUILD = range(9)
 
 MAX_RUN_ROWS: Final = 65_536
-"""Maximum rows of the runs, or the number of rows in the blocks if greater. A row is thus copied a few times only."""
+"""Maximum rows of the runs. If the blocks contain more rows, their number is the maximum. A row is thus copied only a
+few times."""
 _PUBLISHED = (*VALUES, "trades", "source", "complete", "history", "withdrawn")
 
 
@@ -80,13 +82,13 @@ class CandidateBlocks:
         self._changed: list[Int64Array] = []
         """Keys of the other bars that this step has changed."""
         self._new: list[Int64Array] = []
-        """Keys of all bars that have changed since the last call of `drain_new`."""
+        """Keys of all bars that have changed since the last call of `drain_new`, except by `replace`."""
         self._merged: list[Int64Array] = []
-        """Keys of the bars with several candidates, if this step has changed one of them."""
+        """Keys of the bars to whose candidates this step has merged a row. Some of the bars have one candidate."""
 
     @property
     def blocks(self) -> dict[int, Rows]:
-        """Return the blocks by start. A caller may remove blocks with `remove` only."""
+        """Return the blocks by start. A caller may remove blocks only with `remove`."""
         if self._runs:
             self._settle()
         return self._blocks
@@ -285,7 +287,7 @@ class CandidateBlocks:
     def drain_new(self) -> tuple[Int64Array, Codes]:
         """Return starts and symbols of the bars changed since the last call: the input of coarser bars.
 
-        The bars are sorted by start, then symbol.
+        The bars are sorted by start, then symbol. Bars changed by `replace` are not among them.
         """
         keys = np.unique(np.concatenate(self._new)) if self._new else np.empty(0, dtype=np.int64)
         self._new.clear()
@@ -346,7 +348,7 @@ class CandidateBlocks:
             self._changed.append(np.unique(bar_keys(block)[ours]))
 
     def of_feed(self, start: int, symbols: Codes, feed: int) -> Rows:
-        """Return copies of the candidates of these symbols from one feed's ticks, sorted by symbol."""
+        """Return copies of the candidates with this start that are built from one feed's ticks, sorted by symbol."""
         block = self.blocks.get(start)
         if block is None:
             return np.zeros(0, dtype=ROW)
@@ -378,10 +380,11 @@ class CandidateBlocks:
         return join([block for start in starts if (block := blocks.get(start)) is not None])
 
     def drain_differences(self) -> list[tuple[Rows, Rows]]:
-        """Return one pair of arrays of equal length: published bars, and differing bars of other sources.
+        """Return a list of one pair of arrays of equal length: published bars, and differing bars of other sources.
 
-        [] if no bars differ. The arrays contain only bars whose candidates this step has changed. Both bars are
-        complete and have a price. A source's official bar and the bar from its ticks count as bars of two sources.
+        [] if no bars differ. The arrays contain only bars into which this step has merged a candidate. Both bars of a
+        pair are complete and have a price. A source's official bar and the bar from its ticks count as bars of two
+        sources.
         """
         if not self._merged:
             return []

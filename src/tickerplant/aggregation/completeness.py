@@ -2,11 +2,11 @@
 
 A bar from ticks is complete if its feed was up for the whole bar and the size of each trade is known. A roll-up is
 complete if all its parts are complete and its feeds together were up for the whole bar. A vendor's bar is complete if
-the vendor marks it complete. `cut_minutes` adds the rules for files.
+the vendor marks it complete. `cut_minutes` and `earlier_feeds` add the rules for files.
 
-An interval of a feed is *declared over* when the feed's horizon reaches the interval's end. The declaration contains
-the expected symbols and marks the symbols that have a bar. If a later record shows that the feed was down, the interval
-is declared again.
+An interval of a feed is *declared over* when the feed's horizon reaches the interval's end. 1m and 5m intervals are
+declared for live feeds only. The declaration contains the expected symbols and marks the symbols that have a bar. If a
+later record shows that the feed was down, its 1m and 5m intervals are declared again.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from tickerplant.core.sessions import NO_SESSION
 from tickerplant.core.times import MINUTE_US, NEVER_US, BoolArray, Int64Array
 
 _MAX_DECLARED_MINUTES: Final = 1440
-"""Maximum count of minutes that one step declares. If a watermark jumps by weeks, only the last day is declared."""
+"""Maximum minutes of one declaration of a feed. If a watermark jumps by weeks, only the last day is declared."""
 
 
 def minutes_complete(feed: FeedState, rows: Rows) -> BoolArray:
-    """Return a mask of the complete minutes of a feed."""
+    """Return a mask of the rows of a feed's minutes that are complete."""
     starts = rows["start"]
     result: BoolArray = feed.covers(starts, starts + MINUTE_US) & (rows["flaws"] == 0)
     return result
@@ -112,7 +112,7 @@ def declare_days(state: State, outcome: Outcome, feed: FeedState, closed: list[t
 def _declare_minutes(state: State, outcome: Outcome, feed: FeedState, starts: Int64Array) -> None:
     """Declare over these minutes, and the 5m intervals that end with one of them.
 
-    The expected symbols are those of the feed whose exchange has a session at that time.
+    The expected symbols are the feed's symbols whose exchange has a session in that minute.
     """
     calendar_of = state.calendar_of[feed.expected]
     numbers = np.unique(calendar_of)

@@ -1,13 +1,14 @@
 """Recomputes the bars that contain cancelled or corrected trades, from the log.
 
-The engine stores no ticks. A closed bar and an open window store the range of raw offsets that contains their ticks.
+A closed bar and an open window do not store their ticks. They store the range of raw offsets that contains these ticks.
 The ranges of all minutes that one record changes are read together. A second read follows if closing auction trades
 change. Each bar is recomputed from its remaining trades. A cancel or correction that arrives before its trade is stored
 as unmatched. When a tick of the same symbol and time arrives, its minute is recomputed. A trade, its correction and its
 cancel may therefore arrive in any order.
 
-A trade is identified by symbol, `time` and `trade_id`, and by its exchange if the tick has one. A cancel wins over
-every correction. The last correction to arrive replaces earlier corrections. A correction changes price and size only.
+A trade of a feed is identified by symbol, `time` and `trade_id`, and by its exchange if the tick has one. A cancel wins
+over every correction. The last correction to arrive replaces earlier corrections. A correction changes price and size
+only.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ class _ReadTicks:
 def affected_ticks(feed: FeedState, ticks: TickColumns) -> BoolArray | None:
     """Return a mask of the ticks whose minute must be recomputed; None if there are none.
 
-    This batch cancels or corrects a trade of such a minute, or an unmatched cancel or correction has the time of one of
-    its ticks.
+    A minute must be recomputed if the batch contains a cancel or correction in it, or the possible trade of an
+    unmatched cancel or correction.
     """
     corrective = (ticks.flags & CORRECTIVE) != 0
     if not len(feed.unmatched) and not corrective.any():
@@ -108,7 +109,7 @@ def affected_ticks(feed: FeedState, ticks: TickColumns) -> BoolArray | None:
 def apply_corrections(
     state: State, outcome: Outcome, feed: FeedState, ticks: TickColumns, offset: int, version: int, history: History
 ) -> Corrected:
-    """Recompute the minutes of these ticks, which are from one record. Replace their open windows and auction rows.
+    """Recompute the minutes of these ticks, which are from one record. Replace open windows and auction rows.
 
     Return the recomputed closed minutes; the caller replaces the candidates with them.
     """
@@ -154,7 +155,7 @@ def _recompute(
 ) -> _Recomputed:
     """Recompute the minutes of the affected ticks of the record at `offset`.
 
-    Changes only `feed.unmatched`: adds the cancels and corrections whose trade has not arrived.
+    Only `feed.unmatched` changes: the cancels and corrections whose trade has not arrived are added.
     """
     keys = _keys(ticks)
     affected = np.unique(keys)
@@ -196,7 +197,7 @@ def _read(
     into: _ReadTicks, state: State, feed: FeedState, ranges: Sequence[tuple[int, int]], history: History,
     wanted: Callable[[TickColumns], BoolArray],
 ) -> None:  # fmt: skip
-    """Add the ticks of the feed that `wanted` selects in these offset ranges. Each offset is read once."""
+    """Add the ticks of the feed that `wanted` selects in these offset ranges. Each offset is read at most once."""
     read_to = -1
     for begin, end in sorted(ranges):
         for consumed in history(max(begin, read_to), end) if end > read_to else ():
@@ -207,7 +208,7 @@ def _read(
                 check(record.batch)
                 ticks, _ = read_ticks(record.batch, state.symbols, state.sources, f"{feed.name} again")
             except UnreadableRecord:
-                continue  # it became a dead letter when it arrived
+                continue  # the record became a dead letter when it arrived
             mask = wanted(ticks)
             if mask.any():
                 into.add(ticks.where(mask), consumed.offset)
@@ -249,7 +250,7 @@ def _regroup(
     ticks: TickColumns, offsets: Int64Array, kept: BoolArray, key: Callable[[TickColumns], Int64Array], present: Rows,
     buckets: Int64Array | None = None,
 ) -> tuple[Rows, int]:  # fmt: skip
-    """Return the recomputed rows, and the count of lost bars: their ticks are no longer in the log.
+    """Return the recomputed rows, and the count of lost bars, whose ticks are no longer in the log.
 
     There is a row for each bar that has trades left or was present, except for lost bars. `buckets`: the start of each
     tick's bar, the minute by default.
@@ -342,7 +343,7 @@ def _auction_rows(state: State, feed: FeedState, keys: Int64Array) -> Rows:
 
 
 def auction_sessions(state: State, ticks: TickColumns) -> Int64Array:
-    """Return for each tick the session of a closing auction trade outside regular hours, or NO_SESSION: int64[n]."""
+    """Return the session of each closing auction trade outside regular hours; NO_SESSION for other ticks: int64[n]."""
     sessions = np.full(len(ticks), NO_SESSION)
     flagged = (ticks.flags & TickFlag.CLOSING_AUCTION) != 0
     if not flagged.any():

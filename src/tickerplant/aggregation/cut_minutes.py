@@ -1,17 +1,23 @@
-"""Minutes that two files cut: the minute and its roll-ups are incomplete, with the reason `cut`.
+"""Cut minutes: each of two files contains only a part of the minute's prints.
 
-A file has a *claim* on the minute in which it begins and on that in which it ends: these minutes count as complete. The
-claim is void for a symbol if another file of the source has prints of the minute outside this file's range. A file
-begins and ends in its first and last minute. A file sorted by symbol may be cut inside the prints of one symbol. It
-therefore also begins in the minute of its first row, for the symbol of that row, and ends in the minute of its last
-row.
+A cut minute and its roll-ups are incomplete, with the reason `cut`. A file has a *claim* on the minute in which it
+begins and on the minute in which it ends: these minutes count as complete. The claim is void for a symbol if another
+file of the source has prints of the minute outside this file's range. The claims of a `firm` file are never void.
 
-The row of a file in a minute has the times of the first and the last print that set a price. Two cases are different:
+A file begins in its first minute and ends in its last minute. A file sorted by symbol may be cut inside the prints of
+one symbol. It therefore also begins in the minute of its first row, for the symbol of that row. It also ends in the
+minute of its last row, for the symbol of that row.
 
-- Two files may cut between prints of one instant. If one file ends in the minute, and the other begins in it, their
-  prints may therefore have equal times.
-- A row without a price has no times. Then the prints of the other file count as outside if both files begin or end in
-  the minute. Prints that set neither a price nor a volume do not count.
+The row of a file in a minute contains the times of the first and the last print that set a price. If the file begins
+in the minute, prints of another file before the first time count as outside. If the file ends in the minute, prints
+after the last time count as outside. In the minutes of the first and the last row, both count, because the times of a
+symbol may descend. There are two special cases:
+
+- Two files may be cut between prints of equal time. If one file ends in the minute and the other begins in it, prints
+  at the first or last time also count as outside. This does not apply to files of equal range: one file may
+  be a corrected copy of the other.
+- A row without a price has no times. Then the prints of the other file count as outside if each of the two files begins
+  or ends in the minute. Prints that set neither a price nor a volume do not count.
 """
 
 from __future__ import annotations
@@ -29,7 +35,7 @@ from tickerplant.core.times import MINUTE_US, BoolArray, Int64Array
 
 
 def mark_cut_minutes(state: State, starts: Iterable[int]) -> None:
-    """Mark the closed minutes with these starts that two files cut; see the docstring of the module."""
+    """Mark the cut minutes among the closed minutes with these starts; see the docstring of the module."""
     minutes, claims = state.candidates[MINUTES], state.file_claims()
     for start in starts:
         block = minutes.blocks.get(start)
@@ -42,7 +48,7 @@ def mark_cut_minutes(state: State, starts: Iterable[int]) -> None:
 
 
 def _cut_rows(state: State, start: int, block: Rows, claiming: list[int]) -> BoolArray:
-    """Return a mask of the complete rows of the feeds `claiming` whose minute another file continues or begins."""
+    """Return a mask of the complete rows of the files `claiming` (by number) that another file cuts."""
     result = np.zeros(len(block), dtype=np.bool_)
     of_ticks = (block["kind"] == FROM_TICKS) & ~block["withdrawn"]
     has_effect = np.isfinite(block["open"]) | (block["trades"] > 0)
@@ -80,7 +86,7 @@ def _cut_by(
     edges, their_edges = _Edges.of(state, feed, start, ours), _Edges.of(state, second, start, its)
     outside = (edges.begins | edges.by_row) & (its["open_time"] < ours["open_time"])
     outside |= (edges.ends | edges.by_row) & (its["close_time"] > ours["close_time"])
-    if _range(state, feed) != _range(state, second):  # otherwise it may be the same file, corrected
+    if _range(state, feed) != _range(state, second):  # with equal ranges, one file may be a corrected copy
         adjacent = (edges.last & their_edges.first) | (edges.first & their_edges.last)
         apart = (its["open_time"] >= ours["close_time"]) | (its["close_time"] <= ours["open_time"])
         outside |= adjacent & apart
@@ -91,7 +97,10 @@ def _cut_by(
 
 
 def _range(state: State, feed: FeedState) -> tuple[object, ...]:
-    """Return the first and the last time of a file, and its first and last row, as far as known; () if unknown."""
+    """Return the first and the last time of a file, and its first and last row (None if unknown).
+
+    Return () if the file's span is unknown.
+    """
     span = state.file_spans.get(feed.name)
     return () if span is None else (span.first_us, feed.newest_us, span.first_row, span.last_row)
 
@@ -120,7 +129,10 @@ class _Edges:
 
     @property
     def by_row(self) -> BoolArray:
-        """Return a mask of the rows where the file begins or ends by row order. The times of a symbol may descend."""
+        """Return a mask of the rows where the file begins or ends by row order.
+
+        Beginning and end are not distinguished, because the times of a symbol may descend.
+        """
         return self.first_row | self.last_row
 
     @property

@@ -1,6 +1,6 @@
 """Converts columns of raw records to columns of the engine.
 
-An unreadable column raises UnreadableRecord. Unusable rows are dropped or masked.
+The functions raise UnreadableRecord for an unreadable column. They drop or mask unusable rows.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ def read_ticks(batch: pa.RecordBatch, symbols: Interner, sources: Interner, feed
 
 
 def _trade_ids(batch: pa.RecordBatch) -> pa.Array:
-    """Return the text that identifies a trade of a symbol and instant: the trade id, after the exchange if known."""
+    """Return the texts that identify trades of equal symbol and time: exchange (if known) and trade id.
+
+    The text is null for a tick without a trade id.
+    """
     ids = batch.column(5)
     if batch.num_columns == len(TICKS):
         return ids
@@ -68,6 +71,7 @@ def read_vendor_bars(
 ) -> tuple[Rows, npt.NDArray[np.int8], BoolArray]:
     """Return the rows of a checked VENDOR_BARS batch, the code of each row's interval, and a mask of usable rows.
 
+    A usable row has an interval in `INTERVALS`, and finite prices and volume. Its time is a multiple of the interval.
     `feed` is the key of the cached dictionaries. Raises UnreadableRecord for timestamps outside 1800–2260.
     """
     times = _times(batch.column(0))

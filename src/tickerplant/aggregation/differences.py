@@ -10,14 +10,14 @@ from tickerplant.aggregation.rows import FROM_VENDOR, FROM_VENDOR_PARTS, Rows, b
 from tickerplant.core.times import BoolArray
 
 COMPARED: Final = ("open", "high", "low", "close", "volume")
-"""Columns in which bars of two sources are compared."""
+"""Columns that are compared between bars of two sources."""
 
 
 def find_differences(rows: Rows) -> list[tuple[Rows, Rows]]:
-    """Return one pair of arrays of equal length: winners, and differing bars of other sources; [] if none differ.
+    """Return a list of one pair of arrays of equal length: winners, and differing bars of other sources.
 
-    `rows`: all candidates of some bars, sorted by start, then symbol. Both candidates are complete and have a price. A
-    source's official bar and the bar from its ticks count as bars of two sources.
+    [] if no bars differ. `rows`: all candidates of some bars, sorted by start, then symbol. Both bars of a pair are
+    complete and have a price. A source's official bar and the bar from its ticks count as bars of two sources.
     """
     keys = bar_keys(rows)
     if (keys[1:] != keys[:-1]).all():

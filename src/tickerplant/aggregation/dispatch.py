@@ -20,16 +20,17 @@ from tickerplant.core.times import FOREVER_US, NEVER_US
 from tickerplant.core.version import make_version
 
 PASSED_ON: Final = (records.Mark, records.End, records.Settings, records.Splits, records.AlertRule)
-"""Kinds of raw records that aggregation passes on."""
+"""Kinds of raw records that aggregation passes on to `market.prices.ohlcv`."""
 _MAX_REASONS: Final = 100
-"""Maximum count of distinct reasons. The column `reason` of published bars is a dictionary with int8 indices."""
+"""Maximum distinct reasons: the column `reason` of published bars is a dictionary with int8 indices. The first reason
+after `REASONS` replaces each further reason."""
 
 
 class Dispatcher:
     """Applies raw records to an engine. The caller calls the engine's `finish` after each `apply`.
 
-    `only`: codes of the symbols whose ticks and bars a rebuild applies; None for all symbols, outside a rebuild. A
-    rebuild ignores `Settings` records and keeps the engine's rules.
+    `only`: codes of the symbols whose ticks and bars a rebuild applies. Outside a rebuild, `only` is None, and all
+    symbols are applied. A rebuild keeps the engine's rules: it ignores the values of `Settings` records.
     """
 
     def __init__(self, engine: BarAggregator, generation: int, *, only: Codes | None = None) -> None:

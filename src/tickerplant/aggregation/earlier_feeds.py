@@ -1,10 +1,10 @@
 """Sessions that a file of ticks shares with a feed whose bars are no longer in memory.
 
 A file that begins or ends inside a session contains only a part of the session. Another feed may have delivered the
-other part: a file of other hours, or the live feed. If that feed's bars were evicted, the session is recomputed from
+other part: a file of different hours, or a live feed. If that feed's bars were evicted, the session is recomputed from
 the raw records of both feeds. Thus the result does not depend on the time between two replays. If the log no longer
 contains the other feed's records, dependent bars are published incomplete, with the reason `cut`. These are the daily
-bar, and the 1m and 5m bars in which this file begins or ends.
+bar, and the 1m and 5m bars in which this file begins or ends. No bar of a `firm` file is marked incomplete.
 
 This applies only to the first and the last session of a file. A file contains all trades of the sessions between them.
 A file sorted by symbol begins or ends inside a session of one symbol, that of its first or last row.
@@ -32,9 +32,9 @@ from tickerplant.core.times import MINUTE_US
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A feed's part of a session before (or after) the file: its symbols, and the range of its raw offsets.
+    """A feed's part of a session before or after the file: symbols, and the range of the feed's raw offsets.
 
-    `feed`: number of the feed; None if it is no longer in memory.
+    `feed`: number of the feed; None if the feed was dropped from memory.
     """
 
     feed: int | None
@@ -45,7 +45,10 @@ class _Part:
 
 @dataclass(slots=True)
 class _Shared:
-    """A session that begins or ends outside the file. `edges`: first or last time of the file, or both."""
+    """A session that begins or ends outside the file.
+
+    `edges`: the times in this session at which the file begins or ends.
+    """
 
     session: int
     start_us: int
@@ -73,7 +76,7 @@ def join_earlier_feeds(
 def _shared_sessions(
     state: State, feed: FeedState, mine: FileSpan, calendar: int, symbols: Codes, offset: int
 ) -> list[_Shared]:
-    """Return the sessions of the file's first and last time in which evicted bars of other feeds may exist."""
+    """Return the sessions in which the file begins or ends, and for which other feeds may have evicted bars."""
     found: dict[int, _Shared] = {}
     known = state.calendars[calendar]
     for edge, before, cut in _edges(mine, symbols):
@@ -88,7 +91,7 @@ def _shared_sessions(
         # Only the part of the session in its daily bar, or in the file's first or last 5m bar, matters.
         five, minute = M5.floor(edge), edge - edge % MINUTE_US
         outside = (min(begin, five), edge) if before else (edge + 1, max(end, five + M5.us))
-        # Only another file cuts a minute.
+        # A feed that is not a file does not cut a minute.
         minutes = (outside[0], minute) if before else (minute + MINUTE_US, outside[1])
         parts = [*_of_files(state, mine, cut, *outside)]
         if cut is symbols:
@@ -107,7 +110,7 @@ def _edges(mine: FileSpan, symbols: Codes) -> Iterator[tuple[int, bool, Codes]]:
     """Yield (time, True if the file begins there, symbols that the time concerns) for each beginning and end of a file.
 
     The rows of a file sorted by time begin and end with these times. In a file sorted by symbol, the times of a symbol
-    may descend. The other file may thus have its trades before or after those of the first row.
+    may descend. The other file may thus have its trades before or after those of the first or last row.
     """
     yield mine.first_us, True, symbols
     yield mine.last_us, False, symbols
@@ -188,7 +191,7 @@ def _join(
 
 
 def _mark(state: State, rows: Rows, symbols: Codes, shared: _Shared, interval: int) -> None:
-    """Mark the bars that lack another feed's trades, in place."""
+    """Mark in place the bars that lack another feed's trades: incomplete, with the reason `cut`."""
     starts = {shared.session} if interval == DAYS else {INTERVALS[interval].floor(edge) for edge in shared.edges}
     cut = np.isin(rows["start"], np.array(sorted(starts))) & np.isin(rows["symbol"], symbols)
     rows["flaws"][cut] |= CUT

@@ -1,4 +1,7 @@
-"""The state of one feed: watermark and horizon, coverage, expected symbols, open windows, retention."""
+"""The state of one feed: watermark, horizon, coverage, expected symbols, and retention.
+
+It also contains the feed's open windows, activity bars, and unmatched cancels and corrections.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ from tickerplant.core.records import FILE_FEED
 from tickerplant.core.times import DAY_US, FOREVER_US, MINUTE_US, NEVER_US, BoolArray, Int64Array
 
 Coverage = list[tuple[int, int]]
-"""Ranges `[start, end)` in microseconds. Those of a live feed are in order; rounds of a backfill are in any order."""
+"""Ranges `[start, end)` in microseconds. The ranges of a live feed are in order, those of a backfill in any order."""
 
 _MAX_COVERAGE_RANGES: Final = 512
-"""Maximum coverage ranges per feed. Each range takes about 3 µs whenever a minute closes."""
+"""Maximum coverage ranges per feed; earlier ranges are dropped. A range takes about 3 µs whenever a minute closes."""
 
 
 class UnmatchedCorrections:
@@ -39,7 +42,7 @@ class UnmatchedCorrections:
         return len(self.keys)
 
     def awaits(self, keys: Int64Array, times: Int64Array) -> BoolArray:
-        """Return a mask of the ticks that may be an awaited trade: their key and their time are among the entries."""
+        """Return a mask of the ticks that may be awaited trades: their keys and times are among the entries."""
         hit: BoolArray = np.isin(times, self.times)
         if hit.any():
             hit[hit] = np.isin(keys[hit], self.keys)
@@ -84,11 +87,11 @@ class FeedState:
     horizon_us: int = NEVER_US
     """Time up to which windows are closed. It never decreases within a round."""
     declared_until_us: int = NEVER_US
-    """Time up to which the feed's minutes have been declared over."""
+    """Time up to which a live feed's minutes have been declared over; for a file, the start of its first minute."""
     coverage: Coverage = field(default_factory=list)
-    """Ranges in which the feed was up; the last one is open (FOREVER_US) while it is up."""
+    """Ranges in which the feed was up. The last range ends at FOREVER_US while the feed is up."""
     max_horizon_us: int = FOREVER_US
-    """Upper bound of the horizon; in a rebuild, the horizon of the original feed."""
+    """Upper bound of the horizon: in a rebuild, the horizon of an original feed that has not ended; else FOREVER_US."""
     firm: bool = False
     """True if the user states that the file covers its first and last interval, even if other files continue them."""
     coverage_fixed: bool = False
@@ -143,7 +146,8 @@ class FeedState:
     def start_new_round(self, start_us: int) -> None:
         """Restart an ended feed (a backfill) with a range that may be older than its previous range.
 
-        The feed counts as up from `start_us`, in addition to its earlier coverage. Its retention starts over.
+        The feed counts as up from `start_us`, in addition to its earlier coverage. Its retained range is computed
+        from the new round only.
         """
         self.watermark_us = self.newest_us = self.horizon_us = NEVER_US
         self.declared_until_us = self.retained_until_us = NEVER_US
@@ -169,7 +173,7 @@ class FeedState:
         self.coverage.append((start_us, FOREVER_US))
 
     def mark_down(self, since_us: int) -> None:
-        """Remove coverage after `since_us`."""
+        """Remove coverage after `since_us`; a backfill changes only the range of its current round."""
         if self.coverage_fixed:
             return
         if not self.live and self.coverage:  # a round of a backfill changes its own range only

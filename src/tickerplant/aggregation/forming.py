@@ -23,7 +23,7 @@ _NOTHING_CLOSED: Final = 255
 def forming_bars(state: State, feed: FeedState) -> dict[int, Rows]:
     """Return the forming bars of a feed's windows that changed since the last call, by interval code.
 
-    A bar that another feed has closed or publishes (`outranked`) is omitted.
+    {} if no bar changed. A bar that another feed has closed or publishes (`outranked`) is omitted.
     """
     if not feed.windows.any_dirty:
         return {}
@@ -98,7 +98,7 @@ def _session_days(state: State, calendar: int, session: int, symbols: Codes, fiv
         valid[stale] = True
     closed = sums[symbols]
     closed = closed[closed["kind"] != _NOTHING_CLOSED]
-    # The closed sum precedes the forming bars. Its own start, the session's date, may be later than theirs.
+    # The closed sum precedes the forming bars, although its start, the session's date, may be later than their starts.
     closed["start"] = np.iinfo(np.int64).min
     still = fives[np.isin(fives["symbol"], symbols)]
     still = still[sessions_of_fives(state, calendar, still["start"]) == session]

@@ -1,4 +1,4 @@
-"""Grouping: columns of ticks in, one row for each (minute, symbol) out. Vectorised: no loop over ticks or symbols."""
+"""Grouping: columns of ticks in, one row for each (bucket, symbol) out. Vectorised: no loop over ticks or symbols."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 """Rebuild: recompute a range of bars from raw records under the current rules. Implements the `Rebuild` record.
 
-A second engine reads the raw partition again from well before the range. It applies the named symbols only, and starts
-with the final coverage of each feed. The bars that it closes in the range replace the retained bars. The new bars are
-published with the version of the `Rebuild` record, even if they equal the retained bars. A rebuild thus restores bars
-that a store has lost or changed. A bar that is no longer retained is published in its last recomputed state.
+A second engine reads the raw partition again from at least `MARGIN_US` before the range. It applies only the named
+symbols, and starts with the final coverage of each feed. The bars that it closes in the range replace the retained
+bars. The new bars are published with the version of the `Rebuild` record, even if they equal the retained bars. A
+rebuild thus restores bars that a store has lost or changed. A bar that is no longer retained is published in its last
+recomputed state.
 
-The range is widened to whole 5m bars and sessions, so that each coarser bar still equals its published parts. A change
-of the allowed lateness neither reopens a closed bar nor closes an open bar.
+The range is widened to whole 5m bars and sessions, so that each coarser bar is still the roll-up of its published
+parts. A change of the allowed lateness neither reopens a closed bar nor closes an open bar.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ FEED: Final = "rebuild"
 """Feed name in the `market.status` record of a rebuild that is not possible."""
 
 MARGIN_US: Final = HOUR_US
-"""Time before the range from which raw records are also read. The clocks of senders may differ by seconds."""
+"""Length of the time before the range whose raw records are also read. The clocks of senders may differ by seconds."""
 
 
 def rebuild(engine: BarAggregator, generation: int, record: records.Record, offset: int, history: History) -> None:
     """Recompute the range of a `Rebuild` record and put the result into the engine; `finish` publishes it.
 
-    If the log no longer has the raw records from before the range, no bar changes. `market.status` reports the failure.
+    If the log no longer contains the raw records from before the range, no bar changes, and `market.status` reports the
+    failure. Unknown symbols are ignored.
     """
     state, header = engine.state, record.header
     assert isinstance(header, records.Rebuild)
@@ -64,7 +66,7 @@ def rebuild(engine: BarAggregator, generation: int, record: records.Record, offs
 class Span:
     """The symbols of a rebuild, and its range: whole 5m bars and sessions, `[start_us, end_us)`.
 
-    `from_us`, `to_us`: the requested range. The rebuild includes the dates in this range that have no session.
+    `from_us`, `to_us`: the requested range. The rebuild includes daily bars of dates in this range without a session.
     """
 
     symbols: Codes
@@ -78,7 +80,7 @@ def replace_range(
     engine: BarAggregator, generation: int, span: Span, raw: Iterable[ConsumedRecord], history: History,
     finish: Callable[[State, list[list[Rows]]], None] | None = None,
 ) -> None:  # fmt: skip
-    """Replace the bars of a span by those of these raw records.
+    """Replace the bars of a span by bars that are computed from these raw records.
 
     `finish` may change the new bars first. Its arguments are the state of the second engine, and the bars that it
     closed.
@@ -155,7 +157,7 @@ def _run_again(
         try:
             dispatcher.apply(consumed, before)
         except (UnreadableRecord, ConfigError):
-            continue  # it became a dead letter when it arrived
+            continue  # the record became a dead letter when it arrived
         for interval, blocks in engine.finish().closed.items():
             closed[interval] += blocks
     engine.close_as(state.feeds)

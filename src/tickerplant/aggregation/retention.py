@@ -1,8 +1,9 @@
-"""Retention: the engine retains bars of the last sessions of each feed, in the feed's own time, and evicts the others.
+"""Retention: the engine retains bars of the last sessions of each feed, in the feed's own time, and evicts all others.
 
 A feed retains bars from the start of its last `rules.revision_window_sessions` sessions, by each symbol's calendar, up
-to its newest time. Bars that no feed retains are evicted. Memory is thus bounded by feeds times sessions. A replay of
-2012 during a live feed of 2026 retains the last sessions of both, not fourteen years.
+to its newest time. Bars that no feed retains are evicted. If a feed has several calendars, the earliest start among
+them counts for eviction. Memory is thus bounded by feeds times sessions. If a replay of 2012 runs beside a live feed of
+2026, the engine retains the last sessions of both feeds, not fourteen years.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from tickerplant.aggregation.state import State
 from tickerplant.core.times import DAY_US, HOUR_US, MINUTE_US, NEVER_US, BoolArray, Int64Array
 
 GRACE_US: Final = HOUR_US
-"""Time for which a session is retained after the next has begun. A 24/7 market trades at midnight without a pause."""
+"""Time for which a session is retained after the next session has begun: a 24/7 market has no pause at midnight."""
 COVERAGE_US: Final = 8 * DAY_US
-"""Time before a feed's oldest bar for which its coverage is retained. A rebuild may read raw records of that age."""
+"""Length of the time before a feed's retained range for which its coverage is retained. A rebuild may read raw records
+of that age."""
 _STEP_US: Final = 10 * MINUTE_US
 """Minimum feed time between two computations of a feed's retained range. The range changes when a session begins."""
 
@@ -74,7 +76,7 @@ def _outside(starts: Iterable[int], ranges: list[tuple[int, int]]) -> list[int]:
 
 
 def is_retained(state: State, starts: Int64Array) -> BoolArray:
-    """Return a mask of the starts that are in the retained range of a feed."""
+    """Return a mask of the starts that are in the retained range of at least one feed."""
     result: BoolArray = np.zeros(len(starts), dtype=np.bool_)
     for feed in state.feeds.values():
         low = min(feed.retained_from, default=NEVER_US)
@@ -103,7 +105,7 @@ def drop_silent_feeds(state: State, sent_at_us: int) -> None:
 
 
 def drop_evicted(state: State, outcome: Outcome, feed: FeedState, ticks: TickColumns) -> TickColumns:
-    """Return the ticks whose bars the feed still retains; report the count of the other ticks."""
+    """Return the ticks whose bars the feed still retains; report the count of the dropped ticks."""
     minutes = ticks.time - ticks.time % MINUTE_US
     evicted = minutes < retained_starts(state, feed, ticks.symbol)
     if not evicted.any():
@@ -123,7 +125,7 @@ def retained_starts(state: State, feed: FeedState, symbols: Codes) -> Int64Array
 def is_history(state: State, starts: Int64Array, symbols: Codes) -> BoolArray:
     """Return a mask of the bars before the retained range of their symbol.
 
-    Only the store has the other candidates of such a bar.
+    Only the store contains the other candidates of such a bar.
     """
     newest = state.newest[symbols]
     floors = state.evicted_before[symbols].copy()

@@ -1,7 +1,8 @@
 """Roll-up: 1m to 5m to 1d. Decides when a coarser bar is due, and builds it from the winners of the finer interval.
 
 A 5m bar is due when its feed's horizon reaches the end of the bar. A daily bar is due when the horizon reaches the end
-of the session. An existing coarser bar is built again whenever one of its parts changes.
+of the session. An existing coarser bar is built again whenever one of its parts changes, as long as the feed retains
+the bar.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def close_coarser(
     """Close the 5m and daily bars of `feed` that end at or before `limit_us`; return the keys of the daily bars.
 
     Bars that contain a pending minute stay open. An existing bar is built again at once when its parts change, even if
-    another feed's horizon closed it. `redo_since_us`: time from which the coverage of the feed has changed, or None.
-    All roll-ups of the feed that end later are built again. The returned keys are sorted by session.
+    another feed's horizon closed it. `redo_since_us`: time from which the coverage of the feed has changed; None if it
+    has not changed. All roll-ups of the feed that end later are built again. The returned keys are sorted by session.
     """
     redo = _rollups_since(state, FIVES, feed, redo_since_us)
     starts, symbols = state.candidates[MINUTES].drain_new()
@@ -111,7 +112,7 @@ def sessions_of_fives(state: State, calendar: int, starts: Int64Array) -> Int64A
 
 
 def _retained(state: State, feed: FeedState, starts: Int64Array, symbols: Codes) -> BoolArray:
-    """Return a mask of the bars that the feed retains. The parts of other bars may be evicted."""
+    """Return a mask of the bars that the feed or a rebuild (`held`) retains. The parts of other bars may be evicted."""
     if len(feed.retained_from) < len(state.calendars):
         return np.ones(len(starts), dtype=np.bool_)
     held_from, held_to = state.held or (0, 0)
@@ -120,7 +121,7 @@ def _retained(state: State, feed: FeedState, starts: Int64Array, symbols: Codes)
 
 
 def _rollups_since(state: State, interval: int, feed: FeedState, since_us: int | None) -> Int64Array:
-    """Return the keys of this feed's roll-ups that end after `since_us`, sorted; no keys for None."""
+    """Return the sorted keys of this feed's roll-ups that may end after `since_us`; no keys if `since_us` is None."""
     if since_us is None:
         return np.empty(0, dtype=np.int64)
     length = M5.us if interval == FIVES else 2 * DAY_US  # a session ends within two days of its date
@@ -132,7 +133,7 @@ def _rollups_since(state: State, interval: int, feed: FeedState, since_us: int |
 
 
 def _make_fives(state: State, feed: FeedState, due: Iterable[int], redo: Int64Array, reason: int) -> None:
-    """Build the 5m bars `due` of a feed, and those with the keys `redo`."""
+    """Build the 5m bars `due` of a feed, and the 5m bars with the keys `redo`."""
     fives = sorted({*due, *starts_in(redo).tolist()})
     if not fives:
         return
@@ -162,7 +163,7 @@ def five_keys(starts: Int64Array, symbols: Codes) -> Int64Array:
 def _closed_by(state: State, feed: FeedState, parts: Rows) -> BoolArray:
     """Return a mask of the parts whose bar this feed's horizon closes.
 
-    These are the parts of the feed and, for a live feed, also the parts of feeds that have ended.
+    These are the parts of the feed and, for a live feed, also the parts of feeds that have ended or were dropped.
     """
     active = [other.number for other in state.feeds.values() if not other.ended and other is not feed]
     mine: BoolArray = (parts["feed"] == feed.number) | (parts["last_feed"] == feed.number)
@@ -218,7 +219,8 @@ def _mark_day_changed(
 def day_parts(state: State, calendar: int, session: int) -> Rows:
     """Return the parts of a calendar's daily bars of one session: candidates of 5m, then of auction trades.
 
-    Candidates of 1m replace a 5m bar that is partly outside the session.
+    Candidates of 1m replace a 5m bar that is partly outside the session. With extended hours, the 5m bars already
+    contain the auction trades.
     """
     known, sessions = state.calendars[calendar], np.array([session])
     begin, end = (int(bound[0]) for bound in known.bounds_of(sessions))

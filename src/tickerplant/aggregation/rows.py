@@ -52,7 +52,7 @@ ROW: Final = np.dtype(
 - `vwap`: the vendor's VWAP; NaN if `pv / volume` is the VWAP.
 - `trades`: count of trades; -1 if unknown.
 - `first_offset`, `last_offset`: range of raw offsets that contains the bar's ticks, both inclusive.
-- `arrival`: version of the record that first contributed.
+- `arrival`: version of the record that first contributed; for a roll-up, the greatest `arrival` of the parts.
 - `revision`: -1 until the bar is published.
 - `withdrawn`: true if all trades of the bar were cancelled.
 - `pending`: true while the bar waits for a feed of a better source (see `source_priority`).
@@ -65,8 +65,8 @@ FROM_TICKS, FROM_VENDOR, FROM_PARTS, FROM_VENDOR_PARTS = range(4)
 """Kinds of bar: from ticks; from a vendor; rolled up from finer bars; rolled up from vendors' bars only."""
 
 UNSIZED, CUT = 1, 2
-"""Bits of `flaws`: the size of a trade is unknown; another file has trades of the minute outside the range of the file.
-A roll-up has `CUT` if one of its parts has it."""
+"""Bits of `flaws`: the size of a trade is unknown; the bar lacks trades that another file or feed delivered (see
+`cut_minutes`, `earlier_feeds`). A roll-up has `CUT` if one of its parts has it."""
 
 INTERVALS: Final = (M1, M5, D1)
 """The time intervals of the engine. The code of an interval is its index in this tuple."""

@@ -14,7 +14,7 @@ GROUP = "aggregation"
 
 
 class Aggregation:
-    """Aggregates the partitions that its consumer group assigns. Only the thread that calls `run` may use it.
+    """Aggregates the partitions that its consumer group assigns. Only the thread that calls `run` may use an instance.
 
     `metrics` is called after each batch with the counters of the processor.
     """

@@ -108,7 +108,7 @@ def decode_snapshot(data: bytes) -> State:
 
 
 def _encode_files(state: State) -> dict[str, Any]:
-    """Return the entry of the files of ticks; {} without files, so that the bytes equal those of earlier versions."""
+    """Return the entry of the files of ticks. {} if there are none: the bytes then equal those of earlier versions."""
     files = [
         (span.name, span.symbols.tobytes(), span.first_us, span.last_us, span.first_offset, span.last_offset,
          span.first_row, span.last_row)
@@ -120,7 +120,7 @@ def _encode_files(state: State) -> dict[str, Any]:
 def _encode_feed(feed: FeedState) -> dict[str, Any]:
     rows, dirty = feed.windows.dump()
     unmatched = feed.unmatched
-    firm = {"firm": True} if feed.firm else {}  # rare: other snapshots have the bytes of earlier versions
+    firm = {"firm": True} if feed.firm else {}  # only if true: other snapshots equal those of earlier versions
     return (
         {name: getattr(feed, attribute) for name, attribute in _FEED_FIELDS.items()}
         | firm

@@ -1,9 +1,9 @@
 """The order of sources: which source's bar is better, and which minutes wait for a better live feed.
 
-A closed minute of a feed is *pending* while a live feed of a better source has not reached the minute's end. Only a
-feed that is expected to deliver the symbol counts. The wait ends when that feed reaches the minute's end, goes down or
-ends. The wait lasts at most `rules.source_priority_wait_us` of log time. Feeds of equal rank do not wait for each
-other.
+A closed minute of a feed is *pending* while the horizon of a live feed of a better source is before the minute's end.
+Only a feed that has delivered ticks and is expected to deliver the symbol counts. The wait ends when that feed's
+horizon reaches the minute's end, or when the feed goes down or ends. The wait lasts at most
+`rules.source_priority_wait_us` of log time. Feeds of equal rank do not wait for each other.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Feeds = Mapping[int, FeedState]
 
 
 class SourceRanking:
-    """Ranks of bars by the rules' order of sources, for whole columns. Derived from the rules and the names.
+    """Ranks of bars by the rules' order of sources, for whole columns. They depend on the rules and the names only.
 
-    `_scopes[symbol, interval]`: index of the scope: the set of entries of the order that apply.
+    `_scopes[symbol, interval]`: index of the scope, which is the set of entries of the order that apply.
     `_ranks[scope, source, kind]`: rank of the source's bars of that kind in the scope.
     """
 
@@ -145,7 +145,7 @@ def outranked(feed: FeedState, rows: Rows, feeds: Feeds, ranking: SourceRanking)
 
 
 def _competing(feed: FeedState, feeds: Feeds) -> list[FeedState]:
-    """Return the other live feeds that are up and have delivered ticks."""
+    """Return the other live feeds that are up, have delivered ticks, and are expected to deliver symbols."""
     return [
         other
         for other in feeds.values()

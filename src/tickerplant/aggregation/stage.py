@@ -1,7 +1,8 @@
 """The pure stage of one partition, around the engine: raw records in, published records out.
 
-The outputs of one step are ordered: bars, then the record that is passed on to analytics and persistence, then the
-records of `market.status`. Each output contains the version and the `sent_at_us` of the raw record that caused it.
+The outputs of one step are ordered: bars, then the record that is passed on to analytics and persistence (if any), then
+the records of `market.status`. Each output contains the version of the raw record that caused the output. It also
+contains the `sent_at_us` of that record; a dead letter contains log time instead.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class AggregationStage(Stage):
         return list(self._outputs(record, self._engine.finish(), version))
 
     def commit_may_wait(self) -> bool:
-        """Return whether the last record contained ticks, which arrive continually."""
+        """Return whether the last record was a `Ticks` record: such records arrive continually."""
         return self._only_ticks
 
     def snapshot(self) -> bytes:
@@ -66,7 +67,7 @@ class AggregationStage(Stage):
         return self._engine.state.oldest_offset()
 
     def keep_label(self) -> str | None:
-        """Return the UTC date of the log's clock. None before the first record and for times outside 1800 to 2260."""
+        """Return the UTC date of log time. None before the first record and for times outside 1800 to 2260."""
         sent = self._engine.state.last_sent_us
         return datetime_of(sent).date().isoformat() if FIRST_US <= sent <= LAST_US else None
 

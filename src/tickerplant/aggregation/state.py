@@ -21,9 +21,10 @@ from tickerplant.core.sessions import Calendar, Calendars, matches
 from tickerplant.core.times import FOREVER_US, HOUR_US, MINUTE_US, NEVER_US, BoolArray, Int64Array
 
 _MAX_HOURS: Final = 24 * 8
-"""Maximum entries of `State.hours`: eight days of a log that has records in each hour."""
+"""Maximum entries of `State.hours`: eight days of a log that has records in each hour. Older entries are dropped."""
 _MAX_FILES: Final = 1_024
-"""Maximum files of ticks in `file_spans`. In each snapshot, a file takes about 150 bytes and 4 bytes per symbol."""
+"""Maximum files of ticks in `file_spans`; the oldest is dropped. A file takes about 150 bytes and 4 bytes per symbol in
+each snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +77,9 @@ class State:
         self.next_check_us = NEVER_US
         """Log time of the next check for silent feeds."""
         self.last_sent_us = NEVER_US
-        """The clock of the log: the greatest `sent_at_us` so far."""
+        """Log time: the greatest `sent_at_us` that the partition has read so far."""
         self.held: tuple[int, int] | None = None
-        """Range `[start, end]` that a rebuild recomputes: its bars are not evicted. None outside a rebuild."""
+        """Range `[start, end)` that a rebuild recomputes. Its bars are not evicted. None outside a rebuild."""
         # The attributes below are caches, or derived from those above.
         self.calendars: list[Calendar] = []
         self.calendar_of: Codes = np.empty(0, dtype=np.int32)
@@ -93,16 +94,16 @@ class State:
         self._file_claims: dict[int, list[int]] | None = None
 
     def record_hour(self, offset: int) -> None:
-        """Add the log's clock and this offset to `hours` if the last entry is an hour old; keep `_MAX_HOURS`."""
+        """Add log time and this offset to `hours` if the last entry is at least one hour old; keep `_MAX_HOURS`."""
         if not self.hours or self.last_sent_us >= self.hours[-1][0] + HOUR_US:
             self.hours = [*self.hours[-_MAX_HOURS + 1 :], (self.last_sent_us, offset)]
 
     def offset_before(self, time_us: int) -> int:
-        """Return the largest known raw offset before which all records were sent by `time_us`; 0 if none is known."""
+        """Return the largest known raw offset before which no record was sent after `time_us`; 0 if none is known."""
         return max((offset for sent, offset in self.hours if sent <= time_us), default=0)
 
     def offset_after(self, time_us: int, offset: int) -> int:
-        """Return the smallest known raw offset of a record sent after `time_us`; `offset` if none is known."""
+        """Return the smallest known raw offset at which log time was after `time_us`; `offset` if none is known."""
         return min((known for sent, known in self.hours if sent > time_us), default=offset)
 
     def file_begins(self, name: str, symbols: Codes, first_us: int, offset: int) -> None:
@@ -195,7 +196,10 @@ class State:
         return None if number is None else self.feeds[number]
 
     def file_claims(self) -> dict[int, list[int]]:
-        """Return the numbers of the files that have a claim on a minute (see `cut_minutes`), by the minute's start."""
+        """Return the numbers of the files that have a claim on a minute (see `cut_minutes`), by the minute's start.
+
+        Files that are `firm` are omitted.
+        """
         if self._file_claims is None:
             self._file_claims = {}
             for feed in self.feeds.values():
@@ -210,12 +214,12 @@ class State:
         return {feed.first_minute_us, *feed.last_minutes_us} | rows
 
     def file_rows(self, feed: FeedState) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-        """Return (symbol, time) of a file's first row, and of its last row after the end; None for an unknown row."""
+        """Return (symbol, time) of a file's first row, and of its last row if the file has ended; None if unknown."""
         span = self.file_spans.get(feed.name)
         return (None, None) if span is None else (span.first_row, span.last_row if feed.ended else None)
 
     def file_changed(self) -> None:
-        """Compute `file_claims` again at its next call: a file has begun or ended."""
+        """Compute `file_claims` again at its next call, because the files or their first rows have changed."""
         self._file_claims = None
 
     def add_feed(self, feed: FeedState) -> None:

@@ -136,7 +136,7 @@ class Windows:
         return take(self._pool, slots), slots
 
     def dump(self) -> tuple[Rows, BoolArray]:
-        """Return all rows, sorted by (minute, symbol), and a mask of those changed since the last `drain_dirty`."""
+        """Return all rows, sorted by (minute, symbol), and a mask of rows changed since the last `drain_dirty`."""
         rows, slots = self._gather(self.starts())
         return rows, self._dirty[slots]
 

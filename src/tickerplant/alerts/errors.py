@@ -6,7 +6,10 @@ from tickerplant.core.errors import TickerplantError
 
 
 class PostFailed(TickerplantError):
-    """The receiver did not accept a webhook. `gone` is true after an answer 410: a retry cannot help."""
+    """A webhook was not accepted: the receiver refused it, did not answer, or has an address that is not permitted.
+
+    `gone` is true after an answer 410: a retry cannot help.
+    """
 
     def __init__(self, reason: str, *, gone: bool = False) -> None:
         super().__init__(reason)

@@ -16,11 +16,12 @@ DELIVERED: Final = MetricSpec(
     "Flat while /v1/alerts/firings shows new alerts: see their `webhook`.",
 )  # fmt: skip
 FAILED_ATTEMPTS: Final = MetricSpec(
-    "tickerplant_alert_webhooks_failed_attempts", "counter", "Attempts to send a webhook that failed.",
-    "Growing: a receiver is unavailable or refuses; /v1/alerts/firings shows the rule and the error.",
+    "tickerplant_alert_webhooks_failed_attempts", "counter", "Failed attempts to send a webhook.",
+    "Growing: a receiver is unavailable or refuses webhooks; /v1/alerts/firings shows the rule and the error.",
 )  # fmt: skip
 GIVEN_UP: Final = MetricSpec(
-    "tickerplant_alert_webhooks_given_up", "counter", "Webhooks given up: too old, refused (410), or without a rule.",
+    "tickerplant_alert_webhooks_given_up", "counter",
+    "Webhooks given up: too old, refused (410), or of a rule that was removed or has no webhook.",
     "Above 0: no webhook reported these alerts; /v1/alerts/firings shows them.",
 )  # fmt: skip
 CATALOGUE: Final = (DELIVERED, FAILED_ATTEMPTS, GIVEN_UP)
@@ -28,7 +29,7 @@ CATALOGUE: Final = (DELIVERED, FAILED_ATTEMPTS, GIVEN_UP)
 
 @dataclass(slots=True)
 class DeliveryCounters:
-    """Counts of webhooks, or of attempts to send one, since the start of the process."""
+    """Counts of webhooks, or of attempts to send a webhook, since the start of the process."""
 
     delivered: int = 0
     failed_attempts: int = 0

@@ -2,10 +2,10 @@
 
 Its consumer group on `market.alerts` repeats two steps:
 
-1. Store each alert whose rule has a webhook in the outbox (once per alert id, flushed to disk).
+1. Insert the alerts whose rules have a webhook into the outbox (once per alert id, flushed to disk).
 2. Commit the group's position.
 
-After a kill between the two steps, the alerts are read again. Storing them again changes nothing. No alert is lost.
+After a kill between the two steps, the alerts are read again. The second insertion changes nothing. No alert is lost.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from tickerplant.store.repositories.alerts import Outbox
 
 GROUP: Final = "webhooks"
 RETRY_S: Final = 1.0
+"""Seconds before the intake starts again after an error."""
 JOIN_S: Final = 5.0
+"""Maximum seconds that a stop waits for the intake's thread."""
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +78,10 @@ class OutboxIntake:
                     self._follow(loop, reader)
             except (LogError, Fenced, StoreError) as error:
                 if not self._stopping.is_set() and outage.fail(str(error), time.time()):
-                    log.warning("webhook intake restarts at the last commit", error=str(error))
+                    log.warning(
+                        "webhook intake stopped and restarts at the last commit; check event log and database",
+                        error=str(error),
+                    )
             except (RuntimeError, asyncio.CancelledError):  # the loop is closed or closing
                 if self._stopping.wait(RETRY_S):
                     return
@@ -113,7 +118,7 @@ class OutboxIntake:
 def alerts_of(consumed: ConsumedRecord) -> list[tuple[str, str, str]]:
     """Return (alert_id, rule_id, body) of each alert of a record.
 
-    `body` is the JSON text of the webhook. Return [] for an unreadable record, or for a record of another kind.
+    `body` is the JSON text of the webhook. Return [] for an unreadable record, and for a record that is not `Alerts`.
     """
     try:
         record = records.decode(consumed.value)

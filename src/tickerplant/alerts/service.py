@@ -13,7 +13,7 @@ from tickerplant.log.port import EventLog
 from tickerplant.store import Store
 
 MAX_CONNECTIONS = 2
-"""Maximum database connections of the delivery. Each is in use for one short statement or transaction."""
+"""Maximum database connections of the delivery. Each use of a connection is one short statement or transaction."""
 
 
 class AlertDelivery:
@@ -31,7 +31,7 @@ class AlertDelivery:
         self._opening = asyncio.Lock()
 
     async def run(self) -> None:
-        """Deliver until cancelled. Waits and retries while the log or the store is unavailable."""
+        """Deliver alerts until cancelled. Waits and retries while the log or the store is unavailable."""
         metrics = DeliveryMetrics(self._registry, self.counters)
         sender = WebhookSender(self._open_store, self._options, self.counters)
         intake = OutboxIntake(self._log, self._open_store, self._options.member, on_new=sender.wake)

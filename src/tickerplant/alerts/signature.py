@@ -21,6 +21,6 @@ def headers_of(post: PendingWebhook, now_s: int) -> dict[str, str]:
 
 
 def signature(secret: str, body: bytes, now_s: int) -> str:
-    """Return `t=…,v1=…`: the time in seconds, and the HMAC-SHA256 of `t.body` under the secret, in hexadecimal."""
+    """Return `t=…,v1=…`: Unix time in seconds, and the HMAC-SHA256 of `t.body` under the secret, in hexadecimal."""
     digest = hmac.new(secret.encode(), f"{now_s}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={now_s},v1={digest}"

@@ -33,7 +33,7 @@ class _PublicOnlyTransport(httpx.AsyncHTTPTransport):
         public = [str(entry[4][0]) for entry in found if is_public(str(entry[4][0]))]
         if not public:
             raise PostFailed(
-                f"{host} is not a public address; use a public one, or set alerts.private_webhooks to true"
+                f"{host} is not a public address; use a public address, or set alerts.private_webhooks to true"
             )
         request.extensions = {**request.extensions, "sni_hostname": host}
         request.url = request.url.copy_with(host=public[0])  # the Host header still contains the host's name
@@ -57,7 +57,10 @@ class WebhookClient:
         )
 
     async def post(self, url: str, body: bytes, headers: dict[str, str]) -> None:
-        """Post and return when the receiver has answered 2xx. Raises PostFailed; its reason contains no secret."""
+        """Post one webhook, and return when the receiver has answered 2xx.
+
+        Raises PostFailed for every other result. The reason contains no secret.
+        """
         address = parse_address(url)
         if address is None:
             raise PostFailed("the webhook's address is invalid; change it in the rule")
@@ -72,9 +75,9 @@ class WebhookClient:
             ):
                 status = answer.status_code
         except TimeoutError:
-            raise PostFailed(f"no answer within {self._timeout_s:g} s") from None
+            raise PostFailed(f"the receiver did not answer within {self._timeout_s:g} s") from None
         except httpx.TimeoutException:
-            raise PostFailed(f"no answer within {self._timeout_s:g} s") from None
+            raise PostFailed(f"the receiver did not answer within {self._timeout_s:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             raise PostFailed(f"{type(error).__name__}: {_short(error)}") from None
         if not 200 <= status < 300:

@@ -2,18 +2,18 @@
 
 The sender
 
-1. claims due webhooks, for slightly longer than an attempt takes,
+1. claims due webhooks, for slightly longer than the time limit of an attempt,
 2. posts each of them, and
 3. marks it as delivered, or as due again (`retry_schedule`).
 
 After a kill between 2 and 3 the webhook is posted again when the claim has expired. Delivery is at least once; the
-receiver can ignore a repeat by its alert id. A webhook that has failed for `retry_hours` is given up. A webhook is also
-given up if the receiver answered 410, or if its rule no longer exists or has no webhook. The rule's firings and the
-health check report the failure.
+receiver can ignore a repeat by its alert id. A webhook is given up if an attempt fails after `retry_hours`. A webhook
+is also given up if the receiver answered 410, or if the alert's rule no longer exists or has no webhook. The firings
+(`/v1/alerts/firings`) and the health check report the failure.
 
 Memory contains only webhooks in flight: at most `MAX_IN_FLIGHT`, and `MAX_PER_RECEIVER` per receiver. Up to
-`MAX_IN_FLIGHT / MAX_PER_RECEIVER - 1` (7) slow receivers delay no other receiver. A receiver that is down for a day
-costs only rows of the outbox table. Alerts of one rule may arrive out of order.
+`MAX_IN_FLIGHT / MAX_PER_RECEIVER - 1` (7) slow receivers delay no other receiver. A receiver that is unavailable for
+a day only adds rows to the outbox table. Alerts of one rule may arrive out of order.
 """
 
 from __future__ import annotations
@@ -56,7 +56,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WebhookOptions:
-    """Options of webhook delivery. `private` allows receivers with addresses that are not public."""
+    """Options of webhook delivery.
+
+    `member`: suffix of this process's name in the consumer group. `private` allows receivers with addresses that are
+    not public. `retry_hours`: age after which a failed webhook is given up. `agent`: value of the header `User-Agent`.
+    """
 
     member: str = "0"
     private: bool = True
@@ -96,14 +100,14 @@ class WebhookSender:
                 outage.end()
             except StoreError as error:
                 if outage.fail(str(error), time.time()):
-                    log.warning("webhooks wait for the store", error=str(error))
+                    log.warning("store unavailable; webhooks wait for it; check the database", error=str(error))
                 wait_s = POLL_S
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(wait_s, 0.01)):
                     await self._due.wait()
 
     async def finish_in_flight(self) -> None:
-        """Wait for webhooks in flight, at most `DRAIN_S`; cancel the others and close the connections."""
+        """Wait for webhooks in flight, at most `DRAIN_S`; cancel the remaining webhooks and close the connections."""
         tasks = [task for _, task in self._in_flight.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=DRAIN_S)
@@ -147,7 +151,7 @@ class WebhookSender:
                 self._counters.delivered += 1
                 await self._finish(post, DELIVERED, "")  # Step 3
         except StoreError as error:
-            log.warning("the result of a webhook was not stored; it will be sent again", error=str(error))
+            log.warning("the result of a webhook was not stored; the webhook is sent again", error=str(error))
         finally:
             self._in_flight.pop(post.alert_id, None)
             self.wake()

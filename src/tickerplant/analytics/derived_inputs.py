@@ -38,9 +38,9 @@ def input_column(
 ) -> Float64Array:
     """Return the values of one input for all bars: its own column, or the column derived from others.
 
-    No needed column may be missing (`missing_column` returns None). The typical price replaces a missing column `vwap`
-    and each missing value of this column. The UTC date in days since 1970 replaces a missing column `session`. `times`
-    returns microseconds since 1970.
+    No needed column may be missing: `missing_column` must return None. The typical price replaces a missing column
+    `vwap`. It also replaces each missing value of `vwap`, if there are columns high, low and close. The UTC date in
+    days since 1970 replaces a missing column `session`. `times` returns microseconds since 1970.
     """
     if name == "session" and name not in names:
         return (times() // DAY_US).astype(np.float64)
@@ -67,7 +67,7 @@ class SessionNumbers:
         self._of_symbol = np.empty(0, dtype=np.int64)
 
     def of(self, symbols: Int64Array, known: Sequence[str], times: Int64Array, by_date: BoolArray) -> Float64Array:
-        """Return each bar's session number.
+        """Return each bar's session number: float64[n].
 
         `symbols` are indices into `known`. `by_date` marks bars whose time is the date of their session. Each calendar
         is evaluated once, for the distinct times.

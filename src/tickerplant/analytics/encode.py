@@ -2,7 +2,8 @@
 
 Intervals with the same columns share a batch. Values of forming bars contain only the columns of the forming
 indicators. They therefore have their own batches, after the batches of closed bars. Rows are ordered by interval, then
-time, then the row number of the symbol. If all rows of an interval have one time, they keep the order of the bars.
+time, then the row number of the symbol. If an interval has a single chunk, and all its rows have one time, the rows
+keep the order of the bars.
 """
 
 from __future__ import annotations

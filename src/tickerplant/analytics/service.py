@@ -1,7 +1,7 @@
 """The analytics service: `market.prices.ohlcv` in; `market.analytics`, `market.alerts` and dead letters out.
 
 The service reads the store in two cases. It reads rows and positions in one REPEATABLE READ transaction, and commits
-the result together with a snapshot. A restart therefore does not depend on the store's content at that time.
+the result together with a snapshot. A restart therefore does not depend on the store's content at the restart.
 
 - A partition without a snapshot starts with the whole stored history of its series (`_BootstrapFactory`).
 - Queued series are computed again between batches, after the store has applied enough of the log
@@ -43,14 +43,14 @@ from tickerplant.log.processor import SNAPSHOT_RECORDS, Bootstrap, Processor
 
 GROUP: Final = "analytics"
 RECOMPUTE_BARS: Final = 100_000
-"""Maximum stored bars that are computed again between two batches; a single series may exceed this maximum. Their
-computation delays live bars by about 0.15 s with the default indicators. The snapshot that commits with them costs a
-fraction of this time."""
+"""Count of stored bars after which no further series is computed again between two batches. The last series may exceed
+this count. The computation delays live bars by about 0.15 s with the default indicators. The snapshot that commits with
+the results takes a fraction of this time."""
 RECOMPUTE_SERIES: Final = 64
 """Maximum series that are computed again between two batches."""
 MAX_OVERLAY_RECORDS: Final = 500
-"""Maximum records between the store's position and that of the state when series are computed again. They are read
-from the log each time."""
+"""Maximum records between the store's position and that of the state when series are computed again. These records are
+read from the log each time. Queued series wait while the store lags by more."""
 STORE_POLL_S: Final = 0.1
 """Seconds between checks whether the store has applied enough of the log."""
 STORE_RETRY_S: Final = 1.0
@@ -65,7 +65,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class AnalyticsCounters(processor.ProcessorCounters):
-    """The counters of the processor, and those of reading stored history."""
+    """The counters of the processor, and the counters of reading stored history."""
 
     warm_series: int = 0
     """Series restored from stored history at the start, out of `warm_of`."""
@@ -94,7 +94,7 @@ class _StoreStage(Stage):
 
     def step(self, consumed: ConsumedRecord, history: History) -> Sequence[Output]:
         outputs = self._pure.step(consumed, history)
-        if marks := self._pure.recompute_queue.marks:  # counted before the step commits, so never too late
+        if marks := self._pure.recompute_queue.marks:  # before the step commits: the count is never too low
             self._shared.count_pending(self._partition, len(marks))
         return outputs
 
@@ -135,7 +135,10 @@ class _StoreStage(Stage):
             return None
 
     def _recompute_some(self, session: HistorySession, position: int) -> list[Output] | None:
-        """Compute some queued series and return their values. None if no series is ready, or the store lags too far."""
+        """Compute some queued series and return their values.
+
+        None if no series is ready, or if the store lags by more than `MAX_OVERLAY_RECORDS`.
+        """
         pure, shared = self._pure, self._shared
         if position - session.position > MAX_OVERLAY_RECORDS:
             return None
@@ -251,13 +254,13 @@ class _BootstrapFactory:
             except StoreError as error:
                 if outage.fail(str(error), time.time()):
                     log.warning(
-                        "waiting for the store before starting; check the database",
+                        "store unavailable; the partition waits for it before the start; check the database",
                         partition=source.partition,
                         error=str(error),
                     )
                 if time.monotonic() > deadline or isinstance(error, StoreMismatch):
                     pure = AnalyticsStage()
-                    pure.begin(shared.rules(), 0, cold=True)  # the rules are read from the log
+                    pure.begin(shared.rules(), 0, cold=True)  # the log contains the rules
                     return Bootstrap(earliest, _StoreStage(pure, shared, source.partition))
                 if shared.stop.wait(STORE_RETRY_S):
                     raise Stopped from error
@@ -277,8 +280,8 @@ class _BootstrapFactory:
         self._warm_up(pure, session, source.partition, wanted)
         if session.position < earliest:
             log.error(
-                "indicators lack bars: retention dropped records that the store does not have; set a longer retention "
-                "for the topic",
+                "indicators lack bars: retention dropped records that the store does not contain; set a longer "
+                "retention for the topic",
                 topic=source.topic, partition=source.partition, store_position=session.position, log_start=earliest,
             )  # fmt: skip
         stage = _StoreStage(pure, shared, source.partition)

@@ -1,4 +1,4 @@
-"""Conversion of a partition's state, retained data only, to bytes and back. Equal states give equal bytes."""
+"""Conversion of a partition's state to bytes and back. Unused slots are omitted. Equal states give equal bytes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ FORMAT: Final = 2
 class PartitionState:
     """The state of a partition's stage.
 
-    `clock_us` and `cause` are the newest sending time and the newest cause of the applied records. A state that was
-    built from the store contains all records before the offset `known_to`. `has_rules` is true if this state was built
-    under the rules of the log. `cold` is true if the store was unavailable at the start.
+    `clock_us` is log time. `cause` is the newest cause of the applied records. A state that was built from the store
+    contains all records before the offset `known_to`. `has_rules` is true if this state was built under the rules of
+    the log. `cold` is true if the store was unavailable at the start and the stored series are not queued yet.
     """
 
     engine: Engine
@@ -83,7 +83,7 @@ class _StoredState(msgspec.Struct, array_like=True):
     symbols: list[str]
     intervals: list[_StoredInterval]
     alerts: _StoredAlerts | None = None
-    """None without alert rules, or in old snapshots. Snapshots of versions without marks end with this field."""
+    """None without alert rules, or in snapshots of earlier versions. Versions without marks end with this field."""
     cause: int = 0
     known_to: int = 0
     has_rules: bool = False

@@ -1,7 +1,7 @@
 """The splits of a partition's symbols, and the adjustment of bars for them. Indicators run on adjusted bars.
 
-A split takes effect when the log's clock reaches the start of its session. Until then it is pending, and indicators use
-traded prices. The newest ratio of a symbol and session counts, regardless of its source.
+A split takes effect when log time reaches the start of the split's session. Until then the split is pending, and
+indicators use traded prices. The newest ratio of a symbol and session counts, regardless of its source.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Splits:
     def add(self, splits: Sequence[Split], clock_us: int) -> list[str]:
         """Add splits and return the symbols whose adjustment changes now.
 
-        Ignores a split whose ratio is not positive and finite. `clock_us` is the log's clock.
+        Ignores a split whose ratio is not positive and finite. `clock_us` is log time, or the current time for splits
+        that are read from the store.
         """
         changed = []
         for split in splits:
@@ -119,7 +120,7 @@ class Splits:
         return split_factors(times, np.array(starts, dtype=np.int64), np.array(list(known.values()), dtype=np.float64))
 
     def start_of(self, symbol: str, session_us: int) -> int:
-        """Return the start of a session, with extended hours, in microseconds. Any other date starts at 00:00 UTC."""
+        """Return the start of a session, with extended hours, in microseconds; 00:00 UTC for a date without session."""
         key = (symbol, session_us)
         if key not in self._starts:
             try:
@@ -143,7 +144,7 @@ class Splits:
 
 
 def splits_of(batch: pa.RecordBatch | pa.Table) -> list[Split]:
-    """Return the splits in rows of `schemas.SPLITS`. The ratio is NaN if a denominator is not positive."""
+    """Return the splits in rows of `schemas.SPLITS`. The ratio of a split is NaN if its denominator is not positive."""
     denominators = batch.column("denominator").to_numpy()
     ratios = batch.column("numerator").to_numpy() / np.where(denominators > 0, denominators, np.nan)
     return [

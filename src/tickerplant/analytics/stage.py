@@ -1,17 +1,18 @@
 """The pure stage of one partition, around the engine: bars in, values and alerts out.
 
-The outputs of one step are closed values, then forming values, then fired alerts. They contain the `sent_at_us`, `feed`
-and `cause` of the record that caused them. `Mark` and `End` records are passed on unchanged, so that a reader of
-`market.analytics` can follow the progress.
+The outputs of one step are values of closed bars, then values of forming bars, then fired alerts. They contain the
+`sent_at_us`, `feed` and `cause` of the record that caused them. A dead letter contains the time at which the record was
+appended. `Mark` and `End` records are passed on unchanged, so that a reader of `market.analytics` can follow the
+progress of each feed.
 
 If the retained bars are too few to correct a series, the series is queued (`recompute_queue`) and computed from stored
-history between two records. `due` returns the series that may be computed, and `recompute` computes one. The values
-contain the newest cause of the applied records. No newer value of these bars has been published, and the last published
-value wins.
+history between two records. `due` returns the series that may be computed, and `recompute` computes one series. The
+version of the values is the newest cause of the applied records. No published value of these bars has a greater
+version. If versions are equal, the last published value wins.
 
-A state that was built from the store (`begin`) already contains all records before `known_to`. The stage only
-determines which series those records changed. When the stage reaches `known_to`, it publishes these series from its
-state.
+A state that was built from the store (`begin`) already contains all records before `known_to`. The stage publishes the
+withdrawals and alerts of these records, and queues the series that they changed. It computes these series again after
+it has reached `known_to`.
 """
 
 from __future__ import annotations
@@ -91,10 +92,11 @@ class AnalyticsStage(Stage):
         return self._state.cold
 
     def queue_stored(self, stored: list[Series], splits: list[Split], clock_us: int, position: int) -> None:
-        """Queue all series of the store, and end the cold start. Series with published values are published again.
+        """Queue all series of the store, and end the cold start.
 
-        `splits` are those of the store, as in `load_splits`. Splits that the log has already delivered take precedence.
-        If the store contains a newer ratio, its record follows later in the log.
+        The values of series that this state already contains are published again. `splits` are those of the store, as
+        in `load_splits`. Splits that the log has already delivered take precedence. If the store contains a newer
+        ratio, the record of this ratio follows later in the log.
         """
         known_splits = self.engine.splits
         known_splits.add(
@@ -107,9 +109,10 @@ class AnalyticsStage(Stage):
         self._state.cold = False
 
     def due(self, position: int) -> list[Series]:
-        """Return the series that may be computed again, if the store has reached the positions of their marks.
+        """Return the queued series that may be computed again; [] before the position `known_to`.
 
-        `position` is the offset of the next record.
+        `position` is the offset of the next record. The caller checks that the store has reached the position of the
+        series' mark.
         """
         if position < self._state.known_to:
             return []
@@ -118,7 +121,7 @@ class AnalyticsStage(Stage):
     def recompute(self, series: Series, bars: pa.RecordBatch) -> Iterator[Output]:
         """Build a series' state from its whole history (`Engine.rebuild`) and yield its new values as records.
 
-        The caller must exhaust the iterator; until then the state is incomplete.
+        The caller must exhaust the iterator; until then the series' state is incomplete.
         """
         mark = self.recompute_queue.remove(series)
         state = self._state
@@ -137,7 +140,7 @@ class AnalyticsStage(Stage):
         return self.recompute_queue.describe()
 
     def keep_label(self) -> str | None:
-        """Return the UTC date of the log's clock. None before the first record and for times outside 1970 to 2255."""
+        """Return the UTC date of log time. None before the first record and for times outside 1970 to 2255."""
         clock_us = self._state.clock_us
         return iso(clock_us)[:10] if _MIN_LABEL_US <= clock_us <= _MAX_LABEL_US else None
 

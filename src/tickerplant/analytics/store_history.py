@@ -52,7 +52,7 @@ class StoreConnection:
 
 
 class StorePartition:
-    """The stored bars of one partition (`HistoryStore`). Raises StoreMismatch if the store follows another log."""
+    """The stored bars of one partition. `session` raises StoreMismatch if the store follows another log."""
 
     def __init__(self, connection: StoreConnection, event_log: EventLog, partition: int) -> None:
         self._connection, self._log, self._partition = connection, event_log, partition

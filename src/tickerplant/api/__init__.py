@@ -6,6 +6,7 @@ the store and to the log.
 
 Begin reading at `service.Api`. `main` assembles the application. `routers` contains one module per kind of data, `http`
 contains code that routes share, and `websockets` contains the stream. `store_reader` reads the store. `alert_rules`
-stores and publishes alert rules. The package `alerts` delivers webhooks. `request_lanes` runs requests in lanes, most
-of them outside the server's event loop, `blocking` has the pools of threads, and `load` counts refusals and delays.
+stores and publishes alert rules. The package `alerts` delivers webhooks. `state` contains the objects that routes
+share. `request_lanes` runs requests in lanes; most lanes have a thread and an event loop of their own. `blocking` has
+the pools of threads. `load` counts refusals and delays.
 """

@@ -116,7 +116,7 @@ class AlertRuleManager:
             yield session
 
     async def all(self, symbol: str | None = None) -> list[StoredRule]:
-        """Return the stored rules of `symbol`, oldest first. None means all symbols."""
+        """Return the stored rules of `symbol`, or of all symbols if `symbol` is None, oldest first."""
         async with self._session() as session:
             return await AlertRules(session).all(symbol)
 
@@ -141,11 +141,9 @@ class AlertRuleManager:
         return await self._publish_and_get(rule.id)
 
     async def change(self, name: str, change: RuleChange) -> StoredRule | None:
-        """Change a rule, publish it and return the stored rule; None if it does not exist.
+        """Change a rule, publish it and return the stored rule; None if the rule does not exist.
 
-        Raises BadInput and StoreError.
-
-        A change of only the webhook creates no new revision.
+        Raises BadInput and StoreError. A change of only the webhook's address or secret creates no new revision.
         """
         given = msgspec.to_builtins(change)
         if "right" in given:
@@ -175,7 +173,7 @@ class AlertRuleManager:
         return await self._publish_and_get(name)
 
     async def set_active(self, name: str, *, active: bool) -> StoredRule | None:
-        """Pause or resume a rule and return it; None if it does not exist.
+        """Pause or resume a rule and return it; None if the rule does not exist.
 
         Resuming an active `once` rule arms it again.
         """

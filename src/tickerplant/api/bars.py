@@ -52,7 +52,7 @@ class BarReads(Protocol):
 
 
 class _NeedsTransaction(Exception):
-    """An answer needs several reads of one moment of the store."""
+    """An answer needs several reads at one position of the store."""
 
 
 class _OneStatement:

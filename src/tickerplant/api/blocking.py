@@ -28,7 +28,7 @@ class Pools:
     """The thread pools of one API. They start threads when they are first used.
 
     - `log`: calls to the log, such as a read of its offsets
-    - `compute`: work with columns: calendars, indicators, snapshots; with low priority
+    - `compute`: calendars and computed indicators; with low priority
     - `catch_up`: records of the log for stream clients that resume; with low priority
     - `health`: health checks and metrics
     - `follow`: the start of the stream, which waits for the log

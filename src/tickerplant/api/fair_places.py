@@ -21,7 +21,7 @@ from tickerplant.api.load import LoadCounters
 MEMORY_S: Final = 10.0
 """Seconds after which half of a client's used time is forgotten."""
 MAX_CLIENTS: Final = 1_000
-"""Maximum clients whose used time is known. Above this count, the least times are forgotten."""
+"""Maximum clients whose used time is known. Above this count, the lesser half of the times is forgotten."""
 
 
 @functools.lru_cache(4_096)

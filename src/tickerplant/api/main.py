@@ -92,7 +92,7 @@ class RouteStream:
         else:
             starting = scope["path"] == STREAM_PATH
             why = "the event log is unavailable" if self._state.log_error else "the stream is starting"
-            reason = f"{why}; try again, and see /health" if starting else f"the stream is at {STREAM_PATH}"
+            reason = f"{why}; try again, and see /health" if starting else f"no stream here; connect to {STREAM_PATH}"
             await receive()
             await send({"type": "websocket.accept"})
             await send({"type": "websocket.close", "code": TRY_AGAIN if starting else 4004, "reason": reason})

@@ -1,7 +1,8 @@
 """The API's own metrics: a catalogue in which each help text contains advice for a bad value.
 
-A scrape reads counters that the stream maintains anyway. Only requests are counted when they happen. The store counts
-the data excluded from bars in the transaction that applies a record. These counts survive a restart of any service.
+A scrape reads counters that the stream maintains anyway. Only requests, and delays of the event loop, are observed when
+they happen. The store counts the data excluded from bars in the transaction that applies a record. These counts survive
+a restart of any service.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ UNSUPPORTED: Final = MetricSpec(
     "Growing: `tickerplant tail status` shows the reasons; the feed sends data that cannot be read.", ("feed",),
 )  # fmt: skip
 DIFFERENCES: Final = MetricSpec(
-    "tickerplant_source_differences", "counter", "Bars for which a second source has other values, by feed.",
+    "tickerplant_source_differences", "counter", "Bars for which a second source has different values, by feed.",
     "Growing fast: `tickerplant tail status` shows both bars. Check the order of sources in rules.sources.",
     ("feed",),
 )  # fmt: skip

@@ -27,7 +27,7 @@ class InputBars(Protocol):
 
     @property
     def limited(self) -> bool:
-        """Return True if older bars influence the values but were too many to read."""
+        """Return True if older bars that influence the values may exist, but were not read."""
 
 
 class IndicatorCalculator(Protocol):

@@ -5,9 +5,9 @@ The server's loop parses HTTP, sends bytes and serves the stream. It also runs r
 `reading` for a few thousand rows, `computing` for more, and `stream` for the state of snapshots. A request in such a
 lane cannot delay another lane or the server's loop for longer than the interpreter needs to switch threads.
 
-Admission happens on the server's loop (`fair_places`). A lane runs a fixed number of requests at once. Further requests
-wait. `LaneLimits` contains the limits. A request gets 429 if its client has too many requests. It gets 503 if all
-clients together have too many, or if it takes too long.
+Admission happens on the server's loop (`fair_places`). A lane runs at most a fixed number of requests at a time.
+Further requests wait. `LaneLimits` contains the limits. A request gets 429 if its client has too many requests. It gets
+503 if all clients together have too many, or if it takes too long.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class RequestLane:
         return self._loop
 
     async def stop(self, finish: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Cancel the lane's requests, run `finish` in its loop, and end the thread. No effect if the lane never ran."""
+        """Cancel the lane's requests, run `finish` in its loop, and end its thread, if the lane has started one."""
         loop, thread = self._loop, self._thread
         if loop is None or thread is None:
             return

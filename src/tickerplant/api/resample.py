@@ -26,7 +26,7 @@ def resample(bars: pa.Table, interval: Interval, *, over: bool = False) -> pa.Ta
     """Return bars of `interval` built from base bars in ascending order. Withdrawn base bars are left out.
 
     A bar is `forming` if one of its base bars is `forming`. The last bar is also `forming` if it ends later than the
-    last base bar, unless the bar is over for the feed (`over`). `over` means that no further base bar can follow. A bar
+    last base bar, unless `over` is true. `over` means that no further base bar of the last bar can follow. A bar
     is complete if all its base bars are complete. Its version is the greatest version of its base bars. Its `vwap` is
     weighted by volume.
     """

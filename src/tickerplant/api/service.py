@@ -1,4 +1,4 @@
-"""The API service: one HTTP server, the tail of the log, and the pool of the store."""
+"""The API service: one HTTP server, the tail of the log, and the reader of the store."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """A server that installs no signal handlers; the caller of `Api.run` handles signals and calls `end`."""
+    """A server that installs no signal handlers. The caller of `Api.run` handles signals and sets `stop`."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -87,8 +87,8 @@ class ApiOptions:
     - `origins`: pages, besides this plant's dashboard, that may open the stream and write.
     - `proxies`: addresses or networks of reverse proxies. Only their `X-Forwarded-For` headers are used.
     - `health` is called from a thread and returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence"}]}`.
-    - `refresh_s`: seconds between two reads of the counts of excluded data for scrapes of `registry` outside the API;
-      None: only `/metrics` reads them.
+    - `refresh_s`: seconds between two reads of the counts of excluded data for scrapes of `registry` outside the API.
+      If it is None, only `/metrics` reads the counts.
     - `registry` contains the metrics of `/metrics`; the API adds its own metrics to it.
     - `indicators` computes indicators on request; None disables `/v1/indicators`.
     - `check_rule` returns an alert rule in canonical form or raises BadInput; None disables alert rules.
@@ -97,11 +97,12 @@ class ApiOptions:
       rules.
     - `now_us` returns the market's time in µs; if None, the API derives the time from the log.
     - `bind_log` is called in a thread when the log answers. It raises StoreMismatch if the store does not follow the
-      log. It returns the rules in force and the calculator for them; None keeps `rules` and `indicators`.
+      log. It returns the rules in force and the calculator for them, which replace `rules` and `indicators`. If
+      `bind_log` is None, the API keeps both.
     - `commits` returns a number that changes when this process has written to the store, or None if another process
-      writes to it. With `commits`, answers are kept for a short time (`http.answer_cache`).
+      writes to it. Answers are kept for a short time (`http.answer_cache`), unless `commits` is None.
     - `max_connections`: maximum open connections.
-    - `stall_s`: seconds without a read after which a client of the stream is dropped.
+    - `stall_s`: seconds after which a client of the stream is dropped if its socket has accepted nothing.
     """
 
     host: str = "127.0.0.1"
@@ -207,7 +208,7 @@ class Api:
     async def _follow_log(self, state: ApiState, tasks: list[asyncio.Task[None]]) -> None:
         """Start the stream when the log answers; add the tasks to cancel at the end to `tasks`. Raises StoreMismatch.
 
-        Until then, `state.log_error` is the reason, and the API serves REST from the store.
+        Until the stream starts, the API serves REST from the store, and `state.log_error` contains the newest error.
         """
         bind_log, outage = self._options.bind_log, Outage()
         while True:
@@ -219,7 +220,7 @@ class Api:
             except (LogUnavailable, StoreUnavailable) as error:
                 state.log_error = str(error)
                 if outage.fail(str(error), time.time()):
-                    logger.warning("the stream waits for the event log: %s", error)
+                    logger.warning("the stream has not started; the API tries again every second: %s", error)
                 await asyncio.sleep(RETRY_S)
                 continue
             state.log_error = ""
@@ -294,7 +295,8 @@ class Api:
     async def _start_positions(self, state: ApiState) -> dict[TopicPartition, int]:
         """Return the stream's start positions: the store's positions, advanced where they are too far behind.
 
-        A start position is at most `MAX_REPLAYED_RECORDS` records before the end of its partition.
+        A start position is at most `MAX_REPLAYED_RECORDS` records before the end of its partition. It is the end if the
+        store is unavailable or has no position of the partition.
         """
         try:
             applied = await state.store.positions()

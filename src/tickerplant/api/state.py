@@ -35,7 +35,7 @@ from tickerplant.log.port import EventLog
 from tickerplant.log.rules_in_force import rules_in_force
 
 SCRAPE_TIMEOUT_S: Final = 2.0
-"""Maximum seconds that a scrape waits for the store's counts. Prometheus cancels a scrape after 10 s."""
+"""Maximum seconds that a scrape waits for the store's counts. Prometheus cancels a scrape after 10 s by default."""
 AWAY_S: Final = 5.0
 """Seconds after an unanswered call to the log in which requests use the last known answers at once."""
 FRESH_S: Final = 0.5
@@ -89,10 +89,11 @@ class LogFacts:
 class ApiState:
     """Log, store, stream and options of the running API.
 
-    `stream` and `tail` are None until the stream starts; `log_error` is the reason while the log is unavailable.
+    `stream` and `tail` are None until the stream starts. `log_error` is the reason if it cannot start, otherwise "".
     `health` returns `{"parts": [{"name", "state": ok | degraded | failed, "sentence", …}]}`. `hosts` and `origins` are
     those of `http.site.CheckSite`. `calendars` contain the session starts that intraday adjustment needs. `rules` are
-    the rules of the settings. `now_us` returns the market's time in µs; if None, the API derives the time from the log.
+    the rules of the settings, and after the start of the stream the rules in force. `now_us` returns the market's time
+    in µs; if None, the API derives the time from the log.
     """
 
     log: EventLog
@@ -116,7 +117,7 @@ class ApiState:
     alert_rules: AlertRuleManager | None = None
     answers: AnswerCache = field(default_factory=AnswerCache)
     exclusions: dict[MetricSpec, dict[str, float]] = field(default_factory=dict)
-    """Counts of data excluded from bars, by metric and feed, read from the store at the last scrape."""
+    """Counts of data excluded from bars, by metric and feed, as of the last successful read of the store."""
 
     def __post_init__(self) -> None:
         """Create the lanes, and the shared calls of `/health`, `/health/ready` and `/metrics`."""
@@ -147,7 +148,7 @@ class ApiState:
         return time.time_ns() // 1_000 + self._market_ahead_us
 
     async def calendar_of(self, symbol: str) -> Calendar:
-        """Return a symbol's calendar. A thread loads it at first, because the first load of an exchange is slow."""
+        """Return a symbol's calendar. The first call loads it in a thread, because loading an exchange is slow."""
         calendars = self.calendars
         found = calendars.loaded(symbol)
         return await in_thread(self.pools.compute, lambda: calendars.of(symbol)) if found is None else found
@@ -155,7 +156,8 @@ class ApiState:
     async def _ask_log(self, call: Callable[[], T]) -> T:
         """Return the result of a call to the log.
 
-        Raises LogUnavailable, at once if a call of the last `AWAY_S` seconds was unanswered.
+        Raises LogUnavailable. Raises it at once if a call of the last `AWAY_S` seconds was unanswered, or if an error
+        has prevented the start of the stream.
         """
         if time.monotonic() < self._log_away_until or (self.log_error and self.stream is None):
             raise LogUnavailable(self.log_error or "the event log is unavailable")
@@ -169,7 +171,10 @@ class ApiState:
         return market_now(self.log) if self.now_us is None else self.now_us()
 
     async def log_facts(self) -> LogFacts:
-        """Return the facts from the log; while the log is unavailable, the last known facts."""
+        """Return the facts from the log; while the log is unavailable, the last known facts.
+
+        If no facts are known yet, return `rules` and no progress.
+        """
         with contextlib.suppress(LogUnavailable):
             self._facts = await self._ask_log(
                 lambda: (rules_in_force(self.log, self.rules), backfill_progress(self.log))

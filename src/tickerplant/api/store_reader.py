@@ -147,7 +147,7 @@ class ReadTransaction:
         return await self._session.coverage.feeds()
 
     async def exclusion_counts(self) -> pa.Table:
-        """Return counts of data excluded from bars, by feed: late ticks, unsupported ticks, source differences."""
+        """Return by feed the counts of late ticks, unusable ticks and bars, and bars that differ between sources."""
         return await self._session.coverage.exclusion_counts()
 
 

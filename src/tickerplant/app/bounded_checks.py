@@ -1,4 +1,4 @@
-"""Health checks with a time limit. Each check runs in its own thread, and while it waits, its old answer is returned.
+"""Health checks with a time limit. Each check runs in its own thread. While a check waits, its old answer is returned.
 
 A broker or a database that is unavailable blocks a check for as long as its client waits. `BoundedChecks.run` still
 returns within `WAIT_S`, with the newest answer of each check. An old answer states its age. A check without an answer
@@ -44,7 +44,7 @@ class _Check:
     began_s: float | None = None
     """Start of the try in progress, in seconds of `clock`; None if no try is in progress."""
     failure: ComponentHealth | None = None
-    """The component with which the newest try failed; None if it has succeeded."""
+    """The component with which the newest try failed; None if it has succeeded, and before the first try has ended."""
     known: Sequence[ComponentHealth] = ()
     known_s: float | None = None
     """Time of the newest success, whose components are `known`, in seconds of `clock`; None before the first
@@ -112,7 +112,7 @@ class BoundedChecks:
     ) -> None:
         """Configure the checks, each with the name of its component that can fail.
 
-        `evidence` returns why a check cannot answer, or "".
+        `evidence`, by name of a check: a function that returns why the check cannot answer, or "".
         """
         self._checks = [_Check(name, components, (evidence or {}).get(name), clock) for name, components in checks]
 

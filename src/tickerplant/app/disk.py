@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tickerplant.app.config.settings import Settings
 
 PROBE_BYTES: Final = 1 << 20
-"""Bytes that the check allocates and releases at once: the records of some seconds."""
+"""Bytes that the check allocates and then releases: about the size of the records of some seconds."""
 LOW_BYTES: Final = 256 << 20
 """Minimum free bytes of a healthy disk: about a minute of a log at full speed, and the database's next WAL files."""
 
@@ -44,7 +44,10 @@ def free_space(settings: Settings) -> FreeSpace:
 
 
 def _free_bytes(folders: Sequence[Path]) -> int:
-    """Return the free bytes of the fullest of these folders' disks. A folder that cannot be checked is ignored."""
+    """Return the free bytes of the fullest of these folders' disks.
+
+    A folder that cannot be checked is ignored. `1 << 62` if no folder can be checked.
+    """
     found = [1 << 62]
     for folder in folders:
         try:
@@ -110,7 +113,7 @@ def disk_health(folder: Path, *, least_bytes: int = 0, name: str = "disk") -> It
 
 
 def _probe(folder: Path) -> OSError | None:
-    """Return the error of allocating `PROBE_BYTES` in a file without a name; None if this works or is not supported."""
+    """Return the error of allocating `PROBE_BYTES` in a file without a name; None if this works or cannot be tested."""
     try:
         machine.allocate_unnamed(folder, PROBE_BYTES)
     except OSError as error:  # another user's folder, or a file system without such files, cannot be checked

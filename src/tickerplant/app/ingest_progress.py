@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from tickerplant.core.schemas import ANALYTICS, OHLCV, RAW
 from tickerplant.core.version import make_version
 
-STAGES = {RAW: "ticks stored", OHLCV: "bars stored", ANALYTICS: "indicators stored"}
+STAGES = {RAW: "ticks", OHLCV: "bars", ANALYTICS: "indicator values"}
+"""Name of the rows from each topic, for messages."""
 
 Partition = tuple[str, int]
 """A topic and the number of its partition."""
@@ -25,7 +26,7 @@ Partition = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The store's position in one partition: the next offset, and the newest cause."""
+    """The store's position in one partition: the next offset, and the greatest cause."""
 
     position: int
     cause: int

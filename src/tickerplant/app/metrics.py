@@ -1,6 +1,7 @@
 """The plant's metrics: a catalogue with advice for bad values, and the registry that the API serves.
 
-Nothing here is on the hot path: a scrape reads existing counters of the services.
+Nothing here is on the hot path: a scrape reads existing counters of the services, the log's offsets and the free disk
+space.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class PlantCollector(Collector):
         return [_family(spec) for spec in CATALOGUE]
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metric families of the services, then the families of the log."""
+        """Yield the metric families of the services, of the disk and of the log."""
         now_s = time.time()
         up, restarts = _family(SERVICE_UP), _family(SERVICE_RESTARTS)
         counts, errors, refused = _family(SERVICE_COUNT), _family(SERVICE_ERROR), _family(REFUSED)
@@ -210,7 +211,7 @@ def _family(spec: MetricSpec) -> CounterMetricFamily | GaugeMetricFamily:
 
 
 def _or_nothing(read: Callable[[], Mapping[K, T]]) -> Mapping[K, T]:
-    """Return the result; {} for a topic or group that does not exist. Raises LogUnavailable."""
+    """Return the result; {} after an error, such as an unknown topic. Raises LogUnavailable."""
     try:
         return read()
     except LogUnavailable:

@@ -86,9 +86,9 @@ def read_skips(log: EventLog) -> list[Skip]:
 def skip_lost(log: EventLog, group: str, topics: Sequence[str], losses: Sequence[Loss]) -> Skip:
     """Move a group to the first retained records, and store the skipped ranges, in one transaction.
 
-    Also deletes the newest snapshot of each such partition of aggregation or analytics, because its state lacks the
-    lost records. The service then starts the partition without state. The group must have no members. Raises LogError
-    if another member joins.
+    Also deletes the newest snapshot and the queued work of each such partition of aggregation or analytics, because its
+    state lacks the lost records. The service then starts the partition without state. The group must have no members.
+    Raises LogError if another member joins.
     """
     skip = Skip(group, time.time_ns() // 1000, list(losses))
     starts = {TopicPartition(loss.topic, loss.partition): loss.first for loss in losses}

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 class ServiceManager:
-    """Sends messages to the service manager. An unavailable socket is logged once, and the process continues."""
+    """Sends messages to the service manager. The process continues while the socket is unavailable."""
 
     def __init__(self, address: str = "", watchdog_s: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         """Configure the socket; `address` "" means no manager.
@@ -67,7 +67,7 @@ class ServiceManager:
         self._due_s = now_s + self._interval_s
         troubles = list(find_troubles())
         if troubles and troubles != self._reported:
-            log.error("the watchdog gets no signal, so the service manager will restart the process", why=troubles)
+            log.error("no watchdog signal is sent, so the service manager will restart the process", why=troubles)
         self._reported = troubles
         if troubles:
             self._send(f"STATUS={'; '.join(troubles)}")

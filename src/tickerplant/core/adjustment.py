@@ -84,8 +84,8 @@ class Closes:
 class Payments:
     """Dividends as readers apply them: for each row the amount in the unit of the prices (0: not applied).
 
-    `reasons`: for each row the reason why the dividend is not applied, or None. `prices_in`: the currency of the
-    prices, or None if no vendor has reported it.
+    `reasons`: for each row the reason why the amount cannot be applied; None if it can. `prices_in`: the currency of
+    the prices, or None if no vendor has reported it.
     """
 
     amounts: Float64Array
@@ -187,7 +187,7 @@ def adjustment_for(
 
 
 def reasons_not_applied(adjustment: Adjustment, dividends: pa.Table, payments: Payments) -> list[str | None]:
-    """Return for each dividend the reason why no bar is adjusted for it, or None.
+    """Return for each dividend the reason why no bar is adjusted for it; None for a dividend that is applied.
 
     `adjustment` must be built from `dividends` and `payments`.
     """

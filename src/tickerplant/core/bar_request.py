@@ -24,7 +24,7 @@ class BarRequest:
     end_us: int | None
     limit: int
     splits: pa.Table | None = None
-    """The symbol's splits (`schemas.SPLITS`); None: no splits.
+    """The symbol's splits (`schemas.SPLITS`); None if there are none.
 
     A split takes effect if its session has begun by `clock_us`.
     """

@@ -20,7 +20,7 @@ _PARTS: Final = ("minute", "minutes", "min", "second", "seconds", "sec")
 """Names of columns that complete a column of hours."""
 _DAY_S: Final = 86_400
 _OF_DAY: Final = {4: ("minutes", _DAY_S // 60), 6: ("seconds", _DAY_S), 9: ("milliseconds", 1_000 * _DAY_S)}
-"""Unit of the time since midnight that a clock without colons may be instead, and units per day, by count of digits."""
+"""Other meaning of a clock without colons, by count of digits: the unit of a time since midnight, and units per day."""
 _FEW: Final = 10
 """Minimum distinct values that prove a clock. A third of all seconds since midnight are valid clocks too."""
 _MOSTLY: Final = 0.8

@@ -81,7 +81,7 @@ def by_name(header: Iterable[str]) -> dict[str, str]:
 
 
 def find(columns: Mapping[str, str], role: str) -> str | None:
-    """Return the column of a role, or None. `columns`: the result of `by_name`."""
+    """Return the column of a role; None if no column has a name of the role. `columns`: the result of `by_name`."""
     return next((columns[name] for name in NAMES[role] if name in columns), None)
 
 

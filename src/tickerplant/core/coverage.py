@@ -89,7 +89,7 @@ def default_range(calendar: Calendar, interval: str, now_us: int) -> tuple[int, 
     """Return the default range `[start, end)` of coverage, in microseconds UTC.
 
     It contains the last `RECENT_SESSIONS` sessions for intraday intervals, and one year for other intervals. It ends
-    with the current minute or day.
+    with the current minute or day. If the calendar has fewer past sessions, it contains `RECENT_SESSIONS` days.
     """
     if not intervals.parse(interval).is_intraday:
         today = now_us - now_us % DAY_US

@@ -41,7 +41,7 @@ def slashed_pair(symbol: str) -> str | None:
 
 
 def normal_currency(text: str) -> str | None:
-    """Return the usual spelling of a known minor unit (`GBp` for pence) or of a three-letter currency, otherwise None.
+    """Return the usual spelling of a minor unit (`GBp` for pence), or three letters in upper case; otherwise None.
 
     >>> normal_currency("usd"), normal_currency("GBX"), normal_currency("GBp"), normal_currency("dollar")
     ('USD', 'GBp', 'GBp', None)

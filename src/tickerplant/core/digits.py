@@ -15,7 +15,8 @@ def is_digits(text: str) -> bool:
 def parse_float(text: str) -> float:
     """Return the number that a text contains.
 
-    Raises ValueError for other texts, such as digits of another script or Python's `1_000`.
+    `nan` and `inf` are numbers, as for Python's `float`. Raises ValueError for other texts, such as digits of another
+    script or Python's `1_000`.
 
     >>> parse_float("1.5e3")
     1500.0

@@ -56,7 +56,7 @@ class UnknownIndicator(BadInput):
 class UnreadableRecord(TickerplantError):
     """A log record is not a Tickerplant record, is of a newer version, or has invalid content.
 
-    The service that consumes the record appends a dead letter with this reason and continues.
+    Aggregation and analytics append a dead letter with this reason and continue. Other readers skip the record.
     """
 
 
@@ -76,7 +76,7 @@ class Fenced(LogError):
 
 
 class UnknownTopic(LogError):
-    """The topic does not exist; `tickerplant create-topics` creates it."""
+    """The topic or its partition does not exist; `tickerplant create-topics` creates missing topics."""
 
 
 class RecordTooLarge(LogError):
@@ -100,7 +100,7 @@ class PositionConflict(StoreError):
 
 
 class StoreMismatch(StoreError):
-    """The store belongs to another log, or is ahead of its log; `tickerplant adopt` starts a new generation."""
+    """The store belongs to another log, is ahead of its log, or is not empty. The message contains the remedy."""
 
 
 class MigrationError(StoreError):
@@ -108,7 +108,7 @@ class MigrationError(StoreError):
 
 
 class FolderHeld(TickerplantError):
-    """Another Tickerplant process uses the data folder."""
+    """Another Tickerplant process uses the data folder, or writes the same backup."""
 
 
 class NoPlant(TickerplantError):
@@ -116,4 +116,7 @@ class NoPlant(TickerplantError):
 
 
 class SnapshotRefused(TickerplantError):
-    """A snapshot has an unsupported format: run the version that wrote it, or start with empty state."""
+    """A snapshot or a stored state of a feed or vendor cannot be read, or has an unsupported format.
+
+    Run the version that wrote it, or start with empty state.
+    """

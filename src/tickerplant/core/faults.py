@@ -1,7 +1,7 @@
 """Named failpoints at which a test may kill the process. A failpoint without a hook costs one comparison.
 
 Names are `service.effect.when`, for example `aggregation.commit.before`. `app` installs a hook if the setting
-`testing.crash_at` is set, as the chaos tests do.
+`testing.crash_at` is set. The chaos tests set it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class FreeSpace:
     """The free bytes of the plant's disks, and the test of whether new data may be stored.
 
     `free_bytes` returns the free bytes of the disk with the least free space. `least_bytes`: minimum free bytes of the
-    intake; 0: the intake never stops. Any thread may call the methods.
+    intake. If it is 0, the intake never stops. Any thread may call the methods.
     """
 
     def __init__(self, free_bytes: Callable[[], int], least_bytes: int) -> None:

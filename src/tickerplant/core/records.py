@@ -59,7 +59,7 @@ class Start(Header, frozen=True, kw_only=True, tag="start"):
     of the feed's earlier `Start` records.
 
     `from_us`: time from which the feed is complete. `hole`: data between the feed's previous watermark and `from_us`
-    may be missing. `live`: the feed counts as down if its marks stop; a file sends no marks. `whole`: the first
+    may be missing. `live`: the feed counts as down if its records stop; a file is not live. `whole`: the first
     interval is complete although `from_us` is inside it (the default for files). `firm`: the first and the last
     interval are complete, even if other files continue them.
     """
@@ -178,8 +178,8 @@ class Over(Header, frozen=True, kw_only=True, tag="over"):
 class FeedState(Header, frozen=True, kw_only=True, tag="feed_state"):
     """On `market.status`: the feed is `up`, `down` or `ended`. Two more states report data excluded from bars.
 
-    `late`: `count` ticks were older than the revision window. `unsupported`: `count` ticks or bars were unusable, for
-    `reason`.
+    `late`: `count` ticks were older than the revision window. `unsupported`: `count` ticks, bars or corrections could
+    not be applied, or `count` symbols could not be rebuilt, for `reason`.
     """
 
     state: str
@@ -250,8 +250,8 @@ _EMPTY = {
 def encode(header: Header, batch: pa.RecordBatch | None = None) -> pa.Buffer:
     """Return the record's bytes as an Arrow buffer (it supports the buffer protocol; `len()` is its size).
 
-    `batch` has the columns of the header's kind, in order and with the same types; None: no rows. Raises ValueError for
-    other columns.
+    `batch` has the columns of the header's kind, in order and with the same types. None means no rows.
+    Raises ValueError for other columns.
     """
     kind = type(header)
     if batch is None:

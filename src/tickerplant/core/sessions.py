@@ -7,6 +7,8 @@ without the lunch break if the exchange has one. Extended hours surround them:
 - It ends at 20:00 local time or four hours after its close, whichever is earlier, but not before its close.
 - It begins at or after the end of its predecessor, and ends at or before the open of its successor.
 
+The calendars `24/7` and `FX` have no extended hours.
+
 Times between two sessions belong to no session. An overnight print is in intraday bars, which depend on time only, and
 in no daily bar.
 
@@ -34,7 +36,7 @@ NO_SESSION: Final = NEVER_US
 
 ALWAYS_OPEN: Final = "24/7"
 FOREIGN_EXCHANGE: Final = "FX"
-"""Name of the calendar of currency pairs: `schedules.foreign_exchange_schedule`."""
+"""Name of the calendar of currency pairs. `schedules.foreign_exchange_schedule` returns its schedule."""
 _CURRENCY: Final = "{currency}"
 _PLACE: Final = "\ue000"  # a character without meaning in patterns
 

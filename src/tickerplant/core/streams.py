@@ -94,9 +94,9 @@ class Stage(Protocol):
         ...
 
     def keep_label(self) -> str | None:
-        """Return the name of the current session, or None before the first session.
+        """Return the current UTC date by log time, or None before the first record and for times that have no date.
 
-        The first snapshot of each session is kept.
+        The first snapshot of each date is kept.
         """
         ...
 
@@ -120,7 +120,7 @@ class Stage(Protocol):
         return False
 
     def queued_work(self) -> bytes | None:
-        """Return a description of the queued background work for other processes; None: the stage never has any.
+        """Return a description of the queued background work for other processes; None if the stage never has any.
 
         The loop stores it under `QUEUED_KEY` in the transaction of the step that changed it.
         """

@@ -17,8 +17,8 @@ _EXCLUDED = frozenset("\"'`,")
 def check_symbol(text: str) -> str:
     """Return the symbol in canonical form, trimmed and upper case: `AAPL`, `BRK.B`, `EUR/USD`, `M&M.NS`, `RY:TSX`.
 
-    A symbol has printable characters of any script, at least one of them a letter or digit. Raises BadInput, with the
-    reason, for any other text.
+    A symbol has 1 to `MAX_SYMBOL_CHARS` printable characters of any script, at least one of them a letter or digit. It
+    has no space, quote or comma, and does not begin with `*`. Raises BadInput, with the reason, for any other text.
     """
     if len(text) > MAX_GIVEN_CHARS:  # normalising a text of megabytes takes seconds
         raise BadInput(f"{cut(text)!r} is not a symbol: {len(text):,} characters; use 1 to {MAX_SYMBOL_CHARS}")

@@ -9,8 +9,9 @@ Later times are in winter time. Descending times have the reverse order. A time 
 alone is midnight, if other values of the column have a clock.
 
 **Dates of sessions** (bars of a day or longer). The date is the written date, in the value's own offset or zone. A time
-in UTC, or a number since 1970, at midnight UTC has the date of that midnight. The date of another time of day depends
-on the exchange: the given zone decides.
+in UTC, or a number since 1970, at midnight UTC has the date of that midnight. The given zone decides the date of
+another time of day. If no zone is given, a time in UTC before 11:00 has its UTC date; other times are invalid, because
+their date depends on the exchange.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ class TimeColumn:
     before its predecessor. The state is the last time of each symbol in an hour that occurs twice.
 
     Attributes after the first block: `is_ordered`: some dates depend on the order of day and month. `takes_zone`,
-    `takes_order`: the user's zone and order have an effect. `differs`: the first release read the values as other
-    times, for example because numbers are dates. `choice`: a note about an order that no value shows, or None.
+    `takes_order`: the user's zone and order have an effect. `differs`: the first release read the values as
+    different times, for example because numbers are dates. `choice`: a note about an order that no value shows; None if
+    there is no such order.
     """
 
     def __init__(
@@ -259,7 +261,7 @@ class TimeColumn:
 def _direction(local: Int64Array, codes: npt.NDArray[np.int32], twice: BoolArray, wanted: BoolArray) -> int:
     """Return 1 if the local times of the symbols ascend, -1 if they descend, 0 if neither is certain.
 
-    Differences inside an hour that occurs twice count only without other differences.
+    Differences inside an hour that occurs twice count only if the other differences show no direction.
     """
     order = np.argsort(codes, kind="stable")
     order = order[wanted[order]]

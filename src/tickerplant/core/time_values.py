@@ -1,12 +1,13 @@
 """The meaning of times that users give: texts, numbers and typed values in, instants and dates out. Pure, column-wise.
 
-This is the only parser of times in files, REST and WebSocket parameters, the command line and the library. It decides
-for each value:
+This is the only parser of times in files, REST parameters, the command line and the library. It decides for each value:
 
-- A number of 8 digits is a date (`20240328`). A number of 12, 14 or 17 digits is a date with a clock. Any other number
-  is the time since 1970 in seconds, milliseconds, microseconds or nanoseconds, by its size. A number that means a time
-  before 1980 or after 2200 is invalid: row numbers, years and Excel's dates are not times.
-- A text is ISO 8601 or another spelling of `_normalised`, with an offset, without one, or a date alone.
+- A number of 8 digits is a date (`20240328`). A number of 12, 14 or 17 digits is a date with a clock. Both have a year
+  from 1800 to 2199.
+- Any other number is the time since 1970 in seconds, milliseconds, microseconds or nanoseconds, by its size. A time
+  before 1980, or after 2199, is invalid: row numbers, years and Excel's dates are not times.
+- A text of digits is such a number. Another text is ISO 8601 or another spelling of `_normalised`, with an offset,
+  without one, or a date alone.
 
 The API of a vendor documents its units, so the clients of vendors do not use this module.
 """
@@ -109,7 +110,7 @@ def order_of(column: pa.Array, *, is_given: bool = False) -> tuple[str | None, s
 
     The order is `mdy`, `dmy` or None. Both are None if there are no dates such as 3/4/2024. If no value shows the
     order, return an ambiguous date, with `dmy` if all dates have dots, otherwise with None. Raises BadInput for values
-    of both orders. If the user has given the order (`is_given`), return None and an ambiguous date for such values.
+    of both orders. If the user has given the order (`is_given`), return None and the first date for such values.
     """
     if not is_text(column.type):
         return None, None
@@ -221,7 +222,7 @@ def _numeric(column: pa.Array) -> TimeValues:
 
 
 def _of_numbers(whole: Int64Array, fraction_us: Int64Array | None) -> tuple[npt.NDArray[np.uint8], Int64Array]:
-    """Return kind and time of numbers. `fraction_us`: millionths of the value after its decimal point, or None."""
+    """Return kind and time of numbers. `fraction_us`: millionths after the decimal point; None if there are none."""
     kind = np.zeros(len(whole), np.uint8)
     us = np.zeros(len(whole), np.int64)
     fraction = np.zeros(1, np.int64) if fraction_us is None else fraction_us

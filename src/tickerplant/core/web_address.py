@@ -182,7 +182,7 @@ def is_public(text: str) -> bool:
 
 
 def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """Return the IPv4 address that an IPv6 address contains (mapped, NAT64, or of a tunnel), or None."""
+    """Return the IPv4 address that an IPv6 address contains (mapped, NAT64, or of a tunnel); None if there is none."""
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     if address in _SIX_TO_FOUR:

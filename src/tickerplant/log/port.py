@@ -7,8 +7,8 @@ conformance suite (`tests/conformance`).
 Calls block for at most their timeout, and release the GIL while they wait. A Reader or a Writer belongs to one thread
 at a time. An event loop calls them from an executor.
 
-Offsets increase and never repeat, but may have gaps: Kafka uses some offsets for transaction markers. A *position* is
-the offset of the next record to read.
+Offsets increase and never repeat, but are not always consecutive: Kafka uses some offsets for transaction markers. A
+*position* is the offset of the next record to read.
 
     with log.writer("aggregation-0") as writer, log.reader([RAW], group="aggregation") as reader:
         consumed = reader.poll(timeout_s=1.0)
@@ -94,7 +94,8 @@ class Reader(Protocol):
     def poll(
         self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024
     ) -> list[ConsumedRecord]:
-        """Return committed records, in order within each partition; [] if none arrives within `timeout_s`.
+        """Return committed records, in order within each partition; [] if none arrives within `timeout_s`, or
+        after a `wake`.
 
         Returns available records at once: at least one, and no more than the limits allow. Other records stay in the
         log (back-pressure). Delivery is at least once: the next owner of a partition reads all records after the
@@ -123,7 +124,7 @@ class Reader(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave the group. A second call does nothing. Other members get the partitions at once."""
+        """Leave the group. Other members get the partitions within about a second. A second call does nothing."""
         ...
 
     def __enter__(self) -> Reader: ...
@@ -176,7 +177,7 @@ class Writer(Protocol):
 class Leadership(Protocol):
     """One member's wait until it leads. At most one live member of a name leads.
 
-    A member that is frozen may still act as leader. Only the names of its writers fence it.
+    A frozen member may act as leader when it continues. Only a newer writer of the same name prevents this.
     """
 
     def poll(self, *, timeout_s: float) -> bool:
@@ -252,8 +253,8 @@ class EventLog(Protocol):
     def offsets(self, topic: str, *, read_uncommitted: bool = False) -> dict[TopicPartition, tuple[int, int]]:
         """Return (earliest, end) of each partition: the first retained offset, and the end of the committed records.
 
-        `read_uncommitted`: the end includes records of open transactions. The records of a transaction may become
-        readable shortly after its positions.
+        If `read_uncommitted` is set, the end includes records of open transactions. The records of a transaction may
+        become readable shortly after its positions.
         """
         ...
 
@@ -262,7 +263,7 @@ class EventLog(Protocol):
         ...
 
     def lag(self, group: str, topics: Sequence[str]) -> dict[TopicPartition, int]:
-        """Return for each partition the count of records after the group's committed position.
+        """Return the count of records after the group's committed position, by partition.
 
         On Kafka, a large count includes transaction markers.
         """
@@ -291,7 +292,7 @@ class EventLog(Protocol):
         ...
 
     def lead(self, name: str, member: str) -> Leadership:
-        """Return a member's wait for the leadership `name`. `member` names it in the brokers' tools.
+        """Return a member's wait for the leadership `name`. `member` is the member's name in the brokers' tools.
 
         If the leader dies, another member leads when the leader's session ends. In the embedded log, it leads at once.
         """

@@ -5,7 +5,8 @@ The processor does all IO around it. `_commit` applies the effects in this order
 is visible before Step 4:
 
 1. append the outputs of the steps since the last commit,
-2. put a snapshot of the state that is being committed, for each partition whose snapshot is due,
+2. put changed descriptions of queued work, and a snapshot of the state that is being committed for each partition
+   whose snapshot is due,
 3. send the input positions,
 4. commit the log's transaction.
 
@@ -13,9 +14,9 @@ Between two batches a stage may do background work (`Stage.run_background_work`)
 input. They therefore commit in one transaction with a snapshot of the state after them, and no restart repeats the
 work.
 
-A restart loads the newest snapshot, replays up to the committed positions, discards those outputs and continues. After
-a failed transaction the state in memory is ahead of the log. The processor therefore discards it and restarts the same
-way.
+A restart loads the newest snapshot, replays up to the committed positions, discards the outputs of the replay and
+continues. After a failed transaction the state in memory is ahead of the log. The processor therefore discards this
+state and restarts the same way.
 
 `_StageLifecycle` handles rebalances.
 """
@@ -57,8 +58,9 @@ SNAPSHOT_RECORDS: Final = 2_000
 FEW_RECORDS: Final = 32
 PAUSE_FACTOR: Final = 2.0
 MAX_PAUSE_S: Final = 0.05
-"""Pause after a batch of fewer than `FEW_RECORDS` records: `PAUSE_FACTOR` times its processing time, at most
-`MAX_PAUSE_S`. Records that arrive meanwhile share one transaction, which costs as much as several records.
+"""Maximum pause in seconds after a batch of fewer than `FEW_RECORDS` records. The pause is `PAUSE_FACTOR` times the
+processing time of the batch. Records that arrive in the pause share one transaction, which costs as much as several
+records.
 """
 REPLAY_S: Final = 0.5
 """Maximum seconds of a partition's steps since its newest snapshot. The next owner repeats these steps after a crash.
@@ -70,7 +72,7 @@ HANDOVER_RECORDS: Final = 100
 records."""
 HANDOVER_BYTES: Final = 16 * 1024 * 1024
 """Maximum bytes of all snapshots before a rebalance, estimated from the previous snapshots. All members wait
-meanwhile."""
+for these snapshots."""
 COMMIT_EVERY_S: Final = 1.0
 """Maximum seconds for which steps without outputs wait for a commit, if they may (`Stage.commit_may_wait`). Most ticks
 cause no outputs, and a restart may repeat their steps. These steps share a transaction with the next outputs."""
@@ -92,7 +94,7 @@ class BootstrapFactory(Protocol):
     """Creates the first stage of a partition that has no snapshot, from a source other than its input."""
 
     def __call__(self, source: TopicPartition, committed: int, earliest: int) -> Bootstrap | None:
-        """Return the stage, which is snapshotted first, and its position. None: start with the earliest record.
+        """Return the stage, which is snapshotted first, and its position; None to start at the earliest record.
 
         `committed` is the group's position, 0 if it has none. `earliest` is the first retained offset.
         """
@@ -124,7 +126,7 @@ class _Partition:
     steps_s: float = 0.0
     """Seconds that the steps since the newest snapshot have taken."""
     snapshot_bytes: int = 0
-    """Size of the newest snapshot's state."""
+    """Bytes of the newest snapshot's state."""
     snapshot_s: float = 0.0
     """Seconds that the newest snapshot of this process took; 0.0 before the first."""
     touched: bool = False
@@ -372,7 +374,7 @@ class Processor:
         return found
 
     def _log_resumed(self) -> None:
-        """Log once that a restart has replayed up to the committed positions, and the counts of what it discarded."""
+        """Log once that a restart has replayed up to the committed positions, with the counts of the replay."""
         replayed = self.counts.discarded_records - self._discarded_before
         if replayed and not any(map(_behind, self._stages.values())):
             log.info("resumed", service=self.name, records=replayed, discarded_outputs=self.counts.discarded_outputs)
@@ -439,7 +441,7 @@ def _behind(owned: _Partition) -> bool:
 class _StageLifecycle(RebalanceListener):
     """Opens the stages of assigned partitions and drops the stages of revoked partitions.
 
-    Reads from snapshot positions.
+    The reader then continues from the positions of the snapshots.
     """
 
     def __init__(self, processor: Processor) -> None:

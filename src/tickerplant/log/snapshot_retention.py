@@ -1,7 +1,7 @@
 """Retention of a service's kept snapshots, and of the input records that they need.
 
-A kept snapshot stays while a record of its session is retained. The input is retained from the offset that the snapshot
-needs: its position, or the older offset that its stage may still read. The log thus retains one session more than the
+A kept snapshot stays while a record of its UTC day is retained. The input is retained from the offset that the snapshot
+needs: its position, or the older offset that its stage may still read. The log thus retains one day more than the
 topic's retention, plus the records that a stage can still read. The limit is `MAX_HOLD_RETENTIONS` times that
 retention.
 """
@@ -21,9 +21,9 @@ from tickerplant.log.snapshots import SNAPSHOT_KEY, KeptSnapshot, first_record_f
 MAX_HOLD_RETENTIONS: Final = 2
 """Maximum age of a held record, in multiples of the topic's retention.
 
-If the retention is 5 days, this allows one more day for the session that retention cuts. It also allows the 4 days of a
-long weekend between the sessions that a stage reads. The bound also applies if a clock runs far ahead, or if no session
-follows an old session.
+If the retention is 5 days, this allows one more day for the UTC day that retention cuts. It also allows the 4 days of
+a long weekend between the days that a stage reads. The bound also applies if a clock runs far ahead, or if no kept
+snapshot follows an old one.
 """
 
 log = structlog.get_logger(__name__)
@@ -31,11 +31,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class SnapshotRetention:
-    """Drops the due kept snapshots of one service, and holds retention of the service's input back for the others.
+    """Drops the due kept snapshots of one service, and holds back retention of its input for the others.
 
-    The process that applies retention calls `run` just before it does so. If several processes call `run`, the later
-    calls find nothing left to drop. `topic` is the service's input, and `retention_us` is that topic's retention in µs.
-    One run requests the keys and offsets of each partition. Each kept snapshot is read only once.
+    The process that applies retention calls `run` just before it applies retention. If several processes call `run`,
+    the later calls find nothing left to drop. `topic` is the service's input, and `retention_us` is that topic's
+    retention in µs. One run requests the keys and offsets of each partition. Each kept snapshot is read only once.
     """
 
     event_log: EventLog
@@ -50,8 +50,8 @@ class SnapshotRetention:
     def run(self, now_us: int) -> int:
         """Drop the snapshots that are due at `now_us`; return their count. Raises LogUnavailable.
 
-        1. Drop the kept snapshots that are due, 2. hold retention back for the others. A kill between the two steps
-           leaves retention held back too far until the next run.
+        1. Drop the kept snapshots that are due, 2. hold back retention for the other kept snapshots. A kill between the
+        two steps leaves retention held back too far until the next run.
         """
         bounds = self.event_log.offsets(self.topic)
         due: list[tuple[int, KeptSnapshot]] = []
@@ -78,7 +78,7 @@ class SnapshotRetention:
         return count
 
     def _is_due(self, kept: KeptSnapshot, after: KeptSnapshot | None, first: int, ages: _RecordAges) -> bool:
-        """Return whether retention has passed the session of a kept snapshot, which ends where `after` begins."""
+        """Return whether retention has passed the UTC day of a kept snapshot, which ends where `after` begins."""
         if kept.position < first or ages.is_older(kept.position, MAX_HOLD_RETENTIONS * self.retention_us):
             return True
         return after is not None and ages.is_older(after.position, self.retention_us)

@@ -1,7 +1,7 @@
 """Snapshots of a stateful service, as its state topic stores them.
 
-Each partition has two kinds of keys. `snapshot` stores the newest snapshot, from which a restart resumes.
-`kept/<label>` stores the first snapshot of a session, from which `verify` replays. `snapshot_retention` decides how
+Each partition has two kinds of keys for snapshots. `snapshot` stores the newest snapshot, from which a restart resumes.
+`kept/<label>` stores the first snapshot of a UTC day, from which `verify` replays. `snapshot_retention` decides how
 long kept snapshots stay.
 """
 
@@ -34,7 +34,7 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True):
     """Label of the newest kept snapshot, including this snapshot."""
     state: bytes
     oldest: int | None = None
-    """Smallest input offset that the stage may still read through its history. None: it reads nothing before its
+    """Smallest input offset that the stage may still read through its history; None if it reads nothing before its
     position."""
 
 
@@ -44,7 +44,7 @@ def encode(snapshot: Snapshot) -> bytes:
 
 
 def read(event_log: EventLog, state_topic: str, partition: int, key: str) -> Snapshot | None:
-    """Return the snapshot stored under a key, or None. `check` checks the snapshot's format."""
+    """Return the snapshot stored under a key; None if there is none. `check` checks the snapshot's format."""
     blob = event_log.get_state(state_topic, partition, key)
     return None if blob is None else msgspec.msgpack.decode(blob, type=Snapshot)
 
@@ -84,7 +84,7 @@ def kept_snapshots(
 ) -> list[KeptSnapshot]:
     """Return the kept snapshots of a partition, by position.
 
-    `known`: snapshots that were read earlier, by label. They are not read again.
+    `known` contains snapshots by label that were read earlier and are not read again.
     """
     found = []
     for label in kept_labels(event_log, state_topic, partition):
@@ -99,7 +99,10 @@ def kept_snapshots(
 
 
 def first_record_from(event_log: EventLog, source: TopicPartition, offset: int, end: int) -> ConsumedRecord | None:
-    """Return the first record of a partition in `[offset, end)`, or None. Reads one record if offsets have no gaps."""
+    """Return the first record of a partition in `[offset, end)`; None if there is none.
+
+    Reads only one record if its offset is `offset`.
+    """
     for reach in (1, _SPARSE):
         found = next(iter(event_log.read_range(source, offset, min(offset + reach, end))), None)
         if found is not None:

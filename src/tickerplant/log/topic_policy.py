@@ -11,9 +11,10 @@ class TopicPolicy:
     """The chosen settings of new topics. Existing topics are compared with them. The embedded log ignores them."""
 
     replicas: int | None = None
-    """Replicas of each topic; None: as many as the cluster has brokers, at most three."""
+    """Replicas of each topic. None means one per broker of the cluster, at most three."""
     min_insync_replicas: int | None = None
-    """Replicas that must have stored a record before it is committed; None: two of three or more, otherwise one."""
+    """Replicas that must have stored a record before it is committed. None means two of three or more, otherwise
+    one."""
     retention_us: Mapping[str, int] = field(default_factory=dict)
     """Retention by topic, without the prefix; a topic that is missing here has its default."""
 

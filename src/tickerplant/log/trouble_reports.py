@@ -25,7 +25,7 @@ MAX_ERROR_CHARS: Final = 500
 class Trouble(msgspec.Struct):
     """An error that repeats.
 
-    `times`: count of reports in a row. `since_s` and `reported_s` are in seconds since 1970.
+    `times` is the count of consecutive errors. `since_s` and `reported_s` are in seconds since 1970.
     """
 
     error: str
@@ -64,7 +64,10 @@ def withdraw(log: EventLog, key: str) -> None:
 
 
 def read(log: EventLog, now_us: int) -> dict[str, Trouble]:
-    """Return the recent troubles by key. Ignores a report from the future, after a wrong clock. Raises LogError."""
+    """Return the recent troubles by key. Raises LogError.
+
+    Ignores reports whose time differs from `now_us` by `MEMORY_S` or more. A wrong clock can set a future time.
+    """
     found = {}
     for key in sorted(log.state_keys(STATE_FEEDS, 0)):
         if key.startswith(PREFIX):

@@ -1,7 +1,7 @@
-"""Differences between operating systems: `linux` for Linux, and its twin `portable` for every other Unix.
+"""Differences between operating systems: `linux` for Linux, and `portable` for every other Unix.
 
-Both modules have the same functions, and no other module of the package uses functions that only Linux has. The
-environment variable `_TICKERPLANT_PORTABLE=1` selects the portable twin on Linux too, for tests.
+Both modules define the same names, and no other module of the package uses functions that only Linux has. The
+environment variable `_TICKERPLANT_PORTABLE=1` selects `portable` on Linux too, for tests.
 
 In: descriptors, folders, process ids. Out: results of system calls. Begin reading at `portable`.
 """

@@ -19,7 +19,8 @@ CAPABILITY_VERSION_3 = 0x20080522
 def main(arguments: list[str]) -> None:
     """Change the user, keep one capability, set the death signal, and execute the program.
 
-    UID −1 changes no user; CAPABILITY −1 keeps no capability; SIGNAL 0 sets no death signal.
+    UID −1 changes neither the user nor the capabilities. CAPABILITY −1 keeps no capability. SIGNAL 0 sets no death
+    signal.
     """
     parent, uid, gid, capability, signal = (int(text) for text in arguments[:5])
     program = arguments[5]
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _keep(libc: ctypes.CDLL, capability: int) -> None:
-    """Keep only this capability, also across exec. If the kernel refuses, the program reports the inaccessible file."""
+    """Keep only this capability, also across exec. If this fails, the program reports the inaccessible file."""
     bit = 1 << capability
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     data = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)  # effective, permitted, inheritable; then the upper halves

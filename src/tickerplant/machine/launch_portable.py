@@ -2,9 +2,9 @@
 
     python -I -S launch_portable.py PARENT UID GID CAPABILITY SIGNAL PROGRAM [ARGUMENT ...]
 
-Standard input is a pipe that only the plant keeps open. It ends when the plant dies, by any signal. A child of this
-script waits for that, and then sends SIGNAL to the program. The script imports no package; it starts in about 20 ms and
-works from any folder.
+Standard input is a pipe that only the plant keeps open. The pipe ends when the plant dies, even by SIGKILL. A child
+process of this script waits for the end of the pipe, and then sends SIGNAL to the program. The script imports no
+package; it starts in about 20 ms and works from any folder.
 """
 
 import os
@@ -18,7 +18,8 @@ POLL_S = 0.5
 def main(arguments: list[str]) -> None:
     """Change the user, start the process that waits for the end of the pipe, and execute the program.
 
-    UID −1 changes no user. CAPABILITY is not used. SIGNAL 0 leaves standard input to the program, and no process waits.
+    UID −1 does not change the user. PARENT and CAPABILITY are not used. SIGNAL 0 leaves standard input to the program,
+    and no process waits.
     """
     uid, gid, signal = int(arguments[1]), int(arguments[2]), int(arguments[4])
     program = arguments[5]

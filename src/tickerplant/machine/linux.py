@@ -1,4 +1,4 @@
-"""Linux: capabilities, the death signal of `prctl`, `/proc`, glibc's allocator, and cores of threads."""
+"""Linux: unnamed files, capabilities, the state of the clock, `/proc`, glibc's allocator, and cores of threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAUNCHER: Final = Path(__file__).with_name("launch_linux.py")
 LAUNCHER_NEEDS_PIPE: Final = False
 """True if the launcher's standard input must be a pipe that this process keeps open. Linux sends a signal instead."""
 SOCKET_PATH_BYTES: Final = 107
-"""Maximum length of the address of a Unix socket, without its closing zero."""
+"""Maximum bytes of the path of a Unix socket, without the closing zero byte."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 ARENAS: Final = 2
@@ -26,7 +26,7 @@ LARGE_BYTES: Final = 256 * 1024
 
 TIME_ERROR: Final = 5
 TIMEX_BYTES: Final = 512
-"""Bytes of the buffer for `adjtimex`. The structure has 208."""
+"""Bytes of the buffer for `adjtimex`. The kernel's structure has 208 bytes."""
 
 
 def sync_data(fd: int) -> None:
@@ -35,9 +35,9 @@ def sync_data(fd: int) -> None:
 
 
 def return_freed_memory() -> None:
-    """Configure glibc to return freed memory.
+    """Configure glibc to return freed memory to the kernel. Do nothing with another C library.
 
-    By default glibc has an arena for each thread, which retains the memory of that thread's largest batch: 150 MB
+    By default almost every thread has its own arena, which retains the memory of the thread's largest batch: 150 MB
     unused with a dozen threads.
     """
     try:
@@ -88,7 +88,7 @@ def is_process_in(pid: int, program: bytes, folder: Path) -> bool:
 
 
 def cores() -> list[int]:
-    """Return the cores on which this process may run, sorted."""
+    """Return the numbers of the cores on which this process may run, sorted."""
     return sorted(os.sched_getaffinity(0))
 
 

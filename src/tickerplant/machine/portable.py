@@ -1,6 +1,6 @@
-"""Every Unix: a pipe that closes instead of a death signal, psutil instead of `/proc`.
+"""Every Unix: a pipe that closes instead of a death signal, and psutil instead of `/proc`.
 
-Threads are not placed on cores, because macOS has no call for it.
+Threads are not placed on cores, because macOS has no call that places a thread.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LAUNCHER: Final = Path(__file__).with_name("launch_portable.py")
 LAUNCHER_NEEDS_PIPE: Final = True
 """True if the launcher's standard input must be a pipe that this process keeps open."""
 SOCKET_PATH_BYTES: Final = 103
-"""Maximum length of the address of a Unix socket on macOS and BSD, without its closing zero."""
+"""Maximum bytes of the path of a Unix socket on macOS and BSD, without the closing zero byte."""
 _PIECE: Final = bytes(1 << 16)
 
 
@@ -34,7 +34,7 @@ def sync_data(fd: int) -> None:
         return
     try:
         fcntl(fd, F_FULLFSYNC)
-    except OSError:  # the file system has no such call
+    except OSError:  # the file system does not support F_FULLFSYNC
         os.fsync(fd)
 
 
@@ -51,12 +51,12 @@ def allocate_unnamed(folder: Path, count: int) -> None:
 
 
 def capabilities() -> int:
-    """Return 0: other kernels have no capabilities."""
+    """Return 0: only Linux has these capabilities."""
     return 0
 
 
 def clock_is_corrected() -> bool | None:
-    """Return None: other kernels do not report this."""
+    """Return None: no portable call reports the state of the clock."""
     return None
 
 
@@ -86,9 +86,9 @@ def move_threads(former: int, core: int) -> None:
 
 
 def set_thread_priority(nice: int) -> None:
-    """Do nothing: other kernels have only priorities of processes."""
+    """Do nothing: no portable call sets the priority of one thread."""
 
 
 def busy_seconds(wanted: Collection[int]) -> dict[int, float]:
-    """Return 0 for each core: no thread is placed by the load of a core."""
+    """Return 0 for each core: the load is not used, because threads cannot be placed."""
     return dict.fromkeys(wanted, 0.0)

@@ -68,9 +68,9 @@ class DiskPause:
         return self._since_us, now_us
 
     def end(self, start_us: int) -> tuple[int, int] | None:
-        """End the pause at the connection from `start_us` on, and return its range `[start, end)` in µs.
+        """End the pause at the connection that began at `start_us`, and return its range `[start, end)` in µs.
 
-        Return None if there was no pause, or if the disk is almost full again.
+        Return None if there was no pause before `start_us`, or if the disk is almost full again.
         """
         since_us = self._since_us
         if self._low or since_us is None:

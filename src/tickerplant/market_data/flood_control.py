@@ -52,8 +52,7 @@ class FloodControl:
             self._flooded.clear()
 
     def observe(self, unusable: int, usable: int, why: str) -> str | None:
-        """Count the messages of one event. In a flood, drop the connection and return the reason; otherwise return
-        None.
+        """Count the messages of one event. In a flood, drop the connection and return the reason; else return None.
 
         `why`: the reason of an unusable message.
         """

@@ -143,7 +143,7 @@ class FeedEvents:
 
 
 class MarketData:
-    """Runs one live feed. `metrics` is called with the counters after each batch, in the event loop.
+    """Runs one live feed. `metrics` is called with the counters after each event, in the event loop.
 
     `on_gap` is called in the event loop with each range that the feed missed. Ticks can be missed between two
     connections, between two runs of the service, or on a live connection. The first connection of a new feed reports no
@@ -218,7 +218,7 @@ class MarketData:
                 await self._handle(writer, events.get_nowait())
             await self._call(lambda: writer.down(reason="stopped"))
         except LogUnavailable as error:
-            log.warning("feed stopped without a `down` record: event log unavailable; the next start adds it",
+            log.warning("the feed stopped without a `down` record: log unavailable; the next start appends the record",
                         feed=self.config.feed, error=str(error))  # fmt: skip
         finally:
             await self._call(writer.close)
@@ -251,7 +251,9 @@ class MarketData:
             return
         except LogUnavailable as error:
             log.warning(
-                "event log unavailable; the feed keeps its records and retries", feed=self.config.feed, error=str(error)
+                "the log is unavailable; the feed keeps its records and retries",
+                feed=self.config.feed,
+                error=str(error),
             )
         while True:
             self.counts.log_waits += 1
@@ -455,8 +457,8 @@ class MarketData:
     def _complete_until_us(self, since_us: int) -> int:
         """Return the time up to which all ticks certainly arrived, for a connection that was alive until `since_us`.
 
-        This is the time of the newest tick. A heartbeat that was answered later does not show that later ticks arrived.
-        Requesting a range without trades costs little.
+        This is the time of the newest tick, or `since_us` if no tick arrived or `since_us` is earlier. A heartbeat that
+        was answered later does not show that later ticks arrived. Requesting a range without trades costs little.
         """
         return min(self._newest_us, since_us) if self._newest_us else since_us
 

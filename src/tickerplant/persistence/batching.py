@@ -1,17 +1,18 @@
 """Collects consumed records into the batch of one database transaction. Pure. Each operation processes entire columns.
 
 A `PartitionBuffer` belongs to one partition of one topic. It adds consumed records in order. `flush` returns a
-`WriteBatch`: all rows of the records, only the newest version of each live bar and value, and the partition's new
+`WriteBatch`: the rows that are due, with only the newest version of each live bar and value, and the partition's new
 position.
 
 Closed states are flushed at once. Forming states are conflated: the newest state of each key waits until a second after
-the last forming rows were flushed. A crash may therefore lose rows in memory that belong to applied records. Each
-position has a `resume`: the offset of the oldest record with a forming row still in memory. Reading starts at this
-offset. The buffer only restores the forming rows of a record between `resume` and the position; its other rows have
-been applied.
+the last forming rows were flushed, or 0.75 s with other rows. A crash may therefore lose rows in memory
+that belong to applied records. Each position has a `resume`: the offset of the oldest record with a forming row still
+in memory. Reading starts at this offset. The buffer only restores the forming rows of a record between `resume` and the
+position; its other rows have been applied.
 
 Bars and values differ in one respect. A closed bar replaces the forming bar, which then need not be written. The values
-of a forming bar have their own table. Their newest state is written even if the bar has closed since.
+of a forming bar have their own table. Their newest state is written even if the bar has closed since, unless the bar
+was withdrawn.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ OFFSET: Final = "_offset"
 
 @dataclass(frozen=True, slots=True)
 class PositionChange:
-    """A move of one topic partition from `expected` to `position`; `cause` is the newest version up to `position`.
+    """A move of one topic partition from `expected` to `position`.
 
-    `resume` is the offset at which reading starts after a restart: `position`, or the offset of the oldest
-    record with pending forming rows.
+    `cause` is the version of the newest raw record whose outputs are all before `position`. `resume` is the offset at
+    which reading starts after a restart: `position`, or the offset of the oldest record with pending forming rows.
     """
 
     expected: int
@@ -61,7 +62,7 @@ class PositionChange:
 
 @dataclass(slots=True)
 class WriteBatch:
-    """Rows that one transaction writes for one partition of one topic. A table is None if the records have none."""
+    """Rows that one transaction writes for one partition of one topic. A table is None if it would have no rows."""
 
     source: TopicPartition
     change: PositionChange
@@ -69,7 +70,7 @@ class WriteBatch:
     """Ticks with the columns of their arrival (`store.repositories.prices.ARRIVAL`)."""
     bars: pa.Table | None = None
     values: list[pa.Table] = field(default_factory=list)
-    """One table per set of columns. A closed and a forming state of one key may both be present."""
+    """At most two tables per set of columns: closed and forming states. Both tables may contain the same key."""
     splits: list[tuple[pa.Table, int]] = field(default_factory=list)
     """Splits, as (rows, version of their record)."""
     dividends: list[tuple[pa.Table, int]] = field(default_factory=list)
@@ -81,17 +82,17 @@ class WriteBatch:
     differences: list[tuple[records.Differences, int]] = field(default_factory=list)
     """Differences, as (record, count of bars that differ between two sources). Only the count is stored."""
     alerts: list[tuple[pa.Table, int]] = field(default_factory=list)
-    """Alerts, as (rows, `sent_at_us` of their record). The alerts fired at that time."""
+    """Alerts, as (rows, `sent_at_us` of their record). This time is stored as the time of the firings."""
     dead: list[tuple[records.Record, int]] = field(default_factory=list)
     """Dead letters, as (dead letter, offset of its record)."""
     sources: tuple[str, ...] | None = None
-    """The order of sources, if the log contains a new valid order; else None."""
+    """The order of sources, if the records contain a valid order; else None."""
     unreadable: int = 0
     out_of_range: int = 0
 
     @property
     def rows(self) -> int:
-        """Return the count of rows to write."""
+        """Return the count of rows to write, without orders of sources and counts of differences."""
         tables = [self.ticks, self.bars, *self.values, *(t for t, _ in self.splits), *(t for t, _ in self.dividends)]
         rows = sum(int(t.num_rows) for t in tables if t is not None)
         rows += sum(int(table.num_rows) for table, _ in self.alerts)
@@ -100,9 +101,9 @@ class WriteBatch:
 
 
 class PartitionBuffer:
-    """Records of one topic partition that were read and not yet written. The reader bounds its size.
+    """Records of one topic partition that were read and not yet written. The reader limits the size of all buffers.
 
-    `position` is the store's position; `generation` is the log's generation.
+    `position` is the store's position when the buffer is created. `generation` is the log's generation.
     """
 
     def __init__(self, source: TopicPartition, generation: int, position: int) -> None:
@@ -124,18 +125,21 @@ class PartitionBuffer:
 
     @property
     def moved(self) -> bool:
-        """Return whether records were added since the last flush."""
+        """Return whether records at or after the position were added since the last flush."""
         return self._next != self._position
 
     @property
     def due_us(self) -> int | None:
-        """Return the time at which pending forming rows are due, in the clock of `flush`; None if none are pending."""
+        """Return when pending forming rows are due, in µs of the clock of `flush`; None if no rows are pending."""
         if self._pending_bars is None and not self._pending_values:
             return None
         return self._formed_us + FORMING_EVERY_US
 
     def add(self, consumed: ConsumedRecord) -> None:
-        """Add one record. An unreadable record is counted, and advances the position."""
+        """Add one record. A record before the position only changes the pending forming rows.
+
+        An unreadable record at or after the position is counted, and advances the position.
+        """
         old = consumed.offset < self._position
         try:
             record = records.decode(consumed.value)
@@ -159,11 +163,10 @@ class PartitionBuffer:
         self._cause = max(self._cause, cause)
 
     def flush(self, now_us: int, *, last: bool = False) -> WriteBatch | None:
-        """Return and remove the due rows, or None if no row is due and no record was added.
+        """Return and remove the due rows, or None if no row is due and `moved` is false.
 
-        All rows are due if `last` is true.
-
-        `now_us` is a monotonic clock. The next WriteBatch expects that this batch was applied.
+        All rows are due if `last` is true. `now_us` is a time of a monotonic clock. The next WriteBatch expects that
+        this batch was applied.
         """
         since_us = now_us - self._formed_us
         due = last or since_us >= (FORMING_WITH_OTHERS_US if self.moved else FORMING_EVERY_US)
@@ -308,7 +311,7 @@ def _with_offset(batch: pa.RecordBatch, offset: int) -> pa.Table:
 def lane_number(source: TopicPartition, partitions: int, lanes: int) -> int:
     """Return the number of the lane that writes a partition.
 
-    Topics with one partition are written by two lanes: one for values of indicators, and one for all other topics.
+    If topics have one partition, one lane writes values of indicators, and another lane writes all other topics.
 
     >>> [lane_number(TopicPartition(schemas.RAW, number), 4, 2) for number in range(4)]
     [0, 1, 0, 1]

@@ -2,7 +2,7 @@
 
 A transaction costs the same for one tick as for fifty. The rows of a live feed therefore wait for each other, unless
 they arrive in large numbers. Records of files and of the backfill are written at once, because the next request may
-wait for them. The end of an interval is written at once, with the closed bars before it.
+wait for these records. The end of an interval is written at once, with the closed bars before it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from tickerplant.core.errors import UnreadableRecord
 from tickerplant.log.port import ConsumedRecord, Reader, TopicPartition
 
 FEW_RECORDS: Final = 32
-"""Maximum records of a poll with which more records are awaited."""
+"""Minimum records of a poll after which no more records are awaited."""
 MAX_GATHERED: Final = 256
-"""Minimum number of gathered records with which no more records are awaited."""
+"""Minimum number of gathered records for which no more records are awaited."""
 MAX_GATHERED_BYTES: Final = 1 << 20
-"""Minimum size of the gathered records with which no more records are awaited."""
+"""Minimum size of the gathered records, in bytes, for which no more records are awaited."""
 _PATIENT: Final = (records.Ticks, records.Mark, records.Bars, records.Values)
 _IMPATIENT_FEEDS: Final = (records.FILE_FEED, records.BACKFILL_FEED)
 
 
 def may_wait(consumed: ConsumedRecord) -> bool:
-    """Return True for ticks, marks, bars and values of a live feed."""
+    """Return True for ticks, marks, bars and values of a live feed; False for all other records."""
     try:
         header = records.header_of(consumed.value)
     except UnreadableRecord:
@@ -59,7 +59,7 @@ class Gathering:
         self._restarted.update(partitions)
 
     def poll(self, reader: Reader, timeout_s: float) -> list[ConsumedRecord]:
-        """Return committed records in order within each partition; [] after the timeout."""
+        """Return committed records in order within each partition; [] if no record arrives within `timeout_s`."""
         self._wait_until(self._next_s)
         gathered = list(reader.poll(timeout_s=timeout_s))
         self._restarted.clear()
@@ -86,7 +86,7 @@ class Gathering:
         )
 
     def _poll_again(self, reader: Reader, gathered: list[ConsumedRecord]) -> list[ConsumedRecord]:
-        """Add the records that have arrived to `gathered`, and return them."""
+        """Append the new records to `gathered`, and return them. First remove the records of restarted partitions."""
         newest = list(reader.poll(timeout_s=0.0))
         if self._restarted:
             gathered[:] = [one for one in gathered if one.source not in self._restarted]

@@ -16,9 +16,10 @@ from tickerplant.store.repositories.positions import Log
 from tickerplant.store.session import Session
 
 REFUSALS: Final = (StoreError, pa.ArrowException, ValueError)
-"""Errors of `apply` that may be about the rows themselves; `is_refusal` decides. The driver raises ValueErrors too."""
+"""Errors of `apply` that the rows themselves may cause; `is_refusal` decides. The driver raises ValueErrors too."""
 CONFIRM_AFTER_S: Final = (0.2, 1.0)
-"""Pauses before a refused record is tried again. A dropped chunk or table partition can cause one false refusal."""
+"""Seconds before each new attempt to apply a refused record. A dropped chunk or table partition can cause one false
+refusal."""
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -35,7 +36,7 @@ async def apply_one_by_one(
     sources: Mapping[int, Sequence[str]],
     applied: Callable[[WriteBatch], Awaitable[None]],
 ) -> tuple[int, str] | None:
-    """Apply records in order; return (offset, error) of the first refused record, or None if all are applied.
+    """Apply records in order; return (offset, error) of the first refused record, or None if no record is refused.
 
     `buffer` is new and starts at the store's position. `applied` is called after each transaction. Raises the errors of
     `apply` that are not refusals.

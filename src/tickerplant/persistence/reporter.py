@@ -42,10 +42,10 @@ class PersistenceCounters:
 
 
 class Metrics(Protocol):
-    """Receiver of counters, called after each transaction on the service's event loop."""
+    """Receiver of counters, called on the service's event loop after each transaction and each change of status."""
 
     def applied(self, counts: PersistenceCounters, seconds: float) -> None:
-        """Record the counters so far and the duration of the last transaction in seconds."""
+        """Record the counters so far, and the duration of the last transaction in seconds; 0 if none was measured."""
         ...
 
 
@@ -71,7 +71,7 @@ class StatusReporter:
         A repeated error or a full disk is also stored as an outage report.
         """
         if self._outage.fail(str(error), time.time()):
-            log.warning("persistence waits and restarts at the positions of the store", error=str(error))
+            log.warning("persistence is interrupted, and restarts at the positions of the store", error=str(error))
         self._counts.restarts += 1
         self._counts.error_since_s = self._outage.since_s
         self._changed()

@@ -10,18 +10,19 @@ The effects have this order. Each is safe to repeat, because a repetition stops 
 1. The log makes the records durable that were read (`_poll`), so that the store is never ahead of its log.
 2. Missing table partitions and columns are created (`write_batch` applies Steps 2 to 5).
 3. In one database transaction: the positions move from their expected values,
-4. ticks, and rows of new series, are inserted by COPY; all others are upserted, and the newest version wins,
+4. ticks, and rows of new series, are inserted by COPY; all others are upserted, and the greatest version wins, except
+   among historical bars,
 5. the transaction commits without waiting for the database's disk.
 6. When the database has flushed that commit, the group's positions are committed (`_follow_flushed`). The log may then
-   delete older records. A crash of the database loses the commits of its last half second, because `synchronous_commit`
+   delete older records. A crash of the database loses the commits of about its last 0.6 s, because `synchronous_commit`
    is off. Their records must still be in the log.
 
 Failures: an unavailable database or log ends a `_StoreSession`. After a pause the next session starts at the database's
 positions. Rows that the database refuses permanently stop only their own partition. Its records are applied one by one
 up to the refused record (`one_by_one`). The offset and the error of that record are reported (`reporter`). An
-unexpected position means that another process has written this partition, and the transaction is rolled back. If the
+unexpected position means that another process has written this partition. The transaction is then rolled back. If the
 partition is still assigned to this member (its former owner finished late), reading restarts at the database's
-position. After `MAX_CONFLICTS` conflicts the partition is no longer written.
+position. After `MAX_CONFLICTS` conflicts in a row the partition is no longer written.
 """
 
 from __future__ import annotations
@@ -55,18 +56,18 @@ TOPICS: Final = (schemas.RAW, schemas.OHLCV, schemas.ANALYTICS, schemas.ALERTS, 
 LANES: Final = 2
 """Number of connections that write. Two give 60 % more throughput than one on two cores; more compete for the cores."""
 MAX_TICKS: Final = 50_000
-"""Maximum ticks per transaction: a larger COPY is not faster and needs more memory. One partition may exceed it."""
+"""Maximum ticks per transaction: a larger COPY is not faster and needs more memory. One buffer may exceed it."""
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
 """Maximum bytes of buffered records: about 700,000 ticks. Above it the reader pauses; the log keeps the records."""
 REST_FACTOR: Final = 3.0
 MAX_REST_S: Final = 0.1
-"""Pause of a lane after a small transaction: `REST_FACTOR` times its duration, at most `MAX_REST_S`. Records that
-arrive meanwhile share the next transaction. A transaction of one tick costs 1 ms of CPU here and 1 ms in the database.
-"""
+"""Maximum seconds of a lane's pause after a transaction of fewer than `SMALL_TICKS` ticks. The pause is `REST_FACTOR`
+times the duration of the transaction. Records that arrive during the pause share the next transaction. A transaction of
+one tick costs 1 ms of CPU in this process and 1 ms in the database."""
 SMALL_TICKS: Final = 5_000
 POLL_S: Final = 0.25
 FOLLOW_INTERVAL_S: Final = 1.0
-"""Interval of the commits of the group's positions. The database flushes within 0.6 s (3 times `wal_writer_delay`)."""
+"""Seconds between commits of the group's positions. The database flushes within 0.6 s (3 times `wal_writer_delay`)."""
 MAX_CONFLICTS: Final = 3
 HEALTHY_S: Final = 10.0
 _BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -101,8 +102,9 @@ class Persistence:
         """Write consumed records until `stop` is set, then write the remaining buffered records.
 
         Raises StoreMismatch if store and log do not belong together, and MigrationError if tables are missing. Raises
-        PositionConflict if another process applies all partitions. Raises StoreError if the database refuses the
-        service itself, such as its login. Retries after outages. A refused record stops only its own partition.
+        PositionConflict if no partition is left to this process after conflicts with another process. Raises StoreError
+        if the database refuses the service itself, such as its login. Retries after outages. A refused record stops
+        only its own partition.
         """
         attempt = 0
         status = StatusReporter(self._log, self._member, self.counts, self._report)
@@ -195,7 +197,10 @@ class _StoreSession:
                 SourceOrder(sources)
             except ConfigError as error:
                 self._counts.unreadable += 1
-                log.warning("invalid stored order of sources; using the default", partition=partition, error=str(error))
+                log.warning(
+                    "the stored order of sources is invalid; the default order is used for this partition",
+                    partition=partition, error=str(error),
+                )  # fmt: skip
             else:
                 found[partition] = sources
         return found

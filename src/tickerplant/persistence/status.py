@@ -99,7 +99,8 @@ def read_refusals(log: EventLog) -> list[Refusal]:
 def read_outages(log: EventLog, now_us: int) -> dict[str, OutageReport]:
     """Return the current outage reports by member.
 
-    Ignores a report from the future, after a wrong clock. Raises LogError.
+    Ignores a report whose time is `STALE_S` or more before `now_us`, or after it because of a wrong clock. Raises
+    LogError.
     """
     found = {member: msgspec.json.decode(value, type=OutageReport) for member, value in _values(log, OUTAGE_PREFIX)}
     return {name: one for name, one in found.items() if abs(now_us / SECOND_US - one.reported_s) < STALE_S}

@@ -26,7 +26,8 @@ async def apply(
 ) -> None:
     """Write these batches in one database transaction. `sources` contains the order of sources by partition.
 
-    Raises PositionConflict and writes nothing if a position differs from the expected position.
+    A partition without an order uses the default order. Raises PositionConflict, and writes no rows, if a position
+    differs from the expected position.
     """
     ticks = [batch.ticks for batch in batches if batch.ticks is not None]
     prices = sorted_ticks(pa.concat_tables(ticks).unify_dictionaries()) if ticks else None

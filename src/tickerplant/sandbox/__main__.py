@@ -83,11 +83,16 @@ def _arguments() -> argparse.Namespace:
         "--sessions",
         choices=["always", "us"],
         default="always",
-        help="always: all symbols trade round the clock; us: stocks trade in New York's regular sessions",
+        help="always: all symbols trade round the clock; us: stocks trade in New York's regular sessions, and currency "
+        "pairs close at weekends",
     )
     parser.add_argument("--start", default="", help="initial time of the sandbox's clock, such as 2026-03-09T13:00:00Z")
-    parser.add_argument("--speed", type=float, default=1.0, help="speed of this clock, as a multiple of real time")
-    parser.add_argument("--credits", type=int, default=0, help="Twelve Data's credits per minute; 0: no limit")
+    parser.add_argument(
+        "--speed", type=float, default=1.0, help="speed of the sandbox's clock, as a multiple of real time"
+    )
+    parser.add_argument(
+        "--credits", type=int, default=0, help="one more quota of Twelve Data, in credits per minute; 0 adds none"
+    )
     parser.add_argument(
         "--quota", action="append", default=[], help="quota, as VENDOR=CREDITS/minute|hour|day[@ZONE]; repeatable"
     )

@@ -28,7 +28,7 @@ ONCE: Final[Mapping[str, Mapping[str, tuple[str, ...] | None]]] = {
     "split": {"symbol": None, "ratio": None},
     "clear": {},
 }
-"""Options of the faults that act once. An option has a list of allowed values (default first); None: any value."""
+"""Options of the faults that act once. An option has a list of allowed values, default first; None allows any."""
 LASTING: Final[Mapping[str, Mapping[str, tuple[str, ...] | None]]] = {
     "429": {"kind": ("minute", "day", "burst")},
     "down": {"how": ("status", "reset"), "status": None},
@@ -59,7 +59,7 @@ class Fault:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def number(self, name: str, default: float | None = None) -> float:
-        """Return a numeric option, or its default."""
+        """Return a numeric option, or its default if the fault does not contain it."""
         return float(self.options.get(name, _DEFAULTS[name] if default is None else default))
 
     def choice(self, name: str) -> str:

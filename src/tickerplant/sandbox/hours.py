@@ -54,7 +54,7 @@ class Hours:
         opens = days * DAY_US
         if self._calendar is None:
             return opens, np.full(len(days), _DAY_MINUTES, np.int64)
-        # 17:00 UTC is 12:00 or 13:00 in New York. It is in the session on days with an early close too.
+        # 17:00 UTC is 12:00 or 13:00 in New York. A session that closes at 13:00 contains it, with its extended hours.
         sessions = self._calendar.session_of(opens + 17 * HOUR_US)
         open_ = sessions != NO_SESSION
         minutes = np.zeros(len(days), np.int64)

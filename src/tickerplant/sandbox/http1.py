@@ -1,6 +1,6 @@
 """HTTP/1.1 with persistent connections, read from and written to asyncio streams.
 
-No framework is used: faults need truncated responses, and connections that are reset before any response.
+No framework is used, because faults need truncated responses, and connections that are reset before any response.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class MarketSettings:
 class SimulatedMarket:
     """A simulated market. Methods may be called for any time, in any order, from any thread.
 
-    The only state is a cache of the last day and minute, for the next 10 ms of a stream.
+    The only state is a cache of the last day and minute, because the next trades of a stream are usually in them.
     """
 
     def __init__(self, settings: MarketSettings) -> None:
@@ -111,8 +111,8 @@ class SimulatedMarket:
         """Return a symbol's bars that start in the range, on the grid of `length_us` from `start_us`.
 
         The bars equal the bars of the symbol's trades. Years of daily bars are cheap if `start_us` is 00:00 UTC: the
-        model computes a day's bar without its minutes. Raises ValueError if length or start are not multiples of a
-        minute.
+        model computes a day's bar without its minutes. Raises ValueError if `length_us` is not a positive
+        multiple of a minute, or if `start_us` is not a multiple of a minute.
         """
         by_day = not (length_us % DAY_US or start_us % DAY_US)
         if length_us <= 0 or length_us % MINUTE_US or start_us % MINUTE_US:

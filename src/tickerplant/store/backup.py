@@ -1,7 +1,7 @@
 """A consistent copy of the database: a snapshot that `pg_dump` reads, and `pg_restore` of its output.
 
-Both programs belong to the server. They get the password by their environment. `pg_dump` writes to a pipe, so it ends
-when this process is killed.
+Both programs belong to the server. They get the password through their environment. `pg_dump` writes to a pipe, so it
+ends when this process is killed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tickerplant.store.session import DRIVER_ERRORS, POSTGRESQL, TIMESCALEDB, tr
 
 CHUNK_BYTES: Final = 1 << 20
 COMPRESSION: Final = "--compress=1"
-"""Level 1 of gzip, which every version of pg_dump has. Higher levels take several times as long."""
+"""Option of `pg_dump` for gzip level 1. Every version supports it. Higher levels take several times as long."""
 _ERROR_CHARS: Final = 500
 _TABLES: Final = """
     SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -35,7 +35,7 @@ _TABLES: Final = """
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
-    """What a snapshot of the database contains."""
+    """State of the database that a snapshot contains."""
 
     positions: Mapping[tuple[str, int], int]
     """Next offset to apply, by topic and partition."""
@@ -49,14 +49,17 @@ class StoreState:
 
 
 class StoreSnapshot:
-    """A read transaction whose snapshot `pg_dump` can use, until `close`. No table can be dropped meanwhile."""
+    """A read transaction whose snapshot `pg_dump` can use, until `close`. No table can be dropped until then."""
 
     def __init__(self, connection: Any, name: str, state: StoreState) -> None:
         self._connection, self.name, self.state = connection, name, state
 
     @classmethod
     async def open(cls, dsn: str) -> StoreSnapshot:
-        """Begin the transaction. Raises StoreUnavailable if a table was dropped at this moment; try again."""
+        """Begin the transaction.
+
+        Raises StoreUnavailable if the database is unavailable, or if a table was dropped during the call; call again.
+        """
         with translate_errors():
             connection = await asyncpg.connect(dsn, statement_cache_size=0)
         try:
@@ -82,7 +85,7 @@ class StoreSnapshot:
 
 
 async def read_rules(dsn: str) -> frozenset[tuple[str, int, bool]]:
-    """Return id, revision and removal of each alert rule as they are now."""
+    """Return the current id, revision and removal of each alert rule."""
     with translate_errors():
         connection = await asyncpg.connect(dsn, statement_cache_size=0)
         try:
@@ -114,7 +117,8 @@ async def _rules(connection: Any) -> frozenset[tuple[str, int, bool]]:
 def client_program(name: str, major: int, cluster: Path) -> Path:
     """Return `pg_dump` or `pg_restore` for a server of this major version. Raises StoreError if there is none.
 
-    `cluster`: the embedded server's cluster. Its own programs come first, then those of an installed server.
+    `cluster` is the cluster of the embedded server. The order of search is: the programs of that server, of installed
+    servers, and of PATH.
     """
     folders: list[Binaries] = []
     with contextlib.suppress(StoreError):
@@ -163,7 +167,7 @@ def dump(program: Path, dsn: str, snapshot: str, environment: Mapping[str, str])
 
 
 def restore(program: Path, dsn: str, file: Path, environment: Mapping[str, str], *, jobs: int) -> None:
-    """Load a dump into an empty database, with parallel `jobs`. Raises StoreError if `pg_restore` fails."""
+    """Load a dump into an empty database, with `jobs` parallel connections. Raises StoreError if `pg_restore` fails."""
     address, given = _login(dsn, environment)
     command = [
         str(program), "--exit-on-error", "--no-owner", "--no-privileges", "--no-password", f"--jobs={jobs}",
@@ -178,7 +182,7 @@ def restore(program: Path, dsn: str, file: Path, environment: Mapping[str, str],
 
 
 async def analyze(dsn: str) -> None:
-    """Collect the statistics of the planner and mark all rows as visible, which a restore leaves out."""
+    """Collect the statistics of the planner, and mark all rows as visible. A restore does neither."""
     with translate_errors():
         connection = await asyncpg.connect(dsn, statement_cache_size=0)
         try:
@@ -188,7 +192,7 @@ async def analyze(dsn: str) -> None:
 
 
 def _login(dsn: str, environment: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """Return the address without its password, and the environment with it."""
+    """Return the address without its password, and the environment with `PGPASSWORD` as its only PG variable."""
     parts = urlsplit(dsn)
     user, _, place = parts.netloc.rpartition("@")
     name, _, password = user.partition(":")
@@ -198,7 +202,7 @@ def _login(dsn: str, environment: Mapping[str, str]) -> tuple[str, dict[str, str
 
 @contextlib.contextmanager
 def _error_file() -> Iterator[IO[bytes]]:
-    """Yield a file for the messages of a program. A pipe would block the program when it is full."""
+    """Yield a file for the messages of a program. A full pipe would block the program."""
     with tempfile.TemporaryFile() as file:
         yield file
 

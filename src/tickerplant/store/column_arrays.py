@@ -1,7 +1,8 @@
 """Rows of a query as one row of arrays, one per column, which become Arrow columns without an object per value.
 
 PostgreSQL sends an array as one value: a head of 20 bytes, then each element with its length. NumPy reads the elements
-of a column at once. Missing numbers are sent as NaN, or as the smallest bigint, because null has another length.
+of a column at once. Missing numbers are sent as NaN, or as the smallest bigint, because null has another length. Texts
+are the exception: the driver returns them as a list.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _MISSING: Final = np.iinfo(np.int64).min
 
 
 def is_supported(schema: pa.Schema) -> bool:
-    """Return whether `array_list` supports every column. A time that may be null is not supported."""
+    """Return whether `array_list` supports every column. Nullable times, booleans and dictionaries are not
+    supported.
+    """
     return all(_select(field) is not None for field in schema)
 
 

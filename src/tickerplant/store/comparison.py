@@ -19,7 +19,7 @@ _CLAIM: Final = """
     UPDATE arrivals SET comparing_from = least(comparing_from, changed_from), changed_from = NULL
     WHERE relation IN ('realtime_prices', 'intraday_ohlcv') AND changed_from IS NOT NULL
 """
-# Days with ticks, in which ticks or bars changed. `pending`: the day's check roll-up is not computed yet.
+# Days with ticks, in which ticks or bars changed. `pending`: the check roll-up lacks ticks of the day.
 _DAYS: Final = """
     SELECT t.starts_at, min(least(t.comparing_from, greatest(b.comparing_from, t.starts_at))) AS from_time,
         bool_or(coalesce(t.dirty_from, t.claimed_from) IS NOT NULL) AS pending
@@ -75,7 +75,7 @@ _COMPARE: Final = """
 
 @dataclass(slots=True)
 class _Counts:
-    """Counts of 5m bars, summed over the compared ranges. `unpublished` counts rows of the check roll-up."""
+    """Counts of published 5m bars, summed over the compared ranges. `unpublished` counts bars of the check roll-up."""
 
     compared: int = 0
     differing: int = 0
@@ -100,8 +100,8 @@ class _Counts:
             (self.corrected, "left out, with cancels or corrections"),
             (self.other, "left out, not built from ticks of one source"),
             (self.incomplete, "left out, incomplete or forming"),
-            (self.alone, "bars without a check roll-up"),
-            (self.unpublished, "check roll-ups without a bar"),
+            (self.alone, "bars without a bar in the check roll-up"),
+            (self.unpublished, "bars of the check roll-up without a published bar"),
         )
         found = "".join(f"; {text}: {count}" for count, text in notes if count)
         differing = f"{self.differing} of {self.compared} 5m bars differ from the check roll-up of their ticks"
@@ -109,13 +109,17 @@ class _Counts:
 
 
 async def compare(session: Session, now: dt.datetime) -> str:
-    """Compare the ranges that have changed; return the counts as text, or the last text if nothing has changed.
+    """Compare the ranges that have changed, and return the counts as text.
 
-    A difference is not necessarily an error. The check roll-up contains all ticks of a source: also late ticks that are
-    in no bar, and the ticks of all its feeds. `rebuild` repairs a wrong bar through the log.
+    If all counts are 0, the function returns the previous text of the job, if there is one.
+
+    A difference is not necessarily an error. The check roll-up is built from all ticks of a source. It includes late
+    ticks that are in no published bar, and the ticks of all feeds of the source. `rebuild` repairs a wrong bar through
+    the log.
 
     1. Claim the changed ranges. Later rows set a new mark.
-    2. Compare each day up to `LAG` before now. A day whose check roll-up is pending stays claimed for the next run.
+    2. Compare each day up to `LAG` before now. A finished day whose ticks are not all in the
+       check roll-up stays claimed for the next run.
     3. Release the claims up to the compared time. After a failure the claims remain for the next run.
     """
     await session.execute(_CLAIM)

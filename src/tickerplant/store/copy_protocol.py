@@ -18,8 +18,8 @@ from tickerplant.store.session import Session, translate_errors
 FEW_ROWS: Final = 32
 """Maximum rows of an INSERT from arrays.
 
-A COPY into a staging table and an INSERT from this table are faster for more rows. They cost one more round trip, and
-arrays cost some microseconds per row.
+A COPY into a staging table and an INSERT from this table are faster for more rows. The COPY costs one more round trip,
+and arrays cost some microseconds per row.
 """
 
 ENCODED_ROWS: Final = 8_192
@@ -117,7 +117,7 @@ def unnest_rows(batch: pa.RecordBatch) -> tuple[str, list[Any]]:
 
 
 async def read_numbers(session: Session, query: str, values: int, *arguments: Any) -> list[Any]:
-    """Return the columns of a query as arrays: a time, an int64 and `values` float64, all without nulls.
+    """Return the columns of a query as arrays: a time, an int64, and `values` columns of float64, all without nulls.
 
     Times are int64 microseconds since 1970. Binary COPY is decoded without a loop over rows: more than 1 million
     bars per second.
@@ -148,7 +148,7 @@ async def read_numbers(session: Session, query: str, values: int, *arguments: An
 
 
 def selected(schema: pa.Schema, prefix: str = "") -> str:
-    """Return the select list for `table_of`. Times are selected as seconds, ten times faster than as datetimes."""
+    """Return the select list for `table_of`. Times are selected as seconds, which is ten times as fast as datetimes."""
     return ", ".join(
         f"date_part('epoch', {prefix}\"{f.name}\")" if f.type == TIMESTAMP else f'{prefix}"{f.name}"' for f in schema
     )

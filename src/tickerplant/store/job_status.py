@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 OVERDUE_FACTOR: Final = 2
 """Number of intervals without a run after which a job is overdue."""
 RETRIED: Final = ("40P01", "40001", "55P03")
-"""SQLSTATEs of jobs that run again soon: deadlock, serialization failure, lock not available. TimescaleDB repeats its
-jobs after a minute, and the plant repeats its jobs after seconds."""
+"""SQLSTATEs of failures after which a job soon runs again: deadlock, serialization failure, lock not available.
+TimescaleDB repeats its jobs after a minute, and the plant repeats its jobs after seconds."""
 
 COMPRESSION: Final = ("policy_compression", "policy_columnstore")
 """Names of TimescaleDB's compression policy, by version."""
@@ -27,7 +27,8 @@ class JobStatus:
     """Status of a scheduled job.
 
     `error` is the reason if the last run failed, else empty. `detail` describes a successful last run of the plant's
-    own jobs, else empty. `retried` is true for an error that will probably not occur in the next run, a minute later.
+    own jobs, else empty. `retried` is true if a job of TimescaleDB failed with an error that will probably not occur in
+    the next run, a minute later.
     """
 
     name: str
@@ -44,7 +45,7 @@ class JobStatus:
 
 
 async def jobs_status(store: Store, now: dt.datetime | None = None) -> list[JobStatus]:
-    """Return the status of every job, including TimescaleDB's own, by name. `now` is the current time if None."""
+    """Return the status of every job, with TimescaleDB's own, sorted by name. None as `now` is the current time."""
     now = now or dt.datetime.now(dt.UTC)
     async with store.session() as session:
         created = await session.value("SELECT max(applied_at) FROM schema_migrations")

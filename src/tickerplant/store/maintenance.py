@@ -1,4 +1,4 @@
-"""Scheduled jobs: retention, check roll-ups, and their comparison with published bars.
+"""Scheduled jobs: retention, refresh of the check roll-ups, and comparison of published bars with a check roll-up.
 
 The plant runs all jobs on plain PostgreSQL. On TimescaleDB, the extension's scheduler runs the compression and the
 retention of hypertables, and the plant runs the other jobs. Every job is safe to repeat and to interrupt. Only one
@@ -37,7 +37,7 @@ RETRY_SOON: Final = """
     WHERE hypertable_schema IN (current_schema(), '_timescaledb_internal') AND retry_period <> INTERVAL '1 minute'
 """
 """Statement that sets the pause before a retry of TimescaleDB's jobs to a minute. A refresh and a compression that run
-at the same time can deadlock; one of them then fails. The default pause is up to an hour."""
+at the same time can deadlock, and one of them then fails. The default pause is up to an hour."""
 
 LOCK_WAIT: Final = "2s"
 """Maximum wait for a partition's readers before the partition is dropped. New readers queue behind the drop. After this
@@ -45,12 +45,12 @@ wait, the partition remains until the next run."""
 
 
 RETRY_AFTER_S: Final = (0.2, 1.0, 5.0)
-"""Pauses in seconds before a job of the plant runs again after a deadlock or a lock that was not available. On
-TimescaleDB, a check roll-up, a compression and a writer can deadlock, and the server ends one of them."""
+"""Pauses in seconds before a job of the plant runs again after an error of `RETRIED`. On TimescaleDB, the refresh of a
+check roll-up, a compression and a writer can deadlock, and the server ends one of them."""
 
 
 async def run_due(store: Store, now: dt.datetime) -> list[str]:
-    """Run the plant's due jobs and return their names; [] while another process runs them.
+    """Run the plant's due jobs and return their names; [] if no job is due, or while another process runs jobs.
 
     A job that fails is recorded as failed, and the other due jobs still run.
     """
@@ -73,9 +73,11 @@ async def run_due(store: Store, now: dt.datetime) -> list[str]:
 
 
 async def run_job(session: Session, name: str, now: dt.datetime) -> bool:
-    """Run one job, record the result, and return whether it succeeded. A failure is logged once until it changes.
+    """Run one job, record the result, and return whether it succeeded. A repeated failure
+    is logged again only if its text changes.
 
-    A job that the server ended because of other sessions runs again, after the pauses `RETRY_AFTER_S`.
+    A job that fails because of other sessions (`RETRIED`) runs again up to three times, after the pauses
+    `RETRY_AFTER_S`.
 
     Raises StoreError only if the result cannot be recorded.
     """
@@ -122,7 +124,8 @@ async def _run_again(name: str, session: Session, now: dt.datetime) -> str:
 
 
 async def retention(session: Session, now: dt.datetime) -> str:
-    """Drop expired rows, and return a text that lists the dropped partitions and the count of partitions in use.
+    """Drop expired rows, and return a text that lists the dropped partitions and the count of those that could not be
+    dropped.
 
     Rows expire by the later of their time and their arrival. Rows of `dead_letters`, `alert_firings` and
     `alert_webhooks` expire by a single time: when they were sent, fired or finished.
@@ -152,7 +155,7 @@ async def retention(session: Session, now: dt.datetime) -> str:
             names, held = await _drop_partitions(session, relation, before)
             dropped += names
             busy += held
-    left = f"; {busy} in use; the next run will retry" if busy else ""
+    left = f"; partitions not dropped: {busy}; the next run will try again" if busy else ""
     return f"dropped {', '.join(dropped) if dropped else 'nothing'}{left}"
 
 
@@ -191,7 +194,7 @@ async def _drop_partitions(session: Session, relation: str, before: dt.datetime)
                     "DELETE FROM arrivals WHERE relation = $1 AND starts_at = $2", relation, row["starts_at"]
                 )
         except StoreError as error:
-            log.warning("partition in use; a later run will drop it", partition=name, error=str(error))
+            log.warning("partition not dropped; a later run will try again", partition=name, error=str(error))
             busy += 1
         else:
             dropped.append(name)

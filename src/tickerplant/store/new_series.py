@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tickerplant.store.session import Session
 
 MIN_ROWS: Final = 4
-"""Minimum rows per series, on average. The query takes as much time per series as the COPY saves with one row."""
+"""Minimum rows per series, on average. With one row per series, the query takes as much time as the COPY saves."""
 
 _STORED: Final = """
     SELECT s.number - 1 FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[])

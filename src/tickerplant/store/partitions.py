@@ -31,8 +31,8 @@ LENGTHS: Final = {
     "historical_ohlcv": DECADE_US,
     "daily_analytics": DECADE_US,
 }
-"""Length of a partition in microseconds, by table. Retention drops whole days of ticks. Ten years of daily bars are one
-index range."""
+"""Length of a partition in microseconds, or `DECADE_US`, by table. Retention drops entire days of ticks. A partition of
+daily bars contains ten years, so that a read of many years uses few indexes."""
 
 
 def starts(relation: str, times: Int64Array) -> Int64Array:
@@ -64,8 +64,8 @@ def _year_us(years: Int64Array) -> Int64Array:
 async def ensure_partitions(session: Session, relation: str, times: Int64Array) -> None:
     """Create the missing partitions for these times. Call it outside a transaction.
 
-    Other connections can then use the partitions at once. The session caches the existing partitions, and the days of
-    the existing chunks. If retention drops a chunk, TimescaleDB creates a short chunk for a later row of its range.
+    Other connections can then use the partitions at once. The store caches the existing partitions, and the days of
+    the existing chunks. If retention drops a chunk, TimescaleDB creates a short chunk for a later row of that range.
     """
     if not len(times):
         return
@@ -111,8 +111,9 @@ async def _make(session: Session, relation: str, start_us: int) -> None:
 async def record_arrivals(session: Session, relation: str, partition: int, times: Int64Array) -> None:
     """Record in the open transaction that rows of these times arrived now, from this partition of the log.
 
-    Retention counts from this arrival. The arrival also marks check roll-ups as outdated, and bars and ticks as changed
-    since the last comparison. Each log partition has its own row, so that two connections never wait for each other.
+    Retention counts from this arrival or from the end of the range, whichever is later. The arrival also marks the
+    range as outdated in the check roll-ups, and as changed since the last comparison. Each log partition has its own
+    row, so that two connections never wait for each other.
     """
     if not len(times):
         return

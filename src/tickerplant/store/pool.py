@@ -32,15 +32,16 @@ from tickerplant.store.session import (
 )
 
 CONNECT_S: Final = 10.0
+"""Timeout in seconds for a new connection, and for a free connection of the pool."""
 COMMAND_S: Final = 120.0
-"""Statement timeout in seconds. The longest statement, which updates the check roll-up of a day, takes seconds."""
+"""Statement timeout in seconds. The longest statement, the refresh of a check roll-up for a day, takes some seconds."""
 DECOMPRESSION: Final = "SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
 """Statement that removes TimescaleDB's limit of 100,000 rows that a transaction may decompress. One minute of 100
 symbols in a compressed chunk exceeds it. PostgreSQL without TimescaleDB stores the setting and ignores it."""
 
 
 class ReadSession:
-    """One consistent read session: every read returns the store at the same positions."""
+    """One consistent read session: every read returns rows at the same positions."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -100,8 +101,8 @@ class Store:
 
         `direct_compress` allows COPY to write compressed chunks of TimescaleDB.
 
-        Raises StoreUnavailable if the database is unavailable, and StoreError if the database refuses the login or TLS
-        fails.
+        Raises StoreUnavailable if the database is unavailable, and StoreRefused if the database refuses the login or
+        TLS fails. Raises MigrationError if the server does not load the TimescaleDB that the tables need.
         """
         tls.check_files(dsn)
         unchanged: set[int] = set()
@@ -131,7 +132,7 @@ class Store:
         return store
 
     async def detect_flavour(self) -> None:
-        """Detect whether the tables are hypertables. Call it again after a migration."""
+        """Detect whether the tables are hypertables, and clear the schema cache. Call it again after a migration."""
         self.database.known.clear()
         async with self.session() as session:
             self.database.flavour = await flavour_of(session)
@@ -144,7 +145,7 @@ class Store:
                 self.database.direct_compress = exists and self.database.may_compress and self.database.copies
 
     async def close(self) -> None:
-        """Close all connections; wait at most 5 seconds for connections in use. May be called twice."""
+        """Close all connections; terminate those that are still in use after 5 seconds. May be called twice."""
         with contextlib.suppress(*DRIVER_ERRORS):
             await asyncio.wait_for(self._pool.close(), 5.0)
             return
@@ -152,7 +153,10 @@ class Store:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
-        """Acquire a connection for the block. Waits while all are in use, at most `CONNECT_S`."""
+        """Acquire a connection for the block.
+
+        Waits at most `CONNECT_S` seconds while all connections are in use, then raises StoreUnavailable.
+        """
         connection = await connected(self._pool.acquire(timeout=CONNECT_S))
         try:
             yield Session(connection, self.database)
@@ -161,7 +165,7 @@ class Store:
                 await self._pool.release(connection, timeout=CONNECT_S)
 
     async def read_once(self, sql: str, *arguments: Any) -> Any:
-        """Return the only row of one reading statement, in one round trip.
+        """Return the only row of the result of a statement that only reads, in one round trip.
 
         The statement is its own transaction, so it reads one consistent state.
         """
@@ -189,7 +193,10 @@ class Store:
             return await position_rows.all_positions(session)
 
     async def wal_positions(self) -> tuple[int, int]:
-        """Return (written, flushed) positions of the write-ahead log; a power cut loses unflushed commits."""
+        """Return (written, flushed) positions of the write-ahead log in bytes.
+
+        A power cut loses the commits between both positions.
+        """
         async with self.session() as session:
             [row] = await session.rows(
                 "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS written,"
@@ -198,7 +205,7 @@ class Store:
         return int(row["written"]), int(row["flushed"])
 
     async def flush_wal(self) -> None:
-        """Commit one row and wait for the disk, so that all earlier commits survive a power cut."""
+        """Commit a write of one row and wait for the disk, so that all earlier commits survive a power cut."""
         async with self.session() as session, session.transaction():
             await session.execute("SET LOCAL synchronous_commit = on")
             await session.execute("UPDATE plant SET bound_at = bound_at")
@@ -215,7 +222,7 @@ class Store:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[ReadSession]:
-        """Open one REPEATABLE READ READ ONLY transaction: all reads return the same rows and positions."""
+        """Open one REPEATABLE READ READ ONLY transaction: all reads return rows and positions of one moment."""
         async with self.session() as session:
             with translate_errors():
                 transaction = session.connection.transaction(isolation="repeatable_read", readonly=True)

@@ -1,7 +1,7 @@
 """The read-only role: it reads market data, and no alerts, webhooks or dead letters.
 
-The limits of the role are set when it is created, so that an administrator may change them. Rights are granted again
-after each migration.
+The limits of the role are set only when it is created, so that an administrator may change them. Rights are granted
+again after each migration.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ async def role_exists(session: Session, name: str) -> bool:
 async def ensure_reader(session: Session, name: str, password: str | None, *, alone: bool = False) -> ReaderState:
     """Create the role if it does not exist and `password` is given, and grant its rights; return its state.
 
-    `password` is set for an existing role too; None changes only rights. `alone`: True if no other application uses the
-    server. No role but the owner may then create temporary tables.
+    `password` is set for an existing role too; None changes only rights. `alone` is true if no other application uses
+    the server. Only the owner may then create schemas and temporary tables.
     """
     async with session.transaction():
         await session.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK, LOCK_ROLES)
@@ -133,7 +133,7 @@ async def _grant(session: Session, name: str) -> None:
 
 
 async def _allowed(session: Session, work: Callable[[], Awaitable[None]]) -> bool:
-    """Do the work in a savepoint; return False if the login lacks a privilege."""
+    """Run `work` in a savepoint; return False if the login lacks a privilege."""
     try:
         async with session.transaction():
             await work()
@@ -153,7 +153,10 @@ def _quoted(name: str) -> str:
 
 
 def scram_verifier(password: str, salt: bytes | None = None) -> str:
-    """Return the SCRAM-SHA-256 verifier of a password in ASCII, as PostgreSQL stores it. `salt` None: a random salt."""
+    """Return the SCRAM-SHA-256 verifier of a password in ASCII, as PostgreSQL stores it.
+
+    A random salt is used if `salt` is None.
+    """
     salt = secrets.token_bytes(16) if salt is None else salt
     salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, _ITERATIONS)
     client = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()

@@ -1,9 +1,10 @@
-"""Check roll-ups: 5m bars built from stored ticks, and days built from stored 1m bars, to check published bars.
+"""Refresh of the check roll-ups: tables of 5m bars built from stored ticks, and of UTC days built from 1m bars.
 
-They are continuous aggregates on TimescaleDB, and ordinary tables on plain PostgreSQL. `arrivals` contains the ranges
-of time in which rows arrived since the last run. A run recomputes only these ranges. A check roll-up therefore keeps
-its rows when retention drops their ticks or bars. If rows arrive later in a dropped range, the recomputed part contains
-only these rows.
+Both tables serve to check published bars, and `comparison` uses the table of 5m bars. They are continuous aggregates on
+TimescaleDB, and ordinary tables on plain PostgreSQL. `arrivals` records the earliest time of the new rows in each
+partition. A refresh recomputes a partition from that time on. A check roll-up therefore keeps its bars when retention
+drops their ticks or 1m bars. If rows arrive later in a partition whose rows were dropped, the recomputed bars are built
+only from the later rows.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 ROLLUP_5M: Final = "ohlcv_5m_rollup"
 ROLLUP_1D: Final = "ohlcv_1d_rollup"
 COMPRESS_AFTER: Final = {ROLLUP_5M: dt.timedelta(days=10), ROLLUP_1D: dt.timedelta(days=100)}
-"""Minimum age of the compressed chunks of a continuous aggregate. Their ticks and 1m bars rarely change then."""
+"""Minimum age of a chunk before compression, by check roll-up. Ticks and 1m bars of that age rarely change."""
 _COLUMNS: Final = "time, symbol, source, open, high, low, close, volume, trades"
 _FROM_TICKS: Final = """
     SELECT to_timestamp(floor(date_part('epoch', time) / 300) * 300), symbol, source,
@@ -48,13 +49,16 @@ _FROM_BARS: Final = """
 
 
 async def rollup_5m(session: Session, now: dt.datetime) -> str:
-    """Update the check roll-up of ticks for the ticks that arrived since the last run; return a description."""
+    """Refresh the check roll-up of ticks where ticks arrived since the last run; return the counts as text."""
     insert = f"INSERT INTO {ROLLUP_5M} ({_COLUMNS}, corrections, ordered) {_FROM_TICKS}"
     return await _roll_up(session, "realtime_prices", ROLLUP_5M, 5 * MINUTE_US, insert)
 
 
 async def rollup_1d(session: Session, now: dt.datetime) -> str:
-    """Update the check roll-up of 1m bars, and compress old check roll-ups; return a description."""
+    """Refresh the check roll-up of 1m bars where 1m bars arrived since the last run; return the counts as text.
+
+    On TimescaleDB, it also compresses old chunks of both check roll-ups.
+    """
     insert = f"INSERT INTO {ROLLUP_1D} ({_COLUMNS}) {_FROM_BARS}"
     result = await _roll_up(session, "intraday_ohlcv", ROLLUP_1D, DAY_US, insert)
     if session.timescale:
@@ -103,7 +107,7 @@ async def _roll_up(session: Session, relation: str, rollup: str, bucket_us: int,
 
 
 async def _record_rollup(session: Session, rollup: str, starts_at: dt.datetime, ends_at: dt.datetime) -> None:
-    """Record that rows of a check roll-up changed now. Their retention counts from this arrival."""
+    """Record that bars of a check roll-up changed now. Retention of the 5m check roll-up counts from this arrival."""
     await session.execute(
         """INSERT INTO arrivals (relation, starts_at, ends_at, partition) VALUES ($1, $2, $3, 0)
            ON CONFLICT (relation, starts_at, partition) DO UPDATE SET arrived_at = now()""",
@@ -112,14 +116,17 @@ async def _record_rollup(session: Session, rollup: str, starts_at: dt.datetime, 
 
 
 async def _compress(session: Session, now: dt.datetime) -> None:
-    """Compress old chunks of both continuous aggregates. Refreshed rows of compressed chunks are compressed again."""
+    """Compress old chunks of both continuous aggregates. Refreshed bars of compressed chunks are compressed again."""
     for rollup, after in COMPRESS_AFTER.items():
         old = f"show_chunks('{rollup}', older_than => $1::timestamptz)"
         await session.rows(f"SELECT compress_chunk(c, true) FROM {old} AS c", now - after)
 
 
 async def drop_expired_rollups(session: Session, before: dt.datetime) -> None:
-    """Delete rows of the 5m check roll-up whose time and arrival are before a time."""
+    """Delete bars of the 5m check roll-up whose time and arrival are before a time.
+
+    TimescaleDB drops a chunk when this is true for all its bars.
+    """
     if not session.timescale:
         await session.execute(f'DELETE FROM {ROLLUP_5M} WHERE greatest("time", arrived_at) < $1', before)
         return

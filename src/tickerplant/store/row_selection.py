@@ -53,10 +53,10 @@ def is_daily(table: pa.Table) -> Any:
 
 
 def newest_by_key(table: pa.Table, *ranks: npt.NDArray[Any]) -> pa.Table:
-    """Return for each (symbol, interval, time) the row of the highest rank, then of the newest version.
+    """Return the row of the highest rank, then of the newest version, for each (symbol, interval, time).
 
-    `ranks` take precedence over the version, most important first. Among equal versions a
-    closed state wins, then the later row.
+    `ranks` take precedence over the version, most important first. Among equal versions a closed state wins, then the
+    later row. The result has the order of `table`.
     """
     if table.num_rows < 2:
         return table
@@ -79,7 +79,7 @@ def newest_by_key(table: pa.Table, *ranks: npt.NDArray[Any]) -> pa.Table:
 
 
 def groups_by_key(first: pa.Table, second: pa.Table) -> tuple[Int64Array, Int64Array]:
-    """Return a group number for each row of both tables, equal for equal keys."""
+    """Return a group number for each row of both tables, equal for equal keys (`KEY`)."""
     both = [
         pa.chunked_array([*_plain(first, name).chunks, *_plain(second, name).chunks]) for name in ("symbol", "interval")
     ]

@@ -1,7 +1,7 @@
 """A cache of the lengths of ranges that contained a number of rows, so that a read of few rows requests a short range.
 
 A table of two years of intraday bars has 105 partitions. A query for the newest 100 rows without a start plans and
-opens all of them. It takes 2.5 ms, and 0.2 ms with a start near the end.
+opens all partitions. It takes 2.5 ms, and 0.2 ms with a start near the end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MARGIN_US: Final = 4 * DAY_US
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """The newest `count` rows of a key, when they were read: the time of the oldest, and the time between both ends."""
+    """The newest `count` rows of a key at their last read: the oldest row's time, and the time to the newest row."""
 
     count: int
     oldest_us: int
@@ -38,7 +38,7 @@ class RowSpans:
         """Return a range within [`start_us`, `end_us`) that probably contains `count` of the wanted rows.
 
         The newest rows are wanted if there is no start, otherwise the oldest rows. The result of a query with that
-        range is right if it has `count` rows. If not, the caller must repeat the query with the wanted range.
+        range is complete if it has `count` rows. If not, the caller must repeat the query with the wanted range.
         """
         span = self._spans.get((*key, count.bit_length()))
         if span is None or span.count < count:

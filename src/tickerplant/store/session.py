@@ -64,7 +64,7 @@ DRIVER_ERRORS: Final = (
 _T = TypeVar("_T")
 
 CLOSING_S: Final = 0.25
-"""Seconds for which a refused connection may close."""
+"""Seconds to wait for the close of a refused connection."""
 MAX_ERROR_CHARS: Final = 1_000
 """Maximum characters of the database's text in an error message. PostgreSQL quotes the rows of a failed statement."""
 
@@ -93,7 +93,11 @@ def is_transient(error: BaseException) -> bool:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Translate the driver's errors: StoreUnavailable for transient errors, otherwise MigrationError or StoreError."""
+    """Translate the driver's errors.
+
+    Raises StoreUnavailable for a transient error, and StoreRefused for a refused connection. Raises MigrationError for
+    a missing table, or for an extension that is not loaded. Raises StoreError for any other error.
+    """
     try:
         yield
     except asyncpg.UndefinedTableError as error:
@@ -115,8 +119,8 @@ def translate_errors() -> Iterator[None]:
 async def connected(opening: Awaitable[_T]) -> _T:
     """Return the connection or the pool that `opening` opens, with the driver's errors translated.
 
-    The driver begins to close a refused connection, and raises at once. A loop that ended then would leave its socket
-    open, so this waits for the server's close.
+    The driver begins to close a refused connection, and raises at once. An event loop that ended then would leave the
+    socket open. This function therefore waits `CLOSING_S` for the server's close.
     """
     try:
         with translate_errors():
@@ -136,7 +140,7 @@ def _text(error: BaseException) -> str:
 
 @dataclass(slots=True)
 class SchemaCache:
-    """Cached facts about the schema of the database. Writes fail after a stale entry until the store is reopened."""
+    """Cached facts about the database. A stale partition or column makes writes fail until the store is reopened."""
 
     partitions: set[tuple[str, int]] = field(default_factory=set)
     columns: set[str] = field(default_factory=set)
@@ -187,7 +191,7 @@ class Session:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """Begin a transaction. Leaving the block commits; an exception rolls back."""
+        """Begin a transaction, or a savepoint in an open one. Leaving the block commits; an exception rolls back."""
         with translate_errors():
             if not self.connection.is_in_transaction():
                 self.filled.clear()
@@ -195,7 +199,7 @@ class Session:
                 yield
 
     async def execute(self, sql: str, *arguments: Any) -> int:
-        """Run one statement and return the count of changed rows."""
+        """Run one statement and return the count of changed rows; 0 for a statement that has no count."""
         with translate_errors():
             tag = await self.connection.execute(sql, *arguments)
         count = str(tag).rsplit(" ", 1)[-1]

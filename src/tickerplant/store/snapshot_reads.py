@@ -1,4 +1,7 @@
-"""Reads of several tables in one statement, with the applied positions: one moment of the store, one round trip."""
+"""Reads of several tables in one statement, with the applied positions: one moment of the store, one round trip.
+
+A second statement follows if a narrowed range had too few rows, or if the columns of indicators have changed.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ _OUTPUTS: Final = f"""SELECT array_agg(attname::text ORDER BY attname) FROM pg_a
 PUBLIC_BARS: Final = pa.schema(
     [field for field in schemas.BARS if field.name not in ("symbol", "interval", "history", "published_at")]
 )
-"""Columns of a bar in an answer that contains the symbol and the interval only once."""
+"""Columns of a bar in a response that contains the symbol and the interval only once."""
 
 Positions = dict[tuple[str, int], int]
 """The next offset to apply, by (topic, partition)."""
@@ -77,7 +80,7 @@ class NewestState:
 
 
 def bars_query(symbol: str, interval: str, start_us: int | None, end_us: int | None, limit: int) -> RangeQuery:
-    """Return the query for bars as `Ohlcv.read` defines it, without the columns of the key (`PUBLIC_BARS`)."""
+    """Return the query for bars as `Ohlcv.read` defines it, with the columns `PUBLIC_BARS`."""
     keys = (("symbol", symbol), ("interval", interval))
     return RangeQuery(relation_of(interval), PUBLIC_BARS, keys, start_us, end_us, limit, start_us is None)
 
@@ -110,7 +113,7 @@ def positions_of(text: str | None) -> Positions:
 
 
 async def _read(store: Store, parts: Sequence[Part], values: Sequence[str]) -> tuple[list[pa.Table], list[Any]]:
-    """Return the table of each part, and the value of each scalar query. Ranges are narrowed at first."""
+    """Return the table of each part, and the value of each scalar query. Reads narrowed ranges first."""
     spans = store.database.known.spans
     narrow = [part.narrowed(spans) if isinstance(part, RangeQuery) else part for part in parts]
     tables, found = await _read_all(store, narrow, values)

@@ -56,7 +56,7 @@ def ranks_of_bars(bars: pa.Table, order: SourceOrder) -> Int64Array:
 def groups(
     bars: pa.Table, order: SourceOrder, sources: Sequence[str]
 ) -> list[tuple[SourceRanks, npt.NDArray[np.bool_] | None]]:
-    """Return groups of rows: the ranks of these sources, and the mask of the group's rows (None: all rows).
+    """Return groups of rows: the ranks of these sources, and the mask of the group's rows; None means all rows.
 
     Usually the result is one group: scopes that differ only in entries about other sources are merged.
     """

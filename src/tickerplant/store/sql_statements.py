@@ -87,7 +87,10 @@ class SqlConnection:
 
     @classmethod
     async def connect(cls, dsn: str) -> SqlConnection:
-        """Connect. Raises StoreUnavailable, or StoreError if the database refuses the login, or if TLS fails."""
+        """Connect.
+
+        Raises StoreUnavailable if the database is unavailable, and StoreRefused if it refuses the login or TLS fails.
+        """
         check_files(dsn)
         opening = asyncpg.connect(
             dsn,
@@ -106,7 +109,7 @@ class SqlConnection:
 
     @asynccontextmanager
     async def run(self, statement: str) -> AsyncIterator[Result]:
-        """Run one statement for the block. Raises StoreError with the database's text for a statement in error."""
+        """Run one statement for the block. Raises StoreError with the database's text if the statement fails."""
         with _explained():
             prepared = await self._connection.prepare(statement)
         names = unique_names([attribute.name for attribute in prepared.get_attributes()])

@@ -1,7 +1,7 @@
-"""Copies all rows of a store into the empty tables of another one, of either flavour.
+"""Copy of the rows of a store into the empty tables of another store. Each store may have either flavour.
 
 Rows, positions and the binding to the new log commit in one transaction. Until then, the new store is bound to the log
-of the former one, so that no service starts on it. Partitions and chunks are created before the transaction.
+of the former store, so that no service starts on it. Partitions and chunks are created before the transaction.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tickerplant.store.session import Session, translate_errors
 QUEUE_CHUNKS: Final = 16
 INSERT_ROWS: Final = 1_000
 NOT_COPIED: Final = frozenset(("schema_migrations", "plant", "jobs", "arrivals", "compression"))
-"""Tables whose rows belong to a database, not to its data. Arrivals are recorded again."""
+"""Tables whose rows describe a database and are not copied. Arrivals are recorded again."""
 
 _TABLES: Final = """
     SELECT c.relname, array_agg(a.attname::text ORDER BY a.attnum) FROM pg_class c
@@ -34,12 +34,12 @@ _TABLES: Final = """
     GROUP BY c.relname ORDER BY c.relname"""
 
 Progress = Callable[[str, int], None]
-"""A function that receives a table and the bytes of it that were copied."""
+"""A function that receives the name of a table and the count of bytes that were copied from it so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transferred:
-    """Rows by table, and the tables of the former store that are not the plant's."""
+    """Counts of copied rows by table, and the tables of the former store that do not belong to the plant."""
 
     rows: dict[str, int]
     skipped: tuple[str, ...]
@@ -48,7 +48,7 @@ class Transferred:
 async def claim(target: Store, former: Log, *, check_only: bool = False) -> bool:
     """Bind an empty store to the former log. Return True if an interrupted transfer has bound it already.
 
-    Raises StoreMismatch for a store of another log, and for one with rows. `check_only`: change nothing.
+    Raises StoreMismatch for a store of another log, and for a store with rows. `check_only` changes nothing.
     """
     async with target.session() as session, session.transaction():
         bound = await session.rows("SELECT log_id, generation FROM plant FOR UPDATE")
@@ -69,7 +69,10 @@ async def claim(target: Store, former: Log, *, check_only: bool = False) -> bool
 
 
 async def transfer(source_dsn: str, target: Store, new: Log, progress: Progress) -> Transferred:
-    """Copy all rows into a store that `claim` has bound, and bind it to the new log. No process may write meanwhile."""
+    """Copy the rows into a store that `claim` has bound, and bind it to the new log.
+
+    No process may write to either store during the transfer.
+    """
     with translate_errors():
         source = await asyncpg.connect(source_dsn, statement_cache_size=0, server_settings={"timezone": "UTC"})
     try:

@@ -1,6 +1,6 @@
 """The contract of every indicator.
 
-Values of a stream, a batch, parts of a batch and a peek are bit-identical. Extreme bars give finite values.
+Values of a stream, a batch, parts of a batch, a peek and a rewind are bit-identical. Extreme bars give finite values.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Windowed indicators give TA-Lib's values to 1e-9 over whole files, with nulls in the same places.
 
-TA-Lib's running sums lose digits. Exact arithmetic shows that our values are at least as close where both differ most.
+TA-Lib's running sums lose digits. For STDDEV, WMA and CCI, exact arithmetic shows that our values are at least as close
+where both differ most.
 """
 
 from __future__ import annotations

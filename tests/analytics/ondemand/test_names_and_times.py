@@ -16,9 +16,9 @@ from tickerplant.analytics.ondemand.dataframes import read_frame
 from tickerplant.core.errors import BadInput
 
 CLOSES = np.array([4.0, 1.0, 2.0])
-"""The newest bar first."""
+"""Closes of three bars, the newest bar first."""
 EXPECTED = [3.0, np.nan, 1.5]
-"""SMA(2) in order of time: closes 1, 2, 4 give nothing, 1.5 and 3."""
+"""SMA(2) of `CLOSES` in their order: by time, the closes 1, 2, 4 give nothing, 1.5 and 3."""
 
 TIMES: dict[str, Any] = {
     "ISO texts": ["2024-03-28", "2024-03-26", "2024-03-27"],

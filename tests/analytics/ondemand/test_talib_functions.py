@@ -1,4 +1,7 @@
-"""Each function of TA-Lib gives the same values here, and needs only its declared number of earlier bars."""
+"""TA-Lib's functions except MAVP give the same values here.
+
+A windowed function needs only its declared number of earlier bars.
+"""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_a_backup_leaves_the_plant_its_free_space(plant: Plant, tmp_path: Path) 
 
 
 def flip(path: Path) -> None:
-    """Replace a file by one with another byte in its middle. The original may have other links."""
+    """Replace a file by a copy with one different byte in the middle. The original may have other hard links."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.unlink()

@@ -24,7 +24,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedLog
 
 
 class Member:
-    """A member whose work ends at the stop, or raises the next of the errors that a test puts."""
+    """A member whose work ends at the stop, or raises the next error that a test puts into the queue `errors`."""
 
     def __init__(self, log: EmbeddedLog, instance: str) -> None:
         self.leader = Leader(log, "feeds", instance)

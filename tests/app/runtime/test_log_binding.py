@@ -1,4 +1,4 @@
-"""Work that services need before they use the log, while the log is unavailable at first."""
+"""Work that must be done before services use the log, while the log is unavailable at first."""
 
 import asyncio
 import threading

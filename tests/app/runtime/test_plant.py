@@ -99,7 +99,7 @@ def test_rules_are_appended_only_when_they_differ(settings: Settings) -> None:
 
 
 def test_a_log_keeps_its_calendars_until_the_user_sets_others(settings: Settings) -> None:
-    # The version before the calendar FX did not write calendars that were defaults.
+    # The version before the calendar FX wrote no calendars that were defaults.
     def calendar_of(symbol: str, chosen: Settings) -> str:
         with open_log(chosen) as event_log:
             ensure_rules(event_log, chosen)

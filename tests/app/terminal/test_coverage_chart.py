@@ -18,7 +18,7 @@ XNYS, ALWAYS = calendar("XNYS"), calendar("24/7")
 
 
 def covered(name: str, days: float, *wrong: tuple[int, int, str], interval: str = "1m") -> Statuses:
-    """Return the status of each bar: stored, except in ranges given as (first, end, status)."""
+    """Return the status of each bar: stored, except in the ranges `wrong` of bar numbers, as (first, end, status)."""
     starts = expected(calendar(name), interval, THURSDAY, THURSDAY + int(days * DAY_US))
     code = np.zeros(len(starts), np.int8)
     for first, last, status in wrong:

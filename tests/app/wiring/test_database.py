@@ -48,7 +48,7 @@ def answers(dsn: str) -> bool:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("d")
     yield folder
-    # A store that was started for users must stop by itself after the last user.
+    # A store that was started for user processes must stop by itself after the last of them has ended.
     until(lambda: not FolderLock(folder, "store.lock").is_held())
 
 
@@ -73,7 +73,7 @@ def start_user(data: Path) -> subprocess.Popen[str]:
 
 
 def address(user: subprocess.Popen[str]) -> str:
-    """Return the address of the store that a user prints when the store is up."""
+    """Return the address of the store, which a user process prints when the store is up."""
     assert user.stdout is not None
     return user.stdout.readline().strip()
 

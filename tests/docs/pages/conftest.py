@@ -43,7 +43,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 class Machine:
-    """What the pages expect of a reader's machine."""
+    """A reader's machine as the pages expect it: packages, the shared plant, a broker."""
 
     def __init__(self, folder: Path, wheels: Path) -> None:
         names = {interface for _, interface in socket.if_nameindex()}
@@ -58,7 +58,7 @@ class Machine:
         self._kafka_plant: Terminal | None = None
 
     def _make_environment(self) -> Path:
-        """Create the environment into which pages install packages. It contains the packages of this one."""
+        """Create the environment into which pages install packages. It contains the packages of the tests."""
         made = self.folder / "env"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", made], check=True)
         (packages,) = made.glob("lib/python*/site-packages")
@@ -81,7 +81,7 @@ class Machine:
         }  # fmt: skip
 
     def start_plant(self) -> None:
-        """Start the plant that pages share, with the files of `data` in it."""
+        """Start the plant that pages share. Its first start replays the ticks of `data` into it."""
         if self._plant is not None:
             return
         env = self.environment(self.home)
@@ -103,7 +103,7 @@ class Machine:
             self._plant = None
 
     def start_kafka(self) -> None:
-        """Start a broker on the port 9092."""
+        """Start a broker on port 9092."""
         if self._broker is None:
             self._broker = KafkaBroker(self.folder / "kafka", port=9092, java_options=QUICK)
             self._broker.start(PATIENCE.seconds(60))
@@ -129,7 +129,10 @@ class Machine:
             self._broker.stop()
 
     def reader(self, name: str, own_home: bool) -> Reader:
-        """Return a reader who starts in an empty folder, or in a clone for `make`."""
+        """Return a reader who starts in a new folder with links to the repository, the files of `data` and the wheel.
+
+        `own_home`: the reader has a separate home folder, and does not use the plant that other pages share.
+        """
         folder = self.folder / "pages" / name
         folder.mkdir(parents=True)
         for path in ROOT.iterdir():
@@ -146,7 +149,7 @@ class Machine:
 def machine(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Machine]:
     folder = tmp_path_factory.mktemp("reader")
     for path in (folder, *folder.parents[:2]):
-        path.chmod(0o755)  # the user of the embedded database
+        path.chmod(0o755)  # the user of the embedded database must enter it
     made = Machine(folder, pytestconfig.getoption("wheels").resolve())
     try:
         yield made
@@ -156,7 +159,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[None]:
-    """Run a PostgreSQL server on the port 5432 with the user and the database of the pages."""
+    """Run a PostgreSQL server on port 5432 with the user and the database of the pages."""
     copy_cluster(tmp_path / "postgres")
     with EmbeddedPostgres(tmp_path / "postgres", {"listen_addresses": "127.0.0.1", "port": "5432"}) as server:
 

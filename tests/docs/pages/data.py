@@ -19,13 +19,13 @@ history = ["1d:60", "1m:1"]
 [store]
 listen = "127.0.0.1:5432"
 """
-"""Settings of the shared plant: those of docs/sql.md, and less history and symbols than the default."""
+"""Settings of the shared plant: those of docs/sql.md, and fewer symbols and less history than the defaults."""
 
 OPEN = dt.datetime(2026, 3, 9, 13, 30, tzinfo=dt.UTC)
 
 
 def ticks() -> str:
-    """Return ticks of AAPL for the first hour of the session of the pages, as CSV."""
+    """Return ticks of AAPL for the first 67 minutes of the session in the pages' examples, as CSV."""
     rows = [
         f"{(OPEN + dt.timedelta(seconds=10 * i, milliseconds=118)).isoformat()},AAPL,{257 + i % 7 / 10:.2f},100"
         for i in range(400)

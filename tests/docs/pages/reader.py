@@ -1,7 +1,7 @@
-"""A reader of one page, who executes its blocks in order: in one shell, one Python, and further terminals.
+"""A reader of one page, who executes its blocks in order: in one shell, one Python process, and further terminals.
 
-The shell's variables and folder, and the names of Python, stay from block to block. Blocks that keep running are
-terminals of their own. `tickerplant up` and `make run` first stop the plant that the page has started before.
+The shell's variables and folder, and the names of Python, are kept from block to block. A block that keeps running has
+its own terminal. `tickerplant up` and `make run` first stop the plant that the page has started before.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COMMAND_S = 300.0
 """Maximum seconds of one block on an idle machine."""
 STARTS_PLANT = re.compile(r"(?m)^\s*(?:tickerplant up|make run)\b")
 USES_DATA_FOLDER = re.compile(r"(?m)^\s*(?:\w+=\S+ )*(?:tickerplant up|tickerplant run|make run)\b")
-"""Commands that the plant which the pages share would refuse, because its data folder has another process."""
+"""Commands that fail while the shared plant runs, because they need its data folder for themselves."""
 PARSE = """
 import argparse, runpy, sys
 sys.path.insert(0, sys.argv.pop(1))
@@ -141,7 +141,7 @@ class Reader:
             command = ["python", "-u", self._write(block, ".py")]
         else:
             exports = re.findall(r"(?m)^export .*\n", block.text)
-            self._shell(block, "".join(exports))  # they are also valid after the block, in the same terminal
+            self._shell(block, "".join(exports))  # later blocks of the same terminal use them too
             command = ["bash", "-euo", "pipefail", "-c", block.text]
         terminal = Terminal(block, command, self.env, self.folder)
         self._terminals.append(terminal)
@@ -199,14 +199,14 @@ class Reader:
             raise Failed(f"{block.place}: {error}")
 
     def _settings(self, block: Block) -> None:
-        """Check that the settings of a file are settings, and that the plug-in of an entry point is found."""
+        """Check that a block is a valid settings file, or that the plug-in of its entry point is found."""
         if point := ENTRY_POINT.search(block.text):
             self._plug_in(block, point["group"], point["target"])
         elif not block.text.lstrip().startswith("[project"):
             self._shell(block, f"tickerplant config --json --config {self._write(block, '.toml')}")
 
     def _plug_in(self, block: Block, group: str, target: str) -> None:
-        """Install a package with an entry point, whose module contains the page's classes; assert that it is found."""
+        """Install a package with an entry point. Its module contains the page's classes. Assert that they are found."""
         site, module = self.start_folder / ".site", target.partition(":")[0]
         info = site / "example-1.0.dist-info"
         info.mkdir(parents=True)

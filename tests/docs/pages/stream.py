@@ -32,7 +32,7 @@ async def _converse(place: str, lines: list[str]) -> None:
                 continue
             while not (found := [each for each in received if each["type"] == message["type"]]):
                 received.append(json.loads(await socket.recv()))
-            # A message of the same type may have other fields, as a snapshot without values.
+            # Messages of one type may differ in their fields, such as a snapshot without values. One of them must fit.
             wrong = min((list(differences(message, each)) for each in found), key=len)
             assert not wrong, f"{place}: {message['type']} differs from the page: {wrong}"
         if not any(line.startswith("←") for line in lines):

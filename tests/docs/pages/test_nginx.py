@@ -1,4 +1,4 @@
-"""The example of nginx with a real nginx, two API processes, and a client of the stream that loses one of them."""
+"""The example for nginx with a real nginx, two API processes, and a stream client whose API process is killed."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Site:
 @pytest.fixture
 def site(machine: Machine, tmp_path: Path) -> Iterator[Site]:
     for path in (tmp_path, *tmp_path.parents[:3]):
-        path.chmod(0o755)  # the user of the embedded database
+        path.chmod(0o755)  # the user of the embedded database must enter it
     machine.stop_plant()
     made = Site(machine, tmp_path)
     try:

@@ -1,4 +1,4 @@
-"""Scans of real tables, and the tasks for the missing bars that they find."""
+"""Scans of real tables, and the tasks for the missing bars that the scans find."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The backfill manager with a real log, real services and a real store.
 
-All requested bars are stored, no request is repeated, and bars equal those of the simulated market.
+Requested bars are stored, answered requests are not repeated, and bars equal those of the simulated market.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ async def assert_whole(parts: Bench, interval: str, start_us: int, end_us: int) 
         assert complete.all(), (symbol, interval)
 
 
-async def test_history_is_fetched_once_and_a_second_run_sends_no_requests(tmp_path: Path, dsn: str) -> None:
+async def test_history_is_fetched_once_and_a_second_run_requests_no_stored_bars(tmp_path: Path, dsn: str) -> None:
     with sandbox() as endpoint:
         now_us = endpoint.clock.now_us()
         async with bench(tmp_path, dsn, endpoint) as parts:
@@ -189,7 +189,7 @@ async def test_bars_of_crypto_do_not_hide_the_delay_of_shares_in_one_request(tmp
 
 
 class Twice(Late):
-    """A vendor whose answers have another row, with a volume that is greater by 1, after each bar."""
+    """A vendor whose answers contain each bar a second time, with a volume that is greater by 1."""
 
     async def bars(self, request: BarsRequest) -> BarsAnswer:
         answer: BarsAnswer = await self._made.bars(request)

@@ -1,4 +1,4 @@
-"""Bars are cut into slices. Each slice is appended after aggregation has read the previous one."""
+"""Bars are cut into slices. Each slice is appended after aggregation has read the previous slice."""
 
 from __future__ import annotations
 

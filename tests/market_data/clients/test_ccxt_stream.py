@@ -114,7 +114,7 @@ async def test_each_trade_after_the_connection_is_delivered_once(vendor: Binance
             "BTC/USDT", 42_001.5, 3.0, "ccxt", 0,
         ]  # fmt: skip
         assert made.kinds() == ["Connected"]
-        # No trade is more than 1 s older than an earlier one, the disorder that the feed allows.
+        # No trade is more than 1 s older than an earlier trade: the feed allows this disorder.
         newest = 0
         for event in made.ticks:
             if event.batch is not None:

@@ -1,4 +1,4 @@
-"""A hostile vendor's body raises a VendorError within bounded memory: a bomb, several encodings, or no end."""
+"""The body of a hostile answer raises a VendorError in bounded memory: a bomb, several encodings or an endless body."""
 
 from __future__ import annotations
 

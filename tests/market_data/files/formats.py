@@ -1,4 +1,4 @@
-"""Writes small files as users have them, and reads them through a replay or as bars."""
+"""Helpers that write small files as users have them, replay them, and shorten the rows."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def parquet(path: Path, table: dict[str, pa.Array], **options: object) -> Path:
 
 @pytest.fixture(scope="module")
 def bombs(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, str]:
-    """Write small files of large contents; return the words of each refusal."""
+    """Write small files of large contents; return words of each refusal by path."""
     folder = tmp_path_factory.mktemp("bombs")
     long = "A" * (1 << 20)
     repeated = pa.DictionaryArray.from_arrays(pa.array(np.zeros(60_000, np.int32)), pa.array([long]))

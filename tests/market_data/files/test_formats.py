@@ -1,4 +1,4 @@
-"""Files that people have: each is read to values that were worked out by hand, or refused with the reason."""
+"""Files of users: each gives values that were worked out by hand, or is refused with the reason."""
 
 from __future__ import annotations
 

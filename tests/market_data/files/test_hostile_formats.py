@@ -1,4 +1,4 @@
-"""Files that looked readable and were read wrongly: each is read to values worked out by hand, or refused."""
+"""Files that earlier versions read wrongly: each gives values that were worked out by hand, or is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VALUES = ",1,4,0.5,2,30\n"
 
 
 def parquet(**columns: Any) -> bytes:
-    """Return a Parquet file with these columns and the prices of VALUES."""
+    """Return a Parquet file with these columns. Each row has the prices and the volume of `VALUES`."""
     rows = len(next(iter(columns.values())))
     prices = {"open": 1.0, "high": 4.0, "low": 0.5, "close": 2.0, "volume": 30.0}
     table = pa.table({name: [value] * rows for name, value in prices.items()} | columns)

@@ -156,8 +156,8 @@ def test_two_requests_never_arrive_closer_than_the_pace(
 @examples(100)
 @given(requests=REQUESTS)
 @example(requests=[(0, 1, 0, 0.0, "answered", False)] * 60)
-def test_a_quota_is_used_up_to_the_last_credit(requests: list[tuple[int, int, int, float, str, bool]]) -> None:
-    """Check that continuous requests use all credits of each minute: the guard delays requests by seconds only."""
+def test_a_quota_is_used_up_to_less_than_one_request(requests: list[tuple[int, int, int, float, str, bool]]) -> None:
+    """Check that requests of 1 to 4 credits leave at most 3 credits of a minute. The guard delays them by seconds."""
     limits, now, spent = RateLimits([MINUTE], reserve=0.0), NOON_US, 0
     minutes: Counter[int] = Counter()
     for _, cost, _, _, _, _ in requests:

@@ -406,7 +406,7 @@ async def test_a_permanent_rejection_is_not_requested_again() -> None:
     assert setup.name() == "b"
     assert setup.name(symbol="MSFT") == setup.name(interval="1d") == "a"
     await setup.ask_failing("a", UnknownSymbol("one of them is unknown"), "X", "Y")
-    assert setup.name(symbol="X") == "b"  # either symbol may be the unknown one
+    assert setup.name(symbol="X") == "b"  # either symbol may be the unknown symbol
     setup.clock.forward(HOUR_US)
     assert setup.name(symbol="X") == "a"  # the rejection was valid for an hour
     await setup.ask_failing("b", UnknownSymbol("no AAPL"))

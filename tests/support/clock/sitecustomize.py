@@ -1,4 +1,4 @@
-"""A clock for a whole plant: a fast one, with minutes that pass in seconds, or one that a test moves.
+"""A clock for a whole plant: a fast clock, whose minutes pass in seconds, or a clock that a test moves.
 
 Every Python process with this folder in `PYTHONPATH` uses this clock, so feeds, sandbox and log agree. `TEST_CLOCK` is
 `instant:rate`: after that instant (ns since 1970) time runs `rate` times as fast. Pauses and timeouts use the monotonic

@@ -2,7 +2,7 @@
 
 Every Python process with this folder in `PYTHONPATH` reads its time from this clock. `UPGRADE_CLOCK` is
 `instant:virtual:rate`. The clock shows `virtual` at the real time `instant` (both in ns since 1970), and runs `rate`
-times as fast. Rate 0 stops the clock. Pauses and timeouts use the monotonic clock, which is not changed.
+times as fast as real time. Rate 0 stops the clock. Pauses and timeouts use the monotonic clock, which is not changed.
 """
 
 from __future__ import annotations

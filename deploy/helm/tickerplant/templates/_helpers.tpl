@@ -29,7 +29,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   args: {{ toJson .arguments }}
   env:
     {{- if eq .root.Values.mode "services" }}
-    # The number of the pod is the name of this member. It remains when the pod restarts.
+    # The number of the pod is the name of this member. It stays the same when the pod restarts.
     - name: TICKERPLANT_INSTANCE
       valueFrom:
         fieldRef:

@@ -1,18 +1,20 @@
 """The alert rules of one partition: `AlertRule` and `Bars` in, fired alerts out. Pure.
 
 A `WatchEngine` computes the operands of the rules. It receives only the bars of the watched (symbol, interval) pairs.
-It runs the same code as the indicators of the settings, so values, revisions and nulls are equal. A rule therefore
-needs no indicator in the settings. A batch of bars is skipped if there are no rules.
+It runs the same code as the engine of the settings' indicators, so values, revisions and nulls are equal. A rule
+therefore needs no indicator in the settings. A batch of bars is skipped if there are no active rules.
 
 All rules of an interval are evaluated at once (`RuleTable`). Python code runs only for rules whose truth changed or
 whose bar is not new. However, rules are evaluated one by one if a batch contains many bars of one symbol (a revision, a
-replay). `RuleState` decides which bars fire.
+replay). `RuleState` decides at which bars a rule fires.
 
-These bars update the rules' states but fire nothing:
+No rule fires at these bars. They only update the states of rules:
 
-- bars marked `history`, and bars that ended before the rule was created. Bars of a file are exempt from the second
-  condition, because files are replayed to see which rules fire;
-- bars of a `stale` series: some of its retained bars precede a split, and the series has not been computed again since.
+- bars marked `history`;
+- bars that ended before the rule was created, which only update rules with `crosses_above` or `crosses_below`. Bars of
+  a file are exempt from this condition, because files are replayed to see which rules fire;
+- bars of a `stale` series: some of its retained bars precede a split, and the series has not been computed again since
+  the split.
 """
 
 from __future__ import annotations
@@ -41,19 +43,19 @@ from tickerplant.core.times import BoolArray, Float64Array, Int64Array
 
 
 class AlertEvaluator:
-    """All rules of a partition and their states. `splits` is the object that the engine uses."""
+    """All rules of a partition and their states. `splits` is the `Splits` object of the engine."""
 
     def __init__(self, rules: Rules, splits: Splits) -> None:
         self.watch = WatchEngine(rules, splits)
         self.rule_states: dict[str, RuleState] = {}
         self.stale: set[Series] = set()
-        """Series that retain bars from before their last split and have not been computed again since."""
+        """Series that retain bars from before their last split and have not been computed again since the split."""
         self._tables: dict[str, RuleTable] | None = {}
         self._watched: dict[str, Counter[str]] = {}
         self._lookup: tuple[pa.Array, list[str], BoolArray] | None = None
 
     def apply_rules(self, rules: Rules) -> None:
-        """Replace the rules of the plant (the settings)."""
+        """Apply new settings. Alert rules are unchanged."""
         self.watch.apply_rules(rules)
 
     # Rules
@@ -61,6 +63,7 @@ class AlertEvaluator:
     def apply_alert_rule(self, header: records.AlertRule, engine: Engine) -> None:
         """Add, replace or remove a rule. A new rule starts with the bars that `engine` retains.
 
+        Ignores a rule whose revision is not greater than that of the known rule, and the removal of an unknown rule.
         Raises BadInput, without a change, for an invalid rule.
         """
         known = self.rule_states.get(header.rule.id)
@@ -120,7 +123,7 @@ class AlertEvaluator:
         return int(table.truths(first, *table.values(columns, chunk, first, first))[0])
 
     def restore(self, states: Iterable[RuleState], symbols: Sequence[str]) -> None:
-        """Restore the rules and the watched symbols from a snapshot. The caller fills the watch engine's bars."""
+        """Restore the rules and the watched symbols from a snapshot. The caller restores the watch engine's bars."""
         for state in states:
             self.rule_states[state.rule.id] = state
             if state.rule.active:
@@ -147,7 +150,7 @@ class AlertEvaluator:
     # Bars
 
     def watches(self, series: Series) -> bool:
-        """Return whether a rule uses the series."""
+        """Return whether an active rule uses the series."""
         watched = self._watched.get(series.interval, Counter())
         return watched[series.symbol] > 0 and series.interval in self.watch.interval_engines
 
@@ -288,7 +291,7 @@ class AlertEvaluator:
         ]
 
     def _may_fire(self, rule: Rule, fire: int) -> int:
-        """Return the bars that may fire for a rule: `NO_BAR` while its series is stale, otherwise `fire`."""
+        """Return the bars at which a rule may fire: `NO_BAR` while the rule's series is stale, otherwise `fire`."""
         return NO_BAR if self.stale and Series(rule.interval, rule.symbol) in self.stale else fire
 
 

@@ -70,8 +70,8 @@ _PRICES: Final = {kind.NAME.lower(): kind() for kind in (_Open, _High, _Low, _Cl
 class Change(Indicator):
     """Percent change of another indicator's output over `bars` bars; null if the earlier value was 0.
 
-    The change is relative to the absolute earlier value. A rise of a negative value is therefore positive: from -40 to
-    -30 is +25 percent, and from -10 to 5 is +150 percent.
+    The change is relative to the absolute value of the earlier value. A rise of a negative value is therefore positive:
+    from -40 to -30 is +25 percent, and from -10 to 5 is +150 percent.
 
     The state contains the state of the other indicator (`of`), then a ring of its last `bars` values.
     """

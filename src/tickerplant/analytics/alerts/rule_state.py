@@ -1,8 +1,8 @@
 """The state of one alert rule, and the decision whether it fires. Pure, and serialised as part of the snapshot.
 
-Each bar has a truth: true, false, or unknown during the warm-up. A rule fires when the truth becomes true. The state
-contains the last changes of the truth of closed bars (`transitions`). A revision is compared with this former truth.
-The state contains only the newest truth of forming bars (`truth`).
+Each bar has a truth: true, false, or unknown if an operand is null, as during the warm-up. A rule fires when the truth
+becomes true. The state contains the last changes of the truth of closed bars (`transitions`). A revision is compared
+with this former truth. The state contains only the truth of the newest observed bar, forming or closed (`truth`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tickerplant.core.times import NEVER_US, Int64Array
 
 FALSE, TRUE, UNKNOWN = 0, 1, -1
 ANY_BAR, NEW_BARS, NO_BAR = range(3)
-"""Bars that may fire: all bars, the bars that ended after the rule was created, or no bars."""
+"""Bars at which a rule may fire: all bars, the bars that ended after the rule was created, or no bars."""
 MAX_REMEMBERED: Final = 64
-"""Maximum transitions, and maximum fired bars, in the state of a rule.
+"""Maximum entries of `transitions`, and of `fired`, in the state of a rule.
 
-A revision of a bar before the last 32 crossings fires nothing.
+A rule does not fire at a revised bar that precedes the last 32 times at which the truth became true.
 """
 
 
@@ -41,21 +41,21 @@ class RuleState(msgspec.Struct):
 
     rule: Rule
     last_old_us: int = msgspec.field(default=NEVER_US, name="old_us")
-    """Time of the newest bar that ended before the rule was created. This bar and earlier bars are old."""
+    """Latest possible time of a bar that ended before the rule was created. Bars up to this time are old."""
     fires_after_us: int = msgspec.field(default=NEVER_US, name="since_us")
-    """Time after which bars may fire: the latest of the newest bar at the start, dropped firings and the oldest
-    transition."""
+    """Time after which the rule may fire: at first the time of the newest bar at the rule's start. The time advances to
+    each entry dropped from `fired`. If transitions are dropped, it advances to the oldest remaining transition."""
     last_us: int = NEVER_US
-    """Time of the newest closed bar that exists."""
+    """Time of the newest closed bar that has not been withdrawn."""
     max_closed_us: int = msgspec.field(default=NEVER_US, name="ended_us")
-    """Time of the newest closed bar that ever existed. A bar that is withdrawn and closes again is not new."""
+    """Time of the newest closed bar, withdrawn or not. A bar that is withdrawn and closes again is not new."""
     observed_us: int = msgspec.field(default=NEVER_US, name="seen_us")
     """Time of the newest observed bar, forming or closed."""
     truth: int = UNKNOWN
     transitions: list[tuple[int, int]] = msgspec.field(default_factory=list, name="spans")
-    """(time, truth) of each closed bar whose truth differs from that of the closed bar before it."""
+    """(time, truth) of the last closed bars whose truth differs from that of the previous closed bar."""
     fired: list[tuple[int, int]] = []
-    """(time, count of firings) of the bars that fired, in order of time."""
+    """(time, count of firings) of the last bars at which the rule fired, in order of time."""
     completed: bool = msgspec.field(default=False, name="done")
     """True after a rule with `once` has fired."""
 
@@ -80,9 +80,9 @@ class RuleState(msgspec.Struct):
         return self.transitions[-1][1] if self.transitions else UNKNOWN
 
     def observe_forming(self, time_us: int, truth: int, *, fire: int = NEW_BARS) -> list[Firing]:
-        """Observe the truth of a forming bar and return its firing; [] if it does not fire.
+        """Observe the truth of a forming bar and return the firing at this bar; [] if the rule does not fire.
 
-        `fire` selects the bars that may fire. A bar that may not fire is not recorded as fired.
+        `fire` selects the bars at which the rule may fire. No other bar is recorded as fired.
         """
         if not self._counts(time_us, fire):
             return []
@@ -95,8 +95,8 @@ class RuleState(msgspec.Struct):
     def observe_closed(self, times: Int64Array, truths: list[int], *, fire: int = NEW_BARS) -> list[Firing]:
         """Observe closed bars in order of time and return their firings.
 
-        The bars are new, or they are all bars from a revised bar on. `fire` selects the bars that may fire. `row` of a
-        firing is an index into the given bars.
+        The bars are new, or they are all bars from a revised bar on. `fire` selects the bars at which the rule may
+        fire. `row` of a firing is an index into the given bars.
         """
         rows = [
             (time_us, truth, row)

@@ -27,7 +27,7 @@ class WatchEngine(Engine):
         super().__init__(rules, splits)
 
     def wanted_indicators(self, rules: Rules) -> tuple[Mapping[Interval, Sequence[Indicator]], frozenset[Indicator]]:
-        """Return the indicators of the rules by interval, and those of rules on forming bars.
+        """Return the indicators of the rules by interval, and the indicators of the rules that also use forming bars.
 
         The order of the indicators does not depend on the order in which rules were added.
         """
@@ -52,7 +52,7 @@ class WatchEngine(Engine):
 def seed_history(target: IntervalEngine, row: int, source: IntervalEngine, source_row: int) -> None:
     """Copy a symbol's retained bars into an engine that has no bars of this symbol.
 
-    Does nothing if `source` lacks a column that `target` needs.
+    Does nothing if no bars are retained, or if `source` lacks a column that `target` needs.
     """
     history, needed = source.history, target.history.columns
     count = int(history.count[source_row])

@@ -1,8 +1,8 @@
 """The base class of all indicators: the contents of a declaration, and its two functions `step` and `run`.
 
 The engine owns states, nulls, revisions and snapshots. A declaration contains the name, the parameters with bounds,
-inputs, outputs, warm-up and the source of the formula. Its state is `width` floats per symbol. The states of all
-symbols of a partition are one array, float64[width, symbols].
+dialects, inputs, outputs, warm-up and the source of the formula. Its state is `width` floats per symbol. The states of
+all symbols of a partition are one array, float64[width, symbols].
 
 `step` processes one bar of each of many symbols. `run` processes many bars of one symbol. Both must give the same bits,
 so they apply the same operations in the same order. `run` is optional: the default calls `step` bar by bar, which is
@@ -42,9 +42,9 @@ Count: TypeAlias = Int64Array | int
 BAR_INPUTS: Final = ("open", "high", "low", "close", "volume", "vwap", "session")
 """Columns of a bar that an indicator may declare as inputs.
 
-`vwap` is the bar's own vwap, or the typical price (high + low + close) / 3 without one. `session` is a number that is
-equal for all bars of a trading session: the session's date in days since 1970. A bar between sessions has the UTC date
-plus one half."""
+`vwap` is the bar's own vwap, or the typical price (high + low + close) / 3 if the bar has none. `session` is a number
+that is equal for all bars of a trading session: the session's date in days since 1970. A bar between sessions has the
+UTC date plus one half."""
 
 MIN_DIVISOR: Final = 1e-200
 """Smallest absolute value to divide by; smaller values count as 0. No price is smaller, and a quotient of prices up to

@@ -12,8 +12,8 @@ the method of Chan, Golub and LeVeque, "Updating formulae and a pairwise algorit
 (1979).
 
 The state has `width` floats. [0, n) contains the block's prices so far, followed by the tail sums of the previous
-block. Then follow the head's first price, the head's sum, and the previous block's last price. If `squares` is set, the
-head's sum of squares and n tail sums of squares follow.
+block. The next three floats are the head's first price, the head's sum, and the previous block's last price. If
+`squares` is set, the head's sum of squares and n tail sums of squares follow.
 """
 
 from __future__ import annotations

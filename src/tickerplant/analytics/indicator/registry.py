@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,12})?\Z")
 
 
 def register(kind: type[Indicator]) -> None:
-    """Register an indicator. Raises BadInput for an invalid declaration or a name that is in use."""
+    """Register an indicator. Raises BadInput for an invalid declaration, or for the name of another indicator."""
     name = kind.NAME
     if not _NAME.match(name):
         raise BadInput(f"{name!r} cannot be an indicator's name; use a capital letter, then capital letters and digits")

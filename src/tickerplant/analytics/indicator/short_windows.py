@@ -1,4 +1,4 @@
-"""Short windows over a series that an indicator computes itself: its mean, and its value n bars ago.
+"""Short windows over a series that an indicator computes itself: the mean, and the value n bars ago.
 
 `window.Windowed` retains the bars' own columns; these classes retain derived values.
 """
@@ -62,7 +62,7 @@ class Delay:
         return self.n
 
     def step(self, state: Float64Array, rows: RowIndex, index: Count, x: Float64Array, *, keep: bool) -> Float64Array:
-        """Return each symbol's value n bars ago and store `x`, float64[symbols]."""
+        """Return each symbol's value n bars ago, float64[symbols], and store `x`."""
         if self.n == 0:
             return x
         slot = index % self.n

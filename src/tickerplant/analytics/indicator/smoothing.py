@@ -93,8 +93,8 @@ def exponential(period: int) -> Exponential:
 class Wilder(Smoothing):
     """Wilder's average over the period `seed`: (before · (seed − 1) + x) · `share`, where `share` is 1 / seed.
 
-    The formula multiplies by `share`, as the RSI of TA-Lib 0.8 does. A division by `seed` would give other last bits,
-    which change STOCHRSI while the price is unchanged.
+    The formula multiplies by `share`, as the RSI of TA-Lib 0.8 does. A division by `seed` would give different last
+    bits, which change STOCHRSI while the price is unchanged.
     """
 
     share: float

@@ -1,4 +1,4 @@
-"""Indicators over whole columns, computed by the code of the stream."""
+"""Indicators over whole columns. Declared indicators are computed by the code of the stream."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from tickerplant.core.times import Float64Array
 def compute(data: Any, indicator: str | Indicator | Sequence[str | Indicator]) -> Any:
     """Return the output columns of one or several indicators over bars, with one row per bar in the given order.
 
-    `data` is one array of closes; a mapping of arrays by column (`close`, …); an Arrow table or record batch; a pandas
-    or Polars frame. The result depends on the kind of `data`. A mapping or array gives a dict of float64 arrays with
-    NaN for no value. Arrow gives a table, and Polars a frame, with nulls. pandas gives a frame with the same index and
-    NaN. Case is ignored in column names.
+    `data` is one array of closes, or a mapping of arrays by column (`close`, …). It may also be an Arrow table or
+    record batch, or a pandas or Polars frame. The result depends on the kind of `data`. A mapping or array gives a dict
+    of float64 arrays with NaN for no value. Arrow gives a table, and Polars a frame, with nulls. pandas gives a frame
+    with the same index and NaN. Case is ignored in column names.
 
     If there are columns `symbol` and `interval`, each series is computed separately. If there is a column `time` (or,
     in pandas, an index of times), each series is processed in order of time. Its rows may have any order. Otherwise
-    each series is processed in row order. The typical price replaces a missing column `vwap` and each missing value of
-    this column. The UTC date of the time replaces a missing column `session`. A bar that lacks an input is ignored, as
-    in the stream.
+    each series is processed in row order. If there are columns `high`, `low` and `close`, the typical price replaces a
+    missing column `vwap` and each missing value of this column. The UTC date of the time replaces a missing column
+    `session`. A bar with a missing or infinite input is ignored.
 
     `indicator` is `RSI(14)`, `BBANDS(period=20, deviations=2)`, `EMA(20)@tradingview`, an `Indicator`, or a function of
-    TA-Lib. Raises UnknownIndicator for an unknown name. Raises BadInput for invalid parameters, a column that is
-    missing or not numeric, and two bars of a series with the same time.
+    TA-Lib. Raises UnknownIndicator for an unknown name. Raises BadInput for invalid parameters, and for a column
+    that is missing or not numeric. Also raises BadInput for a missing or ambiguous time, and for two bars of a series
+    with the same time.
 
     >>> compute([1.0, 2.0, 3.0, 4.0], "SMA(2)")["sma_2"].tolist()
     [nan, 1.5, 2.5, 3.5]

@@ -27,7 +27,7 @@ _MAX_SUGGESTIONS: Final = 5
 
 
 class Calculation(Protocol):
-    """One indicator with its parameters."""
+    """One declared indicator, or one function of TA-Lib, with its parameters."""
 
     @property
     def inputs(self) -> tuple[str, ...]:

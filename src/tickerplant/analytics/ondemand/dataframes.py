@@ -63,7 +63,7 @@ class Frame:
     def series(self) -> list[Int64Array]:
         """Return the row indices of each series, in order of time, or in row order if there are no times.
 
-        Raises BadInput if a series has two bars with the same time, or a time is missing.
+        Raises BadInput if a series has two bars with the same time, or if a time is missing or ambiguous.
         """
         code = np.zeros(self.rows, dtype=np.int64)
         for name in SERIES_KEYS:
@@ -222,7 +222,7 @@ def _of_pandas(data: Any) -> Frame:
 
 
 def _has_times(index: Any) -> bool:
-    """Return whether an index without time type has the name of a time, or contains texts that are all times."""
+    """Return whether an index without a time type has a name of a time column, or contains only texts of times."""
     if normalise(str(index.name or "")) in NAMES[TIME]:
         return True
     if not len(index) or not isinstance(index[0], str):

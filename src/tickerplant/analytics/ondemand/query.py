@@ -1,7 +1,7 @@
 """Indicators over stored bars on demand: the bars to read, and the values over them.
 
 The caller supplies the reader; this module does not depend on the store. The bars that influence a value are read too:
-the window of a windowed indicator, or all stored bars of a recursive one, up to `MAX_BARS`.
+the window of a windowed indicator, or all earlier bars for a recursive indicator, up to `MAX_BARS`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from tickerplant.core.rules import Rules
 from tickerplant.core.times import FOREVER_US, BoolArray
 
 MAX_BARS: Final = 200_000
-"""Maximum earlier bars that one request reads: two years of minutes of an exchange with regular hours."""
+"""Maximum earlier bars that one request reads: two years of minutes of an exchange with regular hours. If more bars are
+needed, the result is marked (`InputBars.limited`)."""
 PAGE: Final = 5_000
 """Maximum bars per read, so that no read needs much memory or blocks other reads for long."""
 COLUMNS: Final = ("time", *PRICES, "volume", "vwap", "state")
@@ -46,7 +47,7 @@ bars, otherwise the oldest."""
 
 @dataclass(frozen=True, slots=True)
 class InputBars:
-    """Bars to compute over. The first `lead` bars precede the requested ones.
+    """Bars to compute over. The first `lead` bars precede the requested bars.
 
     `limited` is true if older bars that influence the values may exist, but were not read.
     """
@@ -99,7 +100,7 @@ async def gather(read_bars: ReadBars, calculations: Sequence[Calculation], reque
 def values(inputs: InputBars, calculations: Sequence[Calculation], rules: Rules) -> pa.Table:
     """Return `time`, `state` and the calculations' columns for the requested bars, null for no value.
 
-    `rules` contain the symbol's calendar, for indicators that restart with each session.
+    `rules` contain the symbol's calendar, for splits and for indicators that restart with each session.
     """
     bars = inputs.bars
     here = _usable(bars)
@@ -211,7 +212,7 @@ class OnDemand:
         return self._sets.get(interval.name, {})
 
     def listing(self) -> list[dict[str, Any]]:
-        """Return the descriptions of all indicators: declared ones, then TA-Lib's functions."""
+        """Return the descriptions of all indicators: declared indicators, then TA-Lib's functions."""
         return catalogue.listing()
 
     def describe(self, name: str) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 TA-Lib is imported on the first use of one of its functions.
 
-`WINDOWED` and `WINDOWED_GROUPS` list the functions whose value depends only on the bars of their lookback. All others
-are computed from the first bar on: functions with an unstable period, sums, and functions that return the index of a
-bar. Functions with exponential averages are among them, although TA-Lib does not mark these functions as unstable.
+`WINDOWED` and `WINDOWED_GROUPS` list the functions whose value depends only on the bars of their lookback. All other
+functions are computed from the first bar on: functions with an unstable period, cumulative sums, and functions that
+return the index of a bar. Functions with exponential averages are among them, although TA-Lib does not mark these
+functions as unstable. A function in `WINDOWED` is windowed only if its averages are of the kinds SMA, WMA or TRIMA.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tickerplant.core.times import Float64Array
 PREFIX: Final = "TA_"
 """Prefix that selects TA-Lib's function if an indicator of that name is declared too."""
 UNSUPPORTED: Final = ("MAVP",)
-"""Functions that need an array of periods, one per bar."""
+"""Functions that are not offered, because they need an array of periods, one per bar."""
 WINDOWED_GROUPS: Final = ("Pattern Recognition", "Math Transform")
 WINDOWED: Final = frozenset(
     {

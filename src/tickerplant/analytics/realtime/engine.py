@@ -2,18 +2,20 @@
 
 Effect of a bar:
 
-- final, later than all bars of its symbol: every indicator processes it. Its values are `final`, with its version;
+- final, later than all bars of its symbol: every indicator processes the bar. The values are `final` and have the
+  version of the bar;
 - final or withdrawn, not later: a revision. Values are recomputed from that bar on and equal a batch over the revised
-  bars. The values are published with the version of the revision (the newest version wins). The row of a withdrawn bar
-  is `withdrawn`;
+  bars. The values are published with the version of the revision (the newest version wins);
+- withdrawn: the row of the bar is `withdrawn`, even if the bar is later than all bars of its symbol;
 - a revision of a bar that can no longer be computed from the retained bars: no values. The revision is counted
   (`EngineCounters.beyond_memory`) and rejected (`drain_rejected`), so that the series is computed again from stored
   history. Only a withdrawal is published at once;
-- marked `history` and not later than all bars of its symbol: also rejected, because source priority is decided in
-  the store;
-- final without prices (none of its trades may set a price), or with prices beyond ±1e100: the indicators ignore it,
-  and it has no row. If it replaces a bar that had prices, the values of that bar are withdrawn;
-- forming: the forming indicators are computed as if the bar closed now. No state changes.
+- final, marked `history` and not later than all bars of its symbol: also rejected, because source priority is decided
+  in the store;
+- final without prices (none of its trades may set a price), or with a price or volume beyond ±1e100: ignored, and
+  without a row. If it replaces a bar that had prices, the values of that bar are withdrawn;
+- forming: the forming indicators are computed as if the bar closed now. No state changes. A forming bar that is not
+  later than all closed bars of its symbol is ignored.
 
 Indicators run on split-adjusted bars. A bar is adjusted on arrival, for the splits in effect at that time. A new split
 causes all series of the symbol to be recomputed.
@@ -96,7 +98,7 @@ class Engine:
     def apply_rules(self, rules: Rules) -> list[str]:
         """Replace the rules and return the intervals that have new indicators.
 
-        Indicators that remain keep their states. Raises BadInput without a change.
+        Indicators that remain keep their states. Raises BadInput or ConfigError without a change.
         """
         planned, forming = self.wanted_indicators(rules)
         inputs = {name for indicators in planned.values() for one in indicators for name in one.INPUTS}
@@ -135,7 +137,7 @@ class Engine:
                 engine.grow(self._capacity)
 
     def apply_bars(self, batch: pa.RecordBatch) -> list[IntervalValues]:
-        """Apply the rows of one `Bars` record and return the resulting values, closed ones first in each interval."""
+        """Apply the rows of one `Bars` record and return the values: in each interval, those of closed bars first."""
         if batch.num_rows == 0:
             return []
         self.counters.bars += batch.num_rows
@@ -202,7 +204,7 @@ class Engine:
     def rebuild(self, series: Series, batch: pa.RecordBatch, start_us: int) -> Iterator[IntervalValues]:
         """Replace all state of a series by its whole history; yield the values from `start_us` on.
 
-        `batch` contains the final bars of the series that have prices, as traded, in order of time. The newest bars are
+        `batch` contains the series' final bars with prices, as traded, in order of time. The newest bars are
         retained. Versions are 0; the caller sets them.
         """
         engine = self.interval_engines[series.interval]
@@ -269,7 +271,7 @@ class Engine:
         return self._unadjusted_from[1]
 
     def _reject(self, engine: IntervalEngine, rows: BarRows, *, history: bool) -> None:
-        """Reject bars, and record the earliest one of each symbol."""
+        """Reject bars, and record the earliest bar of each symbol."""
         order = np.lexsort((rows.times, rows.symbols))
         symbols, first = np.unique(rows.symbols[order], return_index=True)
         for row, time_us in zip(symbols.tolist(), rows.times[order][first].tolist(), strict=True):

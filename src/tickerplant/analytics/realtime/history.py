@@ -127,7 +127,7 @@ class BarHistory:
         return valid
 
     def resized(self, inputs: Sequence[str], depth: int) -> BarHistory:
-        """Return this history with another depth or other columns. New columns contain zeros.
+        """Return this history with a different depth or different columns. New columns contain zeros.
 
         The result shares `count` and `last_us` with this history, which must not be used afterwards.
         """

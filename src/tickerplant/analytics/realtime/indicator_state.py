@@ -41,7 +41,7 @@ class IndicatorState:
         self.checkpoints = grow_array(self.checkpoints, capacity)
 
     def resize(self, depth: int, count: Int64Array) -> None:
-        """Resize the checkpoints for another depth of history. `count` is every symbol's count of bars."""
+        """Resize the checkpoints for a different depth of history. `count` is every symbol's count of bars."""
         former, before = self.checkpoints, self._slots
         self._slots = 0 if self.indicator.block else depth // CHECKPOINT_BARS + 2
         if self._slots == before:
@@ -127,7 +127,7 @@ class IndicatorState:
         return outputs
 
     def valid_checkpoints(self, count: Int64Array, symbols: int) -> BoolArray:
-        """Return a mask of the slots that contain a state, for the first `symbols` rings: bool[symbols, slots]."""
+        """Return a mask of the slots that contain a state, for the first `symbols` rows: bool[symbols, slots]."""
         if not self._slots:
             return np.zeros((symbols, 0), dtype=np.bool_)
         last = ((count - self.start) // CHECKPOINT_BARS)[:symbols, None]

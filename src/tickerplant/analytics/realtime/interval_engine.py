@@ -1,4 +1,4 @@
-"""All indicators of one interval, for all symbols of a partition: closing bars, forming bars and revisions.
+"""All indicators of one interval, for all symbols of a partition: closed bars, forming bars and revisions.
 
 Bars are processed in one of two orders: many symbols at one time, or many bars of one symbol. Both give the same bits.
 """
@@ -18,8 +18,8 @@ from tickerplant.core.interval import Interval
 from tickerplant.core.times import DAY_US, BoolArray, Float64Array, Int64Array
 
 SESSION_BARS: Final = 64
-"""Minimum bars per session that can be revised: a quarter of a year of daily bars. An intraday session counts as a
-whole day."""
+"""Minimum bars that are retained per session of the revision window: a quarter of a year of daily bars. An intraday
+session counts as a whole day of bars."""
 ACTIVITY_BARS: Final = 1440
 """Activity bars that count as one session: the minutes of a day, so that both need the same memory."""
 
@@ -37,7 +37,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class BarRows:
-    """Bars of one interval as columns. `symbols` contains row numbers of the engine; `usable` bars have prices."""
+    """Bars as columns. `symbols` contains row numbers of the engine. `usable` is a mask of the bars with prices."""
 
     symbols: Int64Array
     times: Int64Array
@@ -49,7 +49,7 @@ class BarRows:
         return len(self.symbols)
 
     def take(self, which: Int64Array | BoolArray) -> BarRows:
-        """Return the rows at these indices, or of this mask."""
+        """Return the rows at these indices, or the rows that a mask selects."""
         if which.dtype == np.bool_ and which.all():
             return self
         columns = {name: values[which] for name, values in self.columns.items()}

@@ -10,7 +10,7 @@ The stage queues a series, with the time from which its values are wrong, after:
 A series is *due* if both conditions are true:
 
 1. No feed that delivered history for the series is still active. A feed is inactive after its `End`, or after
-   `HISTORY_WAIT_US` of log time without history, so that a backfill is computed once.
+   `HISTORY_WAIT_US` of log time without history. The series is thus computed only once for a backfill.
 2. The state has reached the position up to which it was built from the store (`known_to`).
 
 A due series can be computed as soon as the store has applied the log up to the `position` of its mark. The whole series
@@ -84,7 +84,7 @@ class RecomputeQueue:
         """The active feeds that deliver history, with the log time of their newest history."""
 
     def add(self, series: Series, start_us: int, position: int, feed: str = "") -> None:
-        """Queue a series from a bar's time on; a queued series keeps its earliest time.
+        """Queue a series from a bar's time on; a queued series keeps its earliest time and its greatest position.
 
         `position` is the offset after the record that caused the mark. `feed` delivered the history; "" for none.
         """

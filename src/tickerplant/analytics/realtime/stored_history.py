@@ -31,8 +31,8 @@ class HistorySession(Protocol):
     def bars(self, series: Series) -> pa.RecordBatch:
         """Return a series' final bars that have prices, in order of time.
 
-        The columns are those of `schemas.BARS` that indicators need. The whole series is in memory: 60 bytes a bar, 60
-        MB for a million bars.
+        The columns are those of `schemas.BARS` that indicators need. The whole series is in memory: 60 bytes per
+        bar, 60 MB for a million bars.
         """
         ...
 
@@ -76,7 +76,10 @@ def newer_bars(values: Iterable[object], wanted: Iterable[Series]) -> dict[Serie
 
 
 def overlay(stored: pa.RecordBatch, newer: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Return a series' final bars in order of time: the stored ones, replaced by newer ones of the same time."""
+    """Return a series' final bars in order of time: the stored bars, replaced by newer bars of the same time.
+
+    A stored bar is omitted if the newer bar of its time is withdrawn.
+    """
     if not newer:
         return stored
     # The store's columns are nullable, the log's are not.

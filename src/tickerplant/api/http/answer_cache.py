@@ -1,7 +1,7 @@
 """Answers that are sent again while the store is at their log position.
 
 An answer is kept for `MAX_AGE_S` from the start of its read, or for `OWN_AGE_S` if this process writes to the store. A
-write of this process ends it earlier, and so does an answer with another position. The positions of consecutive answers
+write of this process, or an answer with another position, ends this time earlier. The positions of consecutive answers
 therefore never decrease. The cache does not detect writes of another process before `MAX_AGE_S` is over.
 
 Bounds: `MAX_BYTES` in all, `MAX_ANSWER_BYTES` per answer. The cache is emptied when it is full.
@@ -93,7 +93,7 @@ class AnswerCache:
     """The kept answers of one API. Belongs to the server's event loop, except `begin`.
 
     `commits` returns a number that changes when this process has written to the store, or None if another process
-    writes to it. `commits` None: no answer is kept.
+    writes to it. If `commits` is None, no answer is kept.
     """
 
     def __init__(self, commits: Callable[[], int | None] | None = None) -> None:

@@ -4,9 +4,10 @@ uvicorn limits the idle time between two requests (`timeout_keep_alive`) and pin
 connections without a complete request, and none for clients that do not read. `ConnectionGuard` adds these limits.
 
 At the maximum, a new connection replaces a connection of the client with the most connections. The replaced connection
-has waited longest for bytes. If no connection has waited long enough, the new connection gets 503. Idle
-sockets therefore cannot exclude other clients. One client may have all but a tenth of the connections. Above that
-share, the client's new connections replace its own connections.
+has waited longest for bytes. If none of that client's connections waits, it is a connection of any client. If no
+connection has waited long enough, the new connection gets 503. Idle sockets therefore cannot exclude other clients. One
+client may have all but a tenth of the connections. Above that share, the client's new connections replace its own
+connections.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ SWEEP_S: Final = 1.0
 MAX_REST_BYTES: Final = 64 * 1024
 """Maximum bytes of a body that a client sends after the answer. Further bytes are dropped, and the connection ends."""
 LINGER_S: Final = 2.0
-"""Seconds in which the client of such a body can read the answer. An immediate close could discard the answer."""
+"""Seconds in which a client that exceeds `MAX_REST_BYTES` can read the answer. An immediate close could discard it."""
 MAX_HEAD_BYTES: Final = 32 * 1024
 """Maximum bytes of a request's first line and headers. uvicorn answers 400 to a larger head."""
 
@@ -97,7 +98,10 @@ class ConnectionGuard:
         return True
 
     def _oldest(self, client: str | None) -> GuardedHttp | None:
-        """Return the longest waiting connection of a client (None: of any client); None if no connection waits."""
+        """Return the longest waiting connection of `client`, or of any client if `client` is None.
+
+        Returns None if no connection waits.
+        """
         return next((one for one in self.waiting if client in (None, one.client_name)), None)
 
     def count(self, client: str, change: int) -> None:
@@ -223,7 +227,7 @@ class GuardedHttp(PacedProtocol, RepeatingProtocol):
         self.continue_parsing()
 
     def is_unread(self, now: float) -> bool:
-        """Return True if the client reads nothing of its answer, or reads it for too long."""
+        """Return True if the client has read nothing for `UNREAD_S` seconds, or has read an answer for `ANSWER_S`."""
         if not self.transport.get_write_buffer_size():
             self._sending_since = 0.0
         else:

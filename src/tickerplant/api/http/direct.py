@@ -115,7 +115,7 @@ class DirectCall:
 
 
 class DirectRoutes:
-    """Middleware that sends kept answers, and calls the routes which `DirectCall` can call. It is the innermost one."""
+    """The innermost middleware. It sends kept answers, and calls the routes which `DirectCall` can call."""
 
     def __init__(self, app: App, routes: Iterable[Any], answers: AnswerCache) -> None:
         self._app = app

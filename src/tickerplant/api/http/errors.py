@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 class ApiError(Exception):
     """An error answer: HTTP status, machine-readable code, message, and hint ("" for none).
 
-    `retry_after_s`: seconds until the next attempt (header `Retry-After`); None: the default of `error_response`.
+    `retry_after_s`: seconds until the next attempt (header `Retry-After`). None means the default of `error_response`.
     """
 
     def __init__(
@@ -49,7 +49,10 @@ def error_body(code: str, message: str, hint: str = "") -> bytes:
 def error_response(
     status: int, code: str, message: str, hint: str = "", *, retry_after_s: int | None = None
 ) -> Response:
-    """Return an error as a response. `retry_after_s` is the header `Retry-After`; None: 2 for a 503, otherwise none."""
+    """Return an error as a response.
+
+    `retry_after_s` is the header `Retry-After`. If it is None, the header is 2 for a 503, and absent otherwise.
+    """
     if retry_after_s is None and status == 503:
         retry_after_s = 2
     headers = None if retry_after_s is None else {"Retry-After": str(retry_after_s)}
@@ -59,10 +62,8 @@ def error_response(
 class CatchExceptions:
     """Middleware that answers an unexpected exception with a 500 in the usual form.
 
-    Only the log contains the traceback.
-
-    If the answer has started, the exception is re-raised and the server closes the connection. A truncated body could
-    otherwise pass as a complete answer.
+    Only the log contains the traceback. If the answer has started, the exception is re-raised and the server closes the
+    connection. A truncated body could otherwise pass as a complete answer.
     """
 
     def __init__(self, app: App) -> None:
@@ -106,7 +107,7 @@ def error_answer(error: ApiError | TickerplantError) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Register handlers that answer ApiError, TickerplantError, and errors of FastAPI in this form.
+    """Register handlers that answer ApiError, TickerplantError, and errors of FastAPI in the form of this module.
 
     `CatchExceptions` answers all other exceptions.
     """

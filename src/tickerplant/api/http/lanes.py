@@ -29,7 +29,7 @@ SMALL_ROWS: Final = 500
 UNWATCHED_S: Final = 0.1
 """Seconds after which a request is cancelled if its connection is closed. Most answers are sent earlier."""
 PAGES: Final = ("/v1/historical/", "/v1/intraday/", "/v1/ticks/", "/v1/realtime/", "/v1/analytics/")
-"""Paths of the routes that answer with pages of rows."""
+"""Prefixes of the paths of the routes that answer with pages of rows."""
 ON_SERVER: Final = ("/v1/status", "/health", "/health/live", "/health/ready", "/metrics")
 """Paths that need no lane. Their requests wait for pools of their own, so full lanes do not delay them."""
 _count: Final = TypeAdapter(int).validate_python

@@ -61,7 +61,7 @@ def parse_time(text: str, zone: dt.tzinfo, name: str) -> int:
     text = text.strip()
     if len(text) > MAX_TIME_CHARS:
         raise BadInput(f"`{name}` has {len(text):,} characters; send at most {MAX_TIME_CHARS}")
-    # A blank before an offset was a plus sign: clients must encode it in a URL.
+    # A blank before an offset was a plus sign, which the client has not encoded in the URL.
     plain = re.sub(r"([0-9]{2}:[0-9]{2}\S*) ([0-9]{2}:?[0-9]{2})\Z", r"\1+\2", text)
     try:
         return parse_instant(plain, zone)
@@ -142,7 +142,7 @@ def parse_symbol(text: str) -> str:
 
 
 def parse_names(text: str | None) -> list[str] | None:
-    """Return the names of a comma-separated list; None means all."""
+    """Return the names of a comma-separated list, or None, which means all, if the text contains no name."""
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
     return names or None
 

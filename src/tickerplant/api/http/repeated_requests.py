@@ -53,7 +53,7 @@ class KnownRequest:
 
 
 class Asked:
-    """A request that the application answers now. The connections of `client` that repeat it wait for the end."""
+    """A request that the application answers now. The connections of `client` that repeat it wait for its answer."""
 
     __slots__ = ("client", "head", "known")
 
@@ -62,7 +62,7 @@ class Asked:
 
 
 class RepeatedRequests:
-    """The known requests of one server. Belongs to its event loop. `count` receives each answer and its seconds."""
+    """The known requests of one server. Belongs to its event loop. `count` receives sent answers and their seconds."""
 
     def __init__(self, cache: AnswerCache) -> None:
         self.cache = cache
@@ -96,7 +96,7 @@ class RepeatedRequests:
 
 
 class RememberRequests:
-    """Middleware that makes requests known. It is the outermost one, so that it sees all headers of an answer."""
+    """The outermost middleware, which makes requests known. It therefore receives all headers of an answer."""
 
     def __init__(self, app: App, repeated: RepeatedRequests) -> None:
         self._app = app

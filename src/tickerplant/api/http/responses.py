@@ -122,8 +122,8 @@ def _cut(table: pa.Table, page: PageRequest) -> tuple[pa.Table, dict[str, Any] |
     """Return the page's rows and the parameters of the next page (times in µs; None for the last page).
 
     Several ticks may have the same time. If the page ends among them, the next page starts at that time and skips the
-    rows of this page. The skipped rows are the first rows from `start` on, or the last rows before `end` without
-    `start`.
+    rows of this page. The skipped rows are the first rows from `start` on. If there is no `start`, they are the last
+    rows before `end`.
     """
     requested: RowRange = page.range
     ticks = page.interval is None

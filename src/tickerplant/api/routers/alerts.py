@@ -98,7 +98,7 @@ async def rule(request: Request, id: RuleId) -> Response:
 async def change(request: Request, id: RuleId) -> Response:
     """Change the given fields. A changed rule starts again as a new revision; `active` false pauses it.
 
-    `symbol` and `interval` cannot change: create another rule and remove this one. A change of only `webhook` and
+    `symbol` and `interval` cannot change: create another rule and remove this one. A change of only `webhook` or
     `secret` creates no new revision; pending webhooks are sent to the new address.
     """
     given = await _read(request, RuleChange)

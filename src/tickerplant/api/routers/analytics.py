@@ -32,8 +32,8 @@ async def analytics(
 ) -> Response:  # fmt: skip
     """Return stored indicator values; `time` is the bar's time. A value is null until its indicator is warm.
 
-    `warmup_remaining` contains the columns that are null in the last row and not warm yet, with the number of bars that
-    each still needs. `/v1/indicators` computes other indicators on request.
+    `warmup_remaining` contains the computed columns that are null in the last row, with the number of bars that each
+    still needs. `/v1/indicators` computes other indicators on request.
     """
     state: ApiState = request.app.state.api
     step = params.parse_interval(interval, (M1, M5, D1), "/v1/analytics", activity=True)
@@ -49,7 +49,10 @@ async def analytics(
 
 
 def _select(table: pa.Table, wanted: list[str] | None) -> pa.Table:
-    """Return the key columns and the requested indicator columns (None: all). Raises ApiError if no column matches."""
+    """Return the key columns and the requested indicator columns, or all columns if `wanted` is None.
+
+    Raises ApiError if no column matches.
+    """
     if wanted is None:
         return table
     keys = [field.name for field in schemas.ANALYTICS_KEY]

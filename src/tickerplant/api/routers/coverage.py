@@ -42,7 +42,7 @@ _POSITION: Final = {"log_id": "3f0c", "generation": 1, "offsets": {"market.price
 def _documented(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     return REFUSALS | {
         200: {
-            "description": "Counts of the bars that are expected in regular hours: stored, and missing by reason.",
+            "description": "Counts of the expected bars, by status.",
             "headers": {HEADER: {"description": "The position, as JSON.", "schema": {"type": "string"}}},
             "content": {"application/json": {"example": example}, "text/csv": {"schema": {"type": "string"}}},
         },
@@ -65,8 +65,8 @@ async def of_all(
 ) -> Response:  # fmt: skip
     """Return one row for each symbol that has bars or an answer of a vendor: the number of expected bars, by status.
 
-    `share` is the fraction of due bars that are stored and complete, or had no trades. `backfill` is the newest
-    progress report of the backfill, or null if there is none.
+    `share` is the fraction of due bars that are stored and complete, or had no trades. It is null if no bar is due.
+    `backfill` is the newest progress report of the backfill, or null if there is none.
     """
     state: ApiState = request.app.state.api
     zone, step = params.parse_zone(tz), params.parse_interval(interval, INTERVALS, "/v1/coverage")

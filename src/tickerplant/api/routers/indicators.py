@@ -88,7 +88,7 @@ _VALUES: Final[dict[int | str, dict[str, Any]]] = EXAMPLE | {
             "text/csv": {"example": "time,state,rsi_14\n2026-03-09,final,61.2\n"},
         },
     },
-    400: {"description": "A parameter is invalid. The message lists the valid parameters."},
+    400: {"description": "A parameter is invalid. The message explains what to send instead."},
     404: {"description": "Unknown indicator or symbol. The error contains similar names, or the path of the list."},
     503: {"description": "The database is unavailable, or too many requests are waiting. Try again."},
 }

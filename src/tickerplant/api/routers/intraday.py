@@ -23,8 +23,8 @@ async def intraday(
     """Return bars of `1m` and `5m` as stored. `15m`, `30m` and `1h` are built from 5m bars when read.
 
     Activity bars (`100t` trades, `10000v` volume, `1000000d` turnover) exist where the setting `rules.activity_bars`
-    enables them. The `time` of an activity bar is the instant of its first trade; the `time` of another bar is its
-    start.
+    enables them. The `time` of an activity bar is the instant of its first trade; the `time` of every other bar is
+    its start.
     """
     step = params.parse_interval(interval, (M1, M5, M15, M30, H1), "/v1/intraday", activity=True)
     return await bars_response(request.app.state.api, query.page(symbol, step), query.adjust)

@@ -51,7 +51,7 @@ from tickerplant.core.errors import LogError, LogUnavailable
 from tickerplant.log.port import EventLog, TopicPartition, at_positions
 
 ReadNewest: TypeAlias = Callable[[set[str] | None], Awaitable[list[StreamRecord]]]
-"""Function (symbols, None for all) that returns the newest rows of these symbols in the store."""
+"""Function that returns the newest rows of a set of symbols in the store, or of all symbols if the set is None."""
 
 ReadFeeds: TypeAlias = Callable[[], Awaitable[list[StreamRecord]]]
 """Function that returns the states of the feeds in the store."""
@@ -60,7 +60,7 @@ STATEFUL: Final = (TICKS, BARS, ANALYTICS)
 """Channels with a newest state of each symbol, which a snapshot contains."""
 
 STALL_S: Final = 15.0
-"""Seconds without a read after which a client is dropped. 15 s is longer than a client's usual pauses."""
+"""Seconds after which a client is dropped if its socket has accepted nothing. A client's usual pauses are shorter."""
 POSITION_S: Final = 5.0
 """Seconds between two `position` messages."""
 MAX_CLIENTS: Final = 1_000
@@ -178,7 +178,7 @@ class Stream:
         return self._read_newest is not None and self._missing(wanted) != set()
 
     def _missing(self, wanted: Filter) -> set[str] | None:
-        """Return the selected symbols that were not read from the store yet; None: all symbols."""
+        """Return the selected symbols that were not read from the store yet; None if all symbols must be read."""
         if self._loaded_all:
             return set()
         if any(wanted.every(kind) for kind in STATEFUL):

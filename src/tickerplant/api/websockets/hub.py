@@ -2,9 +2,9 @@
 
 Clients with the same subscription form a group. A batch of records is filtered and encoded once per group, and all its
 clients receive the same text. Each client has a bounded `Outbox`. A client that reads too slowly is *conflated*. Its
-queue contains each closed bar and final value, but only the keys of ticks and forming rows. When the queue is empty,
-one `conflated` message contains the newest state of those keys. A client whose queue still exceeds the hard limit
-fails, and the endpoint drops it.
+queue contains each closed bar, final value, alert and status event, but only the keys of ticks and forming rows. When
+the queue is empty, one `conflated` message contains the newest state of those keys. A client whose queue still exceeds
+the hard limit fails, and the endpoint drops it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RING_RECORDS: Final = 4_096
 """Maximum recent records kept in memory: 20 s at 200 records/s. A `since` position within them needs no read of
 the log."""
 RUN_ROWS: Final = 1_000
-"""Maximum rows that are encoded in one step, about 5 ms of CPU time. A batch may have 20,000."""
+"""Maximum rows that are encoded in one step, about 5 ms of CPU time. A batch may have 20,000 rows."""
 RING_BYTES: Final = 16 * 1024 * 1024
 """Maximum bytes of the recent records."""
 
@@ -128,13 +128,13 @@ class Hub:
     def apply(self, records: Sequence[StreamRecord], *, lagging: bool = False) -> None:
         """Apply records in log order and queue each client's rows.
 
-        `lagging`: the tail is far behind, so clients receive the newest state instead of every tick.
+        `lagging`: the tail is far behind, so clients receive the newest state instead of every tick and forming row.
         """
         for _ in self.apply_in_steps(records, lagging=lagging):
             pass
 
     def apply_in_steps(self, records: Sequence[StreamRecord], *, lagging: bool = False) -> Iterator[None]:
-        """Apply records as `apply` does, and yield after each record and each group of clients.
+        """Apply records as `apply` does. Yield after each record, and after each run of rows for a group of clients.
 
         Between two steps, `position` is ahead of the clients' queues. No client may then receive the position or
         subscribe.
@@ -163,7 +163,7 @@ class Hub:
             record.release_tuples()
 
     def send_position(self) -> None:
-        """Send the position to every client that is up to date, so that an idle client can resume near the end."""
+        """Send the position to all subscribed clients that are up to date, so that they can resume near the end."""
         text = ""
         for client in self.clients:
             if client.subscription and not client.conflating and not client.catching_up:
@@ -287,7 +287,7 @@ class Hub:
         return to_text(message)
 
     def _present_bars(self, keys: list[Hashable] | None) -> dict[str, Any]:
-        """Return the newest bar of each key. If it is withdrawn, return the final bar before it."""
+        """Return the newest bar of each key. If it is withdrawn, return the closed bar before it, if there is one."""
         found = _table(self._bars, keys, BAR_COLUMNS)
         withdrawn = {(row[1], row[2]): row[0] for row in found["rows"] if row[_STATE] == schemas.WITHDRAWN}
         if withdrawn:

@@ -18,7 +18,7 @@ MAX_CACHED_KEYS: Final = 64
 
 
 class Latest:
-    """One row for each key: the row with the newest time and, at equal times, with the newest version (`ties`).
+    """One row for each key: the row with the newest time and, at equal times, with the greatest version (`ties`).
 
     The columns are NumPy arrays that double when full. A column that a batch does not contain becomes null in the rows
     of that batch.
@@ -107,7 +107,7 @@ class Latest:
         return slots
 
     def columns(self, keys: Iterable[Hashable] | None, names: Sequence[str]) -> dict[str, Array]:
-        """Return the columns `names` for each key of `keys` that has a row (None: all keys).
+        """Return the columns `names` for each key of `keys` that has a row, or for all keys if `keys` is None.
 
         Unknown columns are absent.
         """

@@ -143,7 +143,7 @@ def frames_of(wanted: Filter, records: Sequence[StreamRecord]) -> list[Frame]:
 
 
 class Outbox:
-    """The queue of one client. Above `soft_bytes`, rows are conflated.
+    """The queue of one client. Above `soft_bytes`, ticks and forming rows are conflated.
 
     Above `hard_bytes`, `failure` is set, the queue is cleared, and no more messages are queued. `wake` is called after
     each queued message or conflated row, and when `failure` is set.

@@ -68,7 +68,7 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
-    """Remove these symbols and channels from the subscription; None means all."""
+    """Remove these symbols and channels from the subscription. `symbols` or `channels` None means all of them."""
 
     symbols: frozenset[str] | None
     channels: frozenset[str] | None
@@ -256,7 +256,7 @@ class Filter:
         return {symbol for _, symbol in self.subscription if symbol != EVERY}
 
     def keys(self, kind: str) -> list[tuple[str, str | None]]:
-        """Return the named symbols of this kind as (symbol, interval); the interval None means all."""
+        """Return the named symbols of this kind as (symbol, interval). An interval of None means all intervals."""
         return [
             (symbol, interval)
             for interval, symbols in self._kinds[kind].by_interval.items()
@@ -282,7 +282,7 @@ class Filter:
 
 
 MAX_MASKS: Final = 256
-"""Maximum symbol masks cached per kind; the cache is cleared when full."""
+"""Maximum symbol masks that a filter caches per kind; the cache is cleared when full."""
 
 
 def _kind_filters(subscription: Subscription) -> dict[str, _KindFilter]:
@@ -292,7 +292,7 @@ def _kind_filters(subscription: Subscription) -> dict[str, _KindFilter]:
 
 
 class _KindFilter:
-    """The selected symbols (None: all) of one kind, by interval (None: any)."""
+    """The selected symbols of one kind, by interval. The symbols None are all symbols; the interval None is any."""
 
     def __init__(self, kind: str, symbols_of: Mapping[str, set[str]]) -> None:
         self.by_interval: dict[str | None, frozenset[str] | None] = {}

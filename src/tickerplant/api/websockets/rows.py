@@ -1,6 +1,7 @@
 """Log records as columns that can be filtered by symbol and converted to rows for JSON.
 
-The tail's thread calls `decode_record` once per record. All clients share its result.
+The tail's thread calls `decode_record` once per record. All clients share its result. Records for a client
+that resumes from an older position are decoded separately.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class StreamRecord:
         return mask
 
     def rows(self, mask: npt.NDArray[np.bool_] | None) -> list[tuple[Any, ...]]:
-        """Return the rows where `mask` is true (None: all) as tuples in the order of `names`.
+        """Return the rows where `mask` is true, or all rows if it is None, as tuples in the order of `names`.
 
         The tuples of a small record are built once and kept for the other clients, until `release_tuples`.
         """
@@ -176,7 +177,7 @@ def column_array(column: Any, dictionaries: DictionaryCache, key: Hashable = Non
 def columns_of(
     table: Any, names: Sequence[str], dictionaries: DictionaryCache, key: Hashable = None
 ) -> dict[str, Array]:
-    """Return these columns of an Arrow table or batch as NumPy. `time_us` is the column `time`.
+    """Return these columns of an Arrow table or batch as NumPy. `_STORED` maps names on the wire to stored names.
 
     A missing column is null. `key` identifies the origin of the table for the dictionary cache.
     """

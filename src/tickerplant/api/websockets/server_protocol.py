@@ -25,7 +25,7 @@ DROP_EXTENSION: Final = "tickerplant.drop"
 ABORT_S: Final = 5.0
 """Seconds that a dropped client has to read the reason."""
 MAX_FRAGMENTS: Final = 1_024
-"""Maximum fragments of a message."""
+"""Maximum fragments of a message. Another fragment closes the connection with code 1008."""
 
 
 def stream_protocol(guard: ConnectionGuard) -> type[StreamProtocol]:

@@ -1,6 +1,6 @@
 """The newest rows of symbols and the states of feeds from the store, for snapshots.
 
-The records that the stream has read from the log do not contain all of them.
+The hub has read only the newest records of the log.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NEWEST_TICKS: Final = 10
 
 
 async def read_newest(store: StoreReader, symbols: set[str] | None) -> list[StreamRecord]:
-    """Return the newest rows of these symbols from the store; None means the first `MAX_SYMBOLS` known symbols."""
+    """Return the newest rows of `symbols` from the store, or of the first `MAX_SYMBOLS` known symbols if it is None."""
     async with store.read() as transaction:
         known = await transaction.symbols(None if symbols is None else sorted(symbols))
         names = (sorted(symbols) if symbols is not None else known.column("symbol").to_pylist())[:MAX_SYMBOLS]

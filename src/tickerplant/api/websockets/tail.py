@@ -33,9 +33,9 @@ class Tail:
     """Reads all partitions from `positions` on, without a group, and calls `apply(records, lagging)` in the loop.
 
     The next batch is read only after the previous batch has been applied; unread records stay in the log. `lag_s` is
-    the age of a batch's last record when the batch was read, and 0 if no record is unread. `error` is the text of the
-    last failure, None while reading works. `has_clients` is called in the thread, and returns whether a client receives
-    the records.
+    the age of the last batch's last record when the batch was read. It is 0 if no record is unread. `error` is the text
+    of the last failure, or None while reading works. `has_clients` is called in the thread, and returns whether a
+    client is connected.
     """
 
     def __init__(

@@ -4,10 +4,10 @@ Order of steps:
 
 1. Read the positions of the groups whose effects are in the database.
 2. Begin a snapshot of the database.
-3. Begin a snapshot of the log, which is thus never older. Begin again if the log lacks a record that the database has
-   not applied, or if an alert rule changed meanwhile.
-4. Copy the log, and lower the positions of step 1 in the copy. End its snapshot.
-5. Dump the database. End its snapshot.
+3. Begin a snapshot of the log, which is never older than the snapshot of the database. Repeat from step 1 if the
+   database cannot continue from this log, or if an alert rule changed meanwhile.
+4. Copy the log, and lower the groups' positions in the copy to those of step 1. End the snapshot of the log.
+5. Dump the database. End the snapshot of the database.
 6. Copy the settings file and the password of the read-only role.
 7. Write `backup.json` and rename the folder.
 """
@@ -85,7 +85,7 @@ class _Target:
     progress: Progress
 
     def report(self, label: str, done: int, total: int | None) -> None:
-        """Report progress. Raises TickerplantError if the plant would have too little free space."""
+        """Report progress. Raises TickerplantError if too little free space is left on the plant's disk."""
         faults.reach(f"backup.{label.partition(' ')[2] or label}.step")
         self.progress(label, done, total)
         least = self.settings.min_free_mb * MIB
@@ -94,7 +94,7 @@ class _Target:
         if free < least and os.stat(self.draft).st_dev == os.stat(self.settings.data).st_dev:
             raise TickerplantError(
                 f"the backup was stopped and removed: the plant needs {least // MIB:,} MiB (min_free_mb), and its "
-                f"disk has {free // MIB:,} left; name a folder on another disk"
+                f"disk has {free // MIB:,} MiB left; name a folder on another disk"
             )
 
 
@@ -172,7 +172,7 @@ def _snapshots(
             finally:
                 runner.run(store.close())
             time.sleep(PAUSE_S)
-    raise LogError(f"no consistent backup was possible: {reason or 'alert rules change all the time'}; try again")
+    raise LogError(f"no consistent backup was possible: {reason or 'alert rules changed in each attempt'}; try again")
 
 
 def mismatch(state: StoreState, offsets: Mapping[TopicPartition, tuple[int, int]]) -> str:

@@ -1,7 +1,7 @@
 """The folder in which a backup is written. It gets its name when the backup is complete.
 
 `DIR.incomplete` becomes `DIR` by one rename. A killed command leaves `DIR.incomplete`, which the next `backup` to DIR
-replaces. A locked file in it shows whether a command still writes there.
+replaces. A lock on a file in this folder shows whether a command still writes the backup.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ LOCK_NAME: Final = "backup.lock"
 OWN: Final = frozenset(
     (LOCK_NAME, manifest.NAME, *FILES, *(manifest.LOG_NAME + end for end in ("-journal", "-wal", "-shm")))
 )
-"""All names that `backup` writes. Other files are never removed."""
+"""Names of all files that `backup` writes. Other files are never removed."""
 
 
 @contextlib.contextmanager
 def draft_of(target: Path, data: Path) -> Iterator[Path]:
-    """Yield an empty folder for the block, and rename it to `target` at the end. An error removes it.
+    """Yield an empty folder for the block, and rename it to `target` at the end. An error removes the folder.
 
     Raises BadInput if `target` cannot be used, and FolderHeld if another command writes the same backup.
     """

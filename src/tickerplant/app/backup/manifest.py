@@ -27,7 +27,7 @@ CHUNK_BYTES: Final = 1 << 20
 _MAX_BYTES: Final = 64 << 20
 
 Progress = Callable[[str, int, int | None], None]
-"""A function that receives a label, the bytes done and the bytes in all (None: unknown)."""
+"""A function that receives a label, the bytes done, and the total bytes, or None if the total is unknown."""
 Partitions = Mapping[str, Mapping[str, Any]]
 """Values by topic and partition number, with the number as text."""
 
@@ -50,9 +50,9 @@ class Manifest:
     log_id: str
     generation: int
     offsets: Partitions
-    """[first offset, next offset] of the log's partitions."""
+    """[first offset, next offset] of each partition of the log."""
     positions: Partitions
-    """Next offset that the database has to apply."""
+    """Next offset of each partition that the database has to apply."""
     postgresql: int
     """Major version of the server that wrote the dump."""
     migrations: tuple[str, ...]
@@ -61,7 +61,7 @@ class Manifest:
     files: Mapping[str, BackupFile]
 
     def text(self) -> str:
-        """Return the text of the file."""
+        """Return the text of `backup.json`."""
         tree = {
             "format": FORMAT,
             "tickerplant": self.version,
@@ -79,7 +79,7 @@ class Manifest:
 
 
 def nested(values: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
-    """Return values by (topic, partition) as JSON contains them."""
+    """Return values by (topic, partition) as nested dicts for JSON. A tuple becomes a list."""
     found: dict[str, dict[str, Any]] = {}
     for (topic, partition), value in sorted(values.items()):
         found.setdefault(topic, {})[str(partition)] = list(value) if isinstance(value, tuple) else value
@@ -158,7 +158,7 @@ def check_files(folder: Path, manifest: Manifest, progress: Progress, label: str
 
 
 def checksum(path: Path, progress: Callable[[int], None] = lambda done: None) -> str:
-    """Return the SHA-256 of a file. `progress` receives the bytes read."""
+    """Return the SHA-256 of a file, in hex. `progress` receives the count of bytes read. Raises BadInput."""
     made, done = hashlib.sha256(), 0
     try:
         for chunk in chunks_of(path):
@@ -175,7 +175,7 @@ def write_private(
 ) -> BackupFile:
     """Write a new file with mode 0600, sync it, and return its description.
 
-    `progress` receives the bytes written, after each chunk. Raises OSError with the file's name.
+    `progress` receives the count of bytes written, after each chunk. Raises OSError.
     """
     made, done = hashlib.sha256(), 0
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -38,22 +38,22 @@ LABELS: Final = ("event log", "database")
 
 @dataclass
 class Moved:
-    """What a move has copied."""
+    """Result of a move: the id of the new log, and counts of what was copied."""
 
     log_id: str = ""
     records: int = 0
     states: int = 0
     rows: dict[str, int] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
-    """Tables of the embedded database that are not the plant's."""
+    """Tables of the embedded database that are not the plant's. They are not copied."""
 
 
 def move(settings: Settings, folder: Path, progress: Progress) -> Moved:
     """Copy the embedded plant in `folder` to the log and the database of the settings.
 
-    Raises ConfigError for settings of an embedded log or database, and FolderHeld while the plant runs. Raises
-    StoreMismatch or LogError for a database or topics with other contents, and MigrationError for a folder of an older
-    version.
+    Raises ConfigError for settings of an embedded log or database, BadInput for a folder without an embedded plant, and
+    FolderHeld while the plant runs. Raises StoreMismatch or LogError for a database or topics with other contents, and
+    MigrationError or LogError for a folder of an older version.
     """
     from tickerplant.app.config.store_access import StoreAccessSettings
     from tickerplant.app.runtime.plant import folder_alone

@@ -2,8 +2,9 @@
 
 Order of steps:
 
-1. Check the manifest, and sizes and checksums of all files.
-2. Lock the folder, and mark it as incomplete. Every other command refuses it from here on.
+1. Check the manifest, the versions, the data folder, and sizes and checksums of all files.
+2. Lock the data folder, check the free space, and mark the folder as incomplete. Every other command refuses the folder
+   from here on.
 3. Remove what an interrupted restore left.
 4. Copy the log, create the database's cluster, and load the dump.
 5. Check that the database continues from the log, at the positions of the manifest.
@@ -37,13 +38,13 @@ if TYPE_CHECKING:
 LABELS: Final = ("checksums", "event log", "database")
 MAX_JOBS: Final = 4
 _HARMLESS: Final = frozenset((manifest.SETTINGS_NAME, "plant.lock", "lost+found"))
-"""Names that an empty data folder may have: a settings file of the user, and files without contents."""
+"""Names that a data folder may contain before a restore: the user's settings file, the lock file, and `lost+found`."""
 
 
 def restore(settings: Settings, source: Path, progress: Progress) -> Manifest:
     """Build the data folder of the settings from a backup, and return its manifest.
 
-    Raises BadInput for a damaged or incomplete backup and for a folder that is not empty.
+    Raises TickerplantError, such as BadInput for a damaged or incomplete backup and for a folder that is not empty.
     """
     require_embedded(settings, "restore")
     data, source = settings.data, source.expanduser().absolute()
@@ -185,4 +186,4 @@ def _check_positions(dsn: str, data: Path, found: Manifest) -> None:
             raise LogError(f"the restored log differs from the description in {manifest.NAME}; use another backup")
         check_log(dsn, event_log)
     if manifest.nested(positions(dsn)) != dict(found.positions):
-        raise StoreError(f"the restored database has other positions than {manifest.NAME}; use another backup")
+        raise StoreError(f"the positions of the restored database differ from {manifest.NAME}; use another backup")

@@ -91,7 +91,9 @@ def _order(symbols: Sequence[str], intervals: Sequence[str], from_: str | None, 
     names = [parse(text).name for text in intervals]
     wrong = next((name for name in names if name not in HISTORY_INTERVALS), None)
     if wrong is not None:
-        raise BadInput(f"--interval {wrong}: vendors supply only bars of {', '.join(HISTORY_INTERVALS)}")
+        raise BadInput(
+            f"--interval {wrong}: vendors supply only bars of {', '.join(HISTORY_INTERVALS)}; use one of them"
+        )
     start_us, end_us = (us or 0 for us in time_range(from_, to))
     if start_us > time.time_ns() // 1_000:
         raise BadInput(f"--from {from_} is in the future; write an earlier time")

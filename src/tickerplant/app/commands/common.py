@@ -68,7 +68,7 @@ LASTING: Final = ("up", "run", "sandbox")
 """Commands that run until they are stopped. They log at info by default, and other commands log at warning."""
 
 WITHOUT_ARROW: Final = ("config_", "init", "sandbox")
-"""Commands that need no Arrow."""
+"""Functions of the commands that do not use Arrow."""
 
 READABLE_INTERVALS = (
     "1m, 5m, 15m, 30m, 1h, 1d, 1w, or an activity interval: 100t (trades), 10000v (volume), 1000000d (turnover)."
@@ -185,7 +185,7 @@ def console_for_tables() -> Console:
 
 
 def cell(value: Any) -> str:
-    """Return a value as text for a table. A float has ten significant digits; from 1e9 on, no fraction."""
+    """Return a value as text for a table. A float below 1e9 has up to ten significant digits, others no fraction."""
     if isinstance(value, float):
         return f"{value:,.10g}" if abs(value) < 1e9 else f"{value:,.0f}"
     if isinstance(value, bool):

@@ -85,7 +85,7 @@ def _differences(event_log: EventLog, start_us: int | None, end_us: int | None) 
 def price_bp(row: Mapping[str, Any]) -> float | None:
     """Return the largest difference of the four prices, in basis points of the published price.
 
-    A published price of 0 is ignored. None if no other price is known from both sources.
+    A published price of 0 is ignored. None if no other of the four prices is known from both sources.
     """
     pairs = [(row[name], row[f"other_{name}"]) for name in PRICES]
     found = [abs(other - price) / abs(price) * 10_000 for price, other in pairs if price and other is not None]

@@ -44,7 +44,9 @@ def compute(
     ],
     symbol: Annotated[
         str | None,
-        typer.Option("--symbol", help="Use only bars of this symbol. If the file has no symbols: symbol of its bars."),
+        typer.Option(
+            "--symbol", help="Use only bars of this symbol. If the file has no symbols, its bars get this symbol."
+        ),
     ] = None,
     interval: Annotated[str | None, typer.Option("--interval", help="Interval of the bars in the file.")] = None,
     tz: Annotated[str | None, typer.Option("--tz", help="Time zone of times without one; default UTC.")] = None,
@@ -54,7 +56,7 @@ def compute(
     strict: StrictOption = False,
     start: Annotated[
         str | None,
-        typer.Option("--start", help="Start of the printed range, inclusive; earlier bars enter the calculation."),
+        typer.Option("--start", help="Start of the printed range, inclusive. The calculation also uses earlier bars."),
     ] = None,
     end: Annotated[str | None, typer.Option("--end", help="End of the printed range, exclusive.")] = None,
     last: Annotated[
@@ -71,7 +73,7 @@ def compute(
 ) -> None:
     """Compute indicators over a file of bars or closes, with the same code as the stream. Needs no plant.
 
-    Draws charts on a terminal if the file has one symbol; otherwise prints only a table.
+    Draws charts above the table on a terminal if there is one symbol. --csv and --json print only rows.
     """
     from tickerplant.app.wiring import files, on_demand
     from tickerplant.market_data.files.options import ReadOptions

@@ -43,7 +43,8 @@ def coverage(
 ) -> None:
     """Print which bars of a range are stored and why others are missing, whether or not the plant runs.
 
-    Prints a table, a chart over time (one line per symbol, or per day of a single symbol), and the gaps with reasons.
+    Prints a table, a chart over time, and the gaps with reasons. The chart has one line per symbol, and for a single
+    symbol one line per day or year.
     """
     from tickerplant.app.terminal.coverage_chart import draw
     from tickerplant.app.wiring.coverage_query import read_coverage
@@ -53,7 +54,7 @@ def coverage(
     names = [*dict.fromkeys(check_symbol(symbol) for symbol in symbols or ())]
     step = parse(interval)
     if step.name not in INTERVALS:
-        raise BadInput(f"--interval {step}: coverage exists for bars of {', '.join(INTERVALS)} only")
+        raise BadInput(f"--interval {step}: coverage exists only for bars of {', '.join(INTERVALS)}; use one of them")
     start_us, end_us = time_range(from_, to)
     report = read_coverage(loaded.settings, names, step.name, start_us, end_us)
     for name in report.unknown:

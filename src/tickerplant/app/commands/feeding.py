@@ -72,9 +72,10 @@ def wait_until_stored(
     """Block until all results of the raw records up to the offsets `last`, by partition, are in the tables.
 
     `own_services` is true if this process runs the services. If it is false, a long wait prints which results are
-    missing. Calls `report(total, missing)` with two counts of partitions of the three topics that fill the tables: all
-    partitions, and partitions with records that are not stored yet. Raises TickerplantError when stopped, when a
-    service of this process has failed or refuses records, or when nothing arrives and no service runs.
+    missing. Calls `report(total, missing)` with two counts over the partitions of `last` in the three topics that fill
+    the tables: all of them, and those with records that are not stored yet. Raises TickerplantError when stopped, when
+    a service of this process has failed, or when the database refuses a record. Also raises it when nothing arrives and
+    no service runs.
     """
     from tickerplant.app.ingest_progress import STAGES, ProgressTracker
     from tickerplant.app.wiring.positions import StorePositions, read_positions
@@ -98,7 +99,7 @@ def wait_until_stored(
                 give_up_s = time.monotonic() + GIVE_UP_S
             elif not own_services and hint_s is not None and time.monotonic() > hint_s:
                 hint_s = None
-                notify(f"waiting for: {STAGES[missing[0][0]]}; make sure that {', '.join(LOCAL)} run")
+                notify(f"waiting until all {STAGES[missing[0][0]]} are stored; make sure that {', '.join(LOCAL)} run")
             elif not own_services and time.monotonic() > give_up_s:
                 if not _any_service_runs(plant):
                     raise TickerplantError(

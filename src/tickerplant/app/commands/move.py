@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 def move(
     loaded: Loaded,
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Data folder of the embedded plant, which is stopped.")
+        Path, typer.Argument(metavar="FOLDER", help="Data folder of the embedded plant, which must be stopped.")
     ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Copy a stopped embedded plant to Kafka and another database, which the settings log and store name.
 
-    All records keep their offsets, and the services continue from the same positions. A killed command is repeated.
+    All records keep their offsets, and the services continue from the same positions. After an interruption, run the
+    same command again to continue.
     """
     from tickerplant.app.backup.move import LABELS
     from tickerplant.app.backup.move import move as run
@@ -38,5 +39,5 @@ def move(
         return
     echo(f"copied {moved.records:,} records, {moved.states:,} states and {rows:,} rows to log {moved.log_id}")
     if moved.skipped:
-        notify(f"not copied, because they are not the plant's: {', '.join(moved.skipped)}")
+        notify(f"tables that were not copied, because they are not the plant's: {', '.join(moved.skipped)}")
     echo("start the services with the same settings; do not start the embedded plant again")

@@ -63,7 +63,7 @@ def rebuild(
     elif json:
         emit({"symbols": names, "offsets": offsets, "waited": False})
     else:
-        echo(f"requested a rebuild of {', '.join(names)}; the plant starts when it reaches the request in the log")
+        echo(f"requested a rebuild of {', '.join(names)}; the rebuild starts when the plant reads this request")
 
 
 def _report(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The bars that a replay published: the count of closed bars by interval, without revisions, and cut minutes.
+    """The bars that a replay published: the count of closed bars by interval, without revisions.
 
     `cut`: symbol and start of each minute whose prints this file shares with another file of its source. `unused`: the
     count of rows that bars do not contain, by reason. `remaining`: a sentence about indicators that are not recomputed
@@ -208,7 +208,10 @@ def _wait_for_space(space: FreeSpace, stop: threading.Event) -> None:
     """Wait while the disk is almost full, until `stop`."""
     if space.is_low():
         least, resume = space.least_bytes // MIB, space.resume_bytes // MIB
-        notify(f"waiting: less than {least:,} MiB are free (min_free_mb); free space until {resume:,} MiB are free")
+        notify(
+            f"the replay waits, because less than {least:,} MiB are free (min_free_mb); free some space, until "
+            f"{resume:,} MiB are free"
+        )
         while space.is_low() and not stop.wait(SPACE_POLL_S):
             pass
 

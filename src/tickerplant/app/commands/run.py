@@ -196,7 +196,7 @@ def sandbox(
 class Announcement:
     """The message of a process that serves: its first line, and values by name.
 
-    `api`: settings of the API that must accept connections before the message is written; None: there is no such API.
+    `api`: settings of the API that must accept connections before the message is written; None if there is no API.
     """
 
     event: str
@@ -239,9 +239,9 @@ def supervise(supervisor: Supervisor, stop: threading.Event, up: Announcement, m
 
 
 def _answers(settings: Settings) -> bool:
-    """Return True if the API's port accepts connections, or if the setting is 0.
+    """Return True if the API's port accepts connections, or if `api.port` is 0.
 
-    The API's log line contains a chosen port.
+    The API chooses a port for 0, and a log line of the API contains this port.
     """
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api.host, settings.api.host)  # noqa: S104
     with contextlib.suppress(OSError):
@@ -269,7 +269,7 @@ def _summary(settings: Settings, names: list[str], *, made_up: bool) -> dict[str
 
 
 def check_port(settings: Settings) -> None:
-    """Raise ConfigError if the API's port is in use."""
+    """Raise ConfigError if the API cannot listen on its address and port."""
     if settings.api.port == 0:
         return
     with socket.socket(socket.AF_INET6 if ":" in settings.api.host else socket.AF_INET) as probe:
@@ -279,5 +279,5 @@ def check_port(settings: Settings) -> None:
         except OSError as error:
             raise ConfigError(
                 f"the API cannot listen on {settings.api.host}:{settings.api.port} ({error.strerror}); "
-                "choose another --port"
+                "choose another --host or --port"
             ) from None

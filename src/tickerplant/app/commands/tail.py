@@ -96,7 +96,7 @@ def newest(event_log: EventLog, topic: str, show: Show, limit: int, stop: thread
     """Return the last rows of a topic that `show` selects, at most `limit`, in the order in which they were appended.
 
     Reads each partition, or only the partition of the symbol of `show`, backwards until enough rows are found. Memory
-    holds at most `limit` rows of each partition.
+    holds fewer than 2 × `limit` rows of each partition.
     """
     from tickerplant.core.symbols import partition_of
 
@@ -150,20 +150,24 @@ def _start(event_log: EventLog, topic: str, from_: str | None, limit: int | None
         return LATEST
     if from_ is not None:
         return at_time(max(0, time_option(from_, "--from") or 0))
-    # The last `limit` records have at least `limit` rows, unless they are marks.
+    # The last `limit` records have at least `limit` rows, unless --symbol excludes some.
     back = limit or 10
     return at_positions({tp: max(earliest, end - back) for tp, (earliest, end) in event_log.offsets(topic).items()})
 
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """Selects the rows of a record: all, or the rows of one symbol. If `headers`: one row with the header's fields."""
+    """Selects the rows of a record: all, or the rows of one symbol; if `headers`, one row with the header's fields."""
 
     symbol: str | None = None
     headers: bool = False
 
     def rows(self, consumed: ConsumedRecord, *, newest: int | None = None) -> list[dict[str, Any]]:
-        """Return the rows of a record; if `newest` is given, only the last `newest` rows."""
+        """Return the rows of a record; if `newest` is given, only the last `newest` rows.
+
+        A record without rows has one row with its header. An unreadable record has one row with the error. [] if
+        `symbol` excludes the record.
+        """
         import msgspec
 
         from tickerplant.core.errors import UnreadableRecord

@@ -17,7 +17,7 @@ REFRESH_S = 0.25
 REWIND_RECORDS = 50  # fills the table at once, not only after each symbol's next bar
 COLUMNS = ("symbol", "bar", "last", "open", "high", "low", "volume", "trades", "state")
 OPTIONAL_COLUMNS = ("trades", "open", "low", "high", "state", "volume")
-"""Columns that a narrow terminal leaves out, in this order, after the indicators."""
+"""Columns that are omitted on a narrow terminal, in this order, after the indicators."""
 _TEXTS = ("symbol", "bar", "state")
 _ANY_WIDTH = 10_000
 ROWS_PER_SYMBOL = 4  # a withdrawn bar is replaced by the bar before it; several in a row are rare

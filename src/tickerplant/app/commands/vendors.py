@@ -36,7 +36,7 @@ def vendors(
         headings = ("vendor", "serves", "quota", "used", "left", "for history", "resets", "requests", "state")
         table(headings, (cells for row in rows for cells in _cells(row)))
     others = sorted({*registry.names(), vendors_wiring.SANDBOX} - {row.vendor for row in rows})
-    notify(f"not in use: {', '.join(others)}; choose vendors with the settings vendors.*, see docs/vendors.md")
+    notify(f"vendors not in use: {', '.join(others)}; choose vendors with the settings vendors.*, see docs/vendors.md")
 
 
 def _cells(row: VendorStatus) -> Iterator[tuple[object, ...]]:

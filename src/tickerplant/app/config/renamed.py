@@ -91,7 +91,7 @@ def _table_of(
 ) -> tuple[MutableMapping[str, Any] | None, str]:
     """Return the table that contains a setting, and the setting's name in it.
 
-    The table is None if it does not exist.
+    The table is None if it does not exist, or if another value has its name. `make` creates missing tables.
     """
     *groups, last = dotted.split(".")
     table: Any = tree

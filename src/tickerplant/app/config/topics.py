@@ -64,10 +64,10 @@ class TopicSettings(SettingsGroup):
             if topic not in defaults:
                 raise ValueError(f"{topic!r} is not a topic with a retention; use one of {', '.join(sorted(defaults))}")
             if not defaults[topic] <= days <= MAX_DAYS:
-                raise ValueError(f"{topic}={days} is not between {defaults[topic]}, the default, and {MAX_DAYS} days")
+                raise ValueError(f"{topic}={days} must be between {defaults[topic]}, the default, and {MAX_DAYS} days")
         return table
 
     def policy(self) -> TopicPolicy:
-        """Return the settings as the log takes them."""
+        """Return the settings as a policy of the log, with retention in µs."""
         retention_us = {topic: days * DAY_US for topic, days in self.retention_days.items()}
         return TopicPolicy(self.replicas, self.min_insync_replicas, retention_us)

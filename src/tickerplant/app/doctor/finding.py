@@ -32,7 +32,7 @@ def worst(findings: Iterable[Finding]) -> str:
 
 
 def without_secrets(findings: Iterable[Finding], settings: Settings) -> Iterator[Finding]:
-    """Yield the findings with each secret of the settings replaced, in case that an error message contains one."""
+    """Yield the findings with each secret of the settings replaced, in case an error message contains a secret."""
     hidden = sorted({one for one in secret_values(settings) if len(one) >= MIN_SECRET}, key=len, reverse=True)
 
     def clean(text: str) -> str:

@@ -41,7 +41,7 @@ def log(settings: Settings, found: list[int]) -> Iterator[Finding]:
 
 
 def _newest_us(event_log: EventLog) -> Iterator[int]:
-    """Yield the times of sending, in µs, from the headers of the newest raw records of each partition."""
+    """Yield `sent_at_us` of the newest raw records of each partition, at most three per partition."""
     from tickerplant.core.errors import UnreadableRecord
     from tickerplant.core.records import header_of
     from tickerplant.core.schemas import RAW

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tickerplant.app.config.settings import Settings
 
 OLDEST: Final = dt.datetime(2025, 1, 1, tzinfo=dt.UTC)
-"""Earliest plausible time of the machine's clock. This version did not exist before."""
+"""Earliest plausible time of the machine's clock. This version did not exist before that time."""
 LATEST: Final = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 SAMPLE_S: Final = 0.2
 DRIFT_S: Final = 0.02
@@ -108,7 +108,10 @@ def _existing(folder: Path) -> Path:
 
 
 def clock(newest_us: int | None) -> Iterator[Finding]:
-    """Yield the state of the clock, checked without a network. `newest_us`: time of the log's newest record, or None.
+    """Yield the state of the clock, checked without a network.
+
+    `newest_us`: the greatest `sent_at_us` of the newest raw records; None without such records, and for a sandbox with
+    its own clock.
 
     The check cannot detect a clock that is wrong by a constant time, unless the kernel reports it or the log is ahead.
     """

@@ -44,7 +44,7 @@ def store(settings: Settings) -> Iterator[Finding]:
             yield from judge(facts, embedded=settings.embedded_store)
             pending = migration_status(dsn, PATIENCE_S).pending
             advice = "run tickerplant migrate, or start the plant" if pending else ""
-            sentence = f"{len(pending)} are not applied" if pending else "all are applied"
+            sentence = f"{len(pending)} migrations are not applied" if pending else "all migrations are applied"
             yield Finding("migrations", WARN if pending else OK, sentence, advice)
     except TickerplantError as error:
         yield Finding("store", FAIL, str(error), "check the setting store (--store), the server and its log")

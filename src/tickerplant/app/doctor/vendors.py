@@ -1,4 +1,4 @@
-"""Checks of the vendors' keys with one cheap request for each vendor, debited to the plant's quotas."""
+"""Checks of the vendors, and on request of their keys: one cheap request per vendor, debited to the plant's quotas."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DAYS: Final = 7
 
 
 def vendors(settings: Settings, *, ask: bool, running: bool) -> Iterator[Finding]:
-    """Yield the state of each vendor. `ask`: send one request to each. `running`: a plant runs on this log.
+    """Yield the state of each vendor. `ask`: send one request to each vendor. `running`: a plant runs on this log.
 
     No request is sent while a plant runs, because only one process may debit the quotas. The state that the plant has
     stored is reported instead.

@@ -93,7 +93,7 @@ _json_only = False
 def hide(secrets: Iterable[str]) -> None:
     """Replace these secrets in all later lines, also in their forms in URLs, JSON, escaped text and Python literals.
 
-    Secrets shorter than `MIN_SECRET` are not replaced. A second call replaces the secrets of the first call.
+    Secrets shorter than `MIN_SECRET` are not replaced. A second call discards the secrets of the first call.
     """
     global _secrets
     forms = {

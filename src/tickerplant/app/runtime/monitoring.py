@@ -1,7 +1,7 @@
 """A small HTTP server with the metrics and probes of one process: `/metrics`, `/health/live`, `/health/ready`.
 
-Every service has this server, also a service without an API. It runs if the setting `monitoring.port` is set. It needs
-no key, reads only counters, and answers while the log and the database are unavailable.
+Every process that runs services has this server, also without an API. It runs if the setting `monitoring.port` is set.
+It needs no key, and answers while the log and the database are unavailable.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore the error of a client that closes its connection."""
+        """Ignore the error of a request, such as a connection that the client has closed."""
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ NEED_STORE: Final = {"persistence", "api"}
 """Services that do not start without the store."""
 
 WANT_STORE: Final = {"analytics", "market_data"}
-"""Services that use the store if it is available: stored history and the backfill."""
+"""Services that use the store if it is available, for stored history and for the backfill."""
 
 SERVICES: Final = ("market_data", "aggregation", "analytics", "persistence", "api")
 
@@ -152,9 +152,9 @@ class Plant:
     def maintain(self, stop: threading.Event) -> None:
         """Apply the log's retention and run the due jobs of the store until `stop`.
 
-        The log's retention precedes the jobs, because it does not need the store. Retention drops only records that the
-        store has applied: the positions of persistence hold the other records. If persistence has no positions, nothing
-        is dropped.
+        The log's retention precedes the jobs, because it does not need the store. Retention deletes only records that
+        the store has applied: the positions of persistence hold the other records. If persistence has no position in
+        the raw topic, no record is deleted.
         """
         retentions = snapshot_retentions(self.event_log)
         while not stop.is_set():
@@ -292,7 +292,7 @@ def folder_alone(settings: Settings) -> Iterator[None]:
 
 @contextlib.contextmanager
 def folder_shared(settings: Settings, service: str) -> Iterator[None]:
-    """Hold the data folder for the block as one member of one service, beside others. Raises FolderHeld."""
+    """Hold the data folder for the block as one member of one service, beside other members. Raises FolderHeld."""
     member = FolderLock(settings.data, f"service-{service}-{settings.instance}.lock")
     warn_if_readable(settings.data)
     with FolderLock(settings.data, "plant.lock").acquire_or_raise(shared=True), member.acquire_or_raise():

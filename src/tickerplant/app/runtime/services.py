@@ -156,7 +156,7 @@ class PlantOfApi:
     """Parts of the plant that the API uses.
 
     `bind` checks that the store follows the log. `health` returns the components for `/health`. `registry` contains the
-    metrics of `/metrics`. `counts` contain the commits of persistence in this process.
+    metrics of `/metrics`. `counts` contains the count of commits of persistence in this process.
     """
 
     bind: Callable[[], None]

@@ -78,7 +78,7 @@ class Status:
     """`new`, `running`, `waiting` (for its next start), `stopped`, or `failed` (no longer restarted)."""
     restarts: int = 0
     since_s: float = 0.0
-    """Time of the current state's start, in seconds of the monotonic clock."""
+    """Time at which the service last started, in seconds of the monotonic clock; 0 before the first start."""
     error: str = ""
     error_since_s: float = 0.0
     """Time in seconds since 1970 of the first crash of the present run of crashes; 0 before the first crash."""
@@ -88,10 +88,10 @@ class Status:
     """Times of the last `CRASHES` crashes whose cause waiting cannot remove, in seconds of the monotonic clock."""
 
     def fails(self, now_s: float) -> bool:
-        """Return True if the service crashes repeatedly. `now_s`: the monotonic clock.
+        """Return True if the service counts as failing. `now_s`: the monotonic clock.
 
-        Such a service has not run for `HEALTHY_S` since its last crash, or has crashed `CRASHES` times in
-        `CRASH_MEMORY_S`.
+        Such a service has not run for `HEALTHY_S` since its last crash. Or it has crashed `CRASHES` times in
+        `CRASH_MEMORY_S`; crashes because of an outage of the log or the store are not counted.
         """
         if len(self.crashes_s) == CRASHES and now_s - self.crashes_s[0] < CRASH_MEMORY_S:
             return True
@@ -109,7 +109,8 @@ class Service:
     max_restarts: int | None = None
     """Maximum restarts. None: no limit, except for `NOT_RESTARTABLE`. 0: the first crash stops the supervisor."""
     placed: bool = True
-    """True if the thread runs on the services' core. False for a service whose child processes would inherit it."""
+    """True if the thread runs on the services' core. False for a service that starts child processes, because child
+    processes inherit the core."""
 
 
 @dataclass(slots=True)
@@ -128,7 +129,7 @@ class _Runner:
     settled: bool = False
     """True after the reporter was notified that the service is healthy."""
     asked_s: float | None = None
-    """Time of the liveness check that the event loop has not answered yet, on the monotonic clock; None: no check."""
+    """Time of the pending liveness check of the event loop, on the monotonic clock; None if no check is pending."""
     _loop: asyncio.AbstractEventLoop | None = None
     _loop_stop: asyncio.Event | None = None
 
@@ -198,7 +199,7 @@ class _Runner:
                     return
             else:
                 if not self.stopping.is_set():
-                    log.warning("service ended without being stopped", service=self.service.name)
+                    log.warning("service ended without being stopped, and is restarted", service=self.service.name)
             if self.stopping.is_set():
                 break
             if time.monotonic() - began > HEALTHY_S:

@@ -1,5 +1,5 @@
-"""Output on a terminal: coverage charts, price charts and progress bars.
+"""Output on a terminal: text, JSON and tables, coverage charts, price charts, progress bars and the SQL prompt.
 
-In: statuses, values and counts. Out: lines of characters. `coverage_chart` and `price_chart` are pure; `progress` draws
-on stderr.
+In: statuses, values and counts. Out: lines of characters. `output` escapes control characters. `coverage_chart` and
+`price_chart` are pure; `progress` draws on stderr.
 """

@@ -2,7 +2,7 @@
 
 A bucket shows the worst status of its bars. If no bar has a gap, it shows the most frequent status. Each status has its
 own character, so that the chart is readable without colours. Closed hours have no columns, except for a blank between
-sessions.
+sessions if the chart is wide enough.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class CoverageChart:
-    """Lines, and the axis labels below them: left, middle and right."""
+    """Lines, and the axis labels below them: left, middle and right; no labels if no bar is expected."""
 
     lines: list[Line]
     times: tuple[str, ...]
@@ -78,7 +78,7 @@ class CoverageChart:
 
 
 def draw(found: Mapping[str, Statuses], calendars: Mapping[str, Calendar], step: Interval, width: int) -> CoverageChart:
-    """Return a chart with a line per symbol, or for a single symbol with a line per day or year.
+    """Return a chart with a line per symbol, or for a single symbol with a line per day or year (see `MAX_DAYS`).
 
     `width` is the width of the chart in characters, including the labels.
     """

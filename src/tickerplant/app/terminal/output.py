@@ -1,4 +1,4 @@
-"""The only way to a terminal: text, JSON, CSV and consoles whose foreign text contains no control characters.
+"""Output of commands: text, JSON, CSV and consoles whose foreign text contains no control characters.
 
 Symbols, trade ids and error texts are from vendors and files. A terminal executes the control sequences in them. This
 module escapes every control character, also in a pipe, because the text may reach a terminal later.

@@ -21,8 +21,8 @@ def panel(
 ) -> list[str]:
     """Return the lines of a chart of series of equal length, with values at the left and times below.
 
-    `width` and `height` are in characters; the height excludes the title and the times. NaN is a gap. If a column of
-    dots has several values, it spans their minimum to their maximum.
+    `width` and `height` are in characters; the height excludes the title and the times. NaN interrupts a line. If a
+    column of dots has several values, it spans their minimum to their maximum.
     """
     known = np.concatenate([values[np.isfinite(values)] for values in series.values()])
     if not len(known):
@@ -46,7 +46,7 @@ def panel(
 
 
 def group_by_axis(columns: Mapping[str, Float64Array]) -> list[dict[str, Float64Array]]:
-    """Group outputs that fit one axis: the gap between their ranges is at most the wider range.
+    """Group outputs that fit one axis: the distance between their ranges is at most the wider range.
 
     A percentage and a price on one axis would be two straight lines.
     """
@@ -62,7 +62,7 @@ def group_by_axis(columns: Mapping[str, Float64Array]) -> list[dict[str, Float64
 
 
 def _plot(dots: np.ndarray[tuple[int, int], np.dtype[np.bool_]], values: Float64Array, low: float, high: float) -> None:
-    """Set the dots of one line: straight between neighbours, interrupted only at gaps."""
+    """Set the dots of one line: straight between neighbours, interrupted only at NaN."""
     rows, columns = dots.shape
     at = np.linspace(0, columns - 1, len(values)) if len(values) > 1 else np.zeros(len(values))
     heights = (high - values) / (high - low) * (rows - 1)

@@ -1,4 +1,4 @@
-"""Progress bars on stderr. They draw only on a terminal."""
+"""Progress bars on stderr. They are drawn only on a terminal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ProgressBars:
         self._tasks = {label: self._progress.add_task(label, total=None, text="") for label in labels}
 
     def update(self, label: str, done: int, total: int | None, text: str = "") -> None:
-        """Set a bar to `done` of `total` (None: unknown) and the text beside it."""
+        """Set a bar to `done` of `total`, and set the text beside the bar. `total` is None if it is unknown."""
         self._progress.update(self._tasks[label], completed=done, total=total, text=text)
 
     def __enter__(self) -> ProgressBars:

@@ -96,7 +96,7 @@ class _Prompt:
         except KeyboardInterrupt:
             task.cancel()
             self.loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
-            notify("cancelled")
+            notify("the statement was cancelled")
             return False
         except StoreUnavailable:
             raise
@@ -107,7 +107,7 @@ class _Prompt:
 
 
 def _command(line: str) -> str:
-    r"""Return the statement of a command such as `\d bars`; "" after another command, which prints the help."""
+    r"""Return the statement of a command such as `\d bars`; "" for every other command, which prints the help."""
     name, _, argument = line.partition(" ")
     argument = argument.strip()
     if name in ("\\d", "\\dt", "\\dv", "\\d+"):
@@ -128,6 +128,6 @@ async def _print_result(connection: SqlConnection, statement: str, show: Print) 
         return
     show(result.columns, rows[:SHOWN_ROWS])
     if len(rows) > SHOWN_ROWS:
-        echo(f"the first {SHOWN_ROWS:,} rows; add LIMIT, or use tickerplant sql --csv for all")
+        echo(f"only the first {SHOWN_ROWS:,} rows are shown; add LIMIT, or use tickerplant sql --csv for all")
     else:
         echo(f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'}")

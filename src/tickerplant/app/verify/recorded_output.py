@@ -26,7 +26,10 @@ transaction's positions."""
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first difference. `kind`: `differs`, `missing` (in the log), `extra` (in the log) or `state`."""
+    """The first difference. `kind`: `differs`, `missing` (in the log), `extra` (in the log) or `state`.
+
+    `log_offset` is None for the kinds `missing` and `state`.
+    """
 
     kind: str
     topic: str
@@ -54,7 +57,10 @@ class RecordedOutput:
             self._next_record = None
 
     def compare(self, version: int, values: Sequence[Any]) -> Difference | None:
-        """Compare the output of one step for this topic with the log; return the first difference, or None."""
+        """Compare the output of one step for this topic with the log; return the first difference.
+
+        Return None if the records are equal, or if the topic's output for `version` is not complete.
+        """
         if version < self.since:
             return None
         for value in values:
@@ -86,7 +92,7 @@ class RecordedOutput:
         return Difference("differs", topic, offset, found.offset, sentence, cells)
 
     def _peek(self, *, patient: bool = False) -> ConsumedRecord | None:
-        """Return the next record of aggregation, or None at the end.
+        """Return the next record of aggregation, or None if the topic has no further readable record.
 
         `patient`: wait for records that are not readable yet.
 

@@ -1,9 +1,10 @@
 """Recompute a range of raw records and compare the output of aggregation with the log, byte for byte.
 
 For each partition a stage starts from the newest kept snapshot before the range. If there is no such snapshot, but the
-raw topic still contains its first record, the stage starts empty. The stage processes the raw records. Its output for
-`market.prices.ohlcv`, `market.status` and the dead letters must equal the records of these topics, in order. At the
-position of a snapshot its state must equal the snapshot's bytes.
+raw topic still contains its first record, the stage starts empty. A range without a start begins at the first raw
+record or, if retention has deleted this record, at the oldest kept snapshot. The stage processes the raw records. Its
+output for `market.prices.ohlcv`, `market.status` and the dead letters must equal the records of these topics, in order.
+At the position of a snapshot the stage's state must equal the snapshot (see `aggregation.snapshot.is_equal`).
 
 The check is read-only. It ends at the offset that aggregation had committed when the check began, so a plant may run
 meanwhile. Memory holds one state and some megabytes of each topic, for any length of the range. If retention has
@@ -68,7 +69,7 @@ class PartitionResult:
     compared: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTPUT_TOPICS, 0))
     """Records compared, by topic."""
     states: list[str] = field(default_factory=list)
-    """Labels of the snapshots whose bytes equal the recomputed state."""
+    """Labels of the snapshots that equal the recomputed state."""
     notes: list[str] = field(default_factory=list)
     difference: Difference | None = None
 
@@ -98,8 +99,7 @@ the run."""
 def plan(event_log: EventLog, factory: StageFactory, partition: int, request: Request) -> Plan:
     """Return the start, the end and the checkpoints of a partition's run.
 
-    Raises BadInput for a label without a kept snapshot, and SnapshotRefused for a snapshot of another format. Raises
-    TickerplantError if retention has deleted the start.
+    Raises BadInput for a label without a kept snapshot, and TickerplantError if retention has deleted the start.
     """
     source = TopicPartition(RAW, partition)
     end = event_log.committed(GROUP).get(source, 0)
@@ -172,8 +172,8 @@ def verify(
 ) -> PartitionResult:
     """Recompute a partition's range and return the result, up to the first difference.
 
-    Blocks for a millisecond or less per record. Raises SnapshotRefused as `plan` does, and TickerplantError if
-    retention has deleted records that the run needed.
+    Blocks for a millisecond or less per record. Raises SnapshotRefused for a snapshot of another format, and
+    TickerplantError if retention has deleted records that the run needed.
     """
     run = _Run(event_log, factory, chosen, request)
     run.run(progress)

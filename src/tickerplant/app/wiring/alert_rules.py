@@ -39,21 +39,21 @@ class AlertRules:
         return _as_dict(await self._manager.add(NewRule(**given)))
 
     async def all(self, symbol: str | None) -> list[dict[str, Any]]:
-        """Return the rows of the rules of `symbol`, oldest first. None means all symbols."""
+        """Return the rows of the rules of `symbol`, or of all rules if `symbol` is None, oldest first."""
         return [_as_dict(rule) for rule in await self._manager.all(symbol)]
 
     async def get(self, name: str) -> dict[str, Any] | None:
-        """Return the row of a rule, or None if it does not exist."""
+        """Return the row of a rule, or None if the rule does not exist."""
         rule = await self._manager.get(name)
         return None if rule is None else _as_dict(rule)
 
     async def set_active(self, name: str, *, active: bool) -> dict[str, Any] | None:
-        """Pause or restart a rule; return its row, or None if it does not exist."""
+        """Pause or restart a rule; return its row, or None if the rule does not exist."""
         rule = await self._manager.set_active(name, active=active)
         return None if rule is None else _as_dict(rule)
 
     async def remove(self, name: str) -> bool:
-        """Remove a rule; return False if it does not exist."""
+        """Remove a rule; return False if the rule does not exist."""
         return await self._manager.remove(name)
 
 
@@ -70,7 +70,7 @@ def with_rules(dsn: str, log: EventLog, settings: AlertSettings, work: Callable[
 
 @dataclass(frozen=True, slots=True)
 class FiringSelection:
-    """The newest `limit` firings in `[start_us, end_us)`. `rule` and `symbol` are filters; None disables a filter."""
+    """The newest `limit` firings in `[start_us, end_us)`. A filter or bound of None does not apply."""
 
     rule: str | None
     symbol: str | None

@@ -31,8 +31,8 @@ def append_dividend(log: EventLog, symbol: str, ex_date_us: int, amount: float, 
 def stored(settings: Settings, dsn: str, symbol: str) -> list[dict[str, Any]]:
     """Return a symbol's splits and dividends as rows, oldest first.
 
-    `counts` is true if bars are adjusted for the row. A dividend of the newest source has a `note` if bars are not
-    adjusted for the dividend, or if the currency of the prices is unknown. Otherwise `note` is None.
+    `counts` is true if bars are adjusted for the row. `note` is the reason why bars are not adjusted for a dividend of
+    the newest source, or states that the currency of the prices is unknown; otherwise None. Splits have no `note`.
     """
     from tickerplant.app.wiring.rules import log_rules
     from tickerplant.core.adjustment import reasons_not_applied

@@ -34,7 +34,9 @@ class CoverageReport:
 def read_coverage(
     settings: Settings, symbols: Sequence[str], interval: str, start_us: int | None, end_us: int | None
 ) -> CoverageReport:
-    """Return the coverage of these symbols; [] means all. The default range is five sessions, or a year for daily bars.
+    """Return the coverage of these symbols, or of all symbols if `symbols` is [].
+
+    The default range is five sessions, or a year for daily bars.
 
     Raises NoPlant, StoreUnavailable, and BadInput for a range that is too long or starts in the future.
     """
@@ -66,7 +68,7 @@ def read_coverage(
 def rules_and_market_time(settings: Settings) -> tuple[Rules, int]:
     """Return the rules in force and the market's time in µs.
 
-    If there is no log, they are the rules of the settings and the time of the machine.
+    If there is no log, or if it is unavailable, they are the rules of the settings and the time of the machine.
     """
     from tickerplant.api.log_state import market_now
     from tickerplant.log.rules_in_force import rules_in_force

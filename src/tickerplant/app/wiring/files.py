@@ -70,7 +70,8 @@ def replay(
 def file_bars(file: Path, options: ReadOptions, *, strict: bool = False) -> FileBars:
     """Return all bars of a file.
 
-    Raises BadInput if the file cannot be read. `strict`: refuse a file that can be read in two ways.
+    Raises BadInput if the file cannot be read. If `strict` is true, also raises BadInput for a file that can be read in
+    two ways.
     """
     from tickerplant.market_data.files.bars import read_bars
 

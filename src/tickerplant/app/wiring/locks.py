@@ -79,7 +79,7 @@ class FolderLock:
     def write_holder(self, **fields: Any) -> None:
         """Write this process and `fields` into the file, for other processes to read.
 
-        Raises OSError with the file's name if the disk is full; the file is then empty.
+        Raises OSError with the file's name if the write fails, such as on a full disk; the file is then empty.
         """
         assert self._file is not None
         text = json.dumps({"pid": os.getpid(), "what": " ".join(["tickerplant", *sys.argv[1:3]]), **fields})
@@ -105,8 +105,8 @@ class FolderLock:
     def is_held(self, *, exclusively: bool = False) -> bool:
         """Return True if any process, including this one, holds the lock.
 
-        If `exclusively` is true, only an exclusive holder counts. Concurrent calls with `exclusively` do not mistake
-        each other for a holder.
+        If `exclusively` is true, only an exclusive holder counts. A concurrent call with `exclusively` does not count
+        as a holder.
         """
         if not self.path.exists():
             return False  # the check creates no file

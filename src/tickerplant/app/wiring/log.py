@@ -1,4 +1,4 @@
-"""The event log: opening it, its topics, its kept snapshots, and the progress of a live feed."""
+"""The event log: opening it, its topics and end offsets, requests to rebuild, kept snapshots, and states of feeds."""
 
 from __future__ import annotations
 
@@ -128,8 +128,8 @@ def live_feeds(log: EventLog) -> dict[str, tuple[str, int]]:
 def conflicts(log: EventLog, feed: str) -> tuple[int, bool]:
     """Return the count of a feed's rows that conflict with an earlier row, and whether the rows are bars.
 
-    A trade has the identity of an earlier trade, but another price or size. A bar has other values than an earlier row
-    of the same bar.
+    A trade conflicts if it has the identity of an earlier trade, but a different price or size. A row of a bar
+    conflicts if its values differ from an earlier row of the same bar.
     """
     cursor = _cursor(log, feed)
     return cursor.conflicts, cursor.bars > 0

@@ -35,7 +35,7 @@ def create_first_topics(dsn: str, log: EventLog, partitions: int) -> None:
 
 
 def create_followed_topics(dsn: str, log: EventLog, partitions: int) -> None:
-    """Create the missing topics, for a service that can work without the store. `dsn` may be "": no store.
+    """Create the missing topics, for a service that can work without the store. `dsn` is "" without a store.
 
     Raises StoreMismatch if the store answers and follows another log. Logs a warning if it does not answer.
     """
@@ -56,7 +56,7 @@ def create_followed_topics(dsn: str, log: EventLog, partitions: int) -> None:
 
 
 def followed(dsn: str, log: EventLog) -> str | None:
-    """Return the name of this log, None if the store does not follow it. Raises StoreMismatch if the store is ahead."""
+    """Return the name of this log; None if the store does not follow it. Raises StoreMismatch if the store is ahead."""
     if not is_created(log):
         return None
     identity, former = log.identity(), with_store(dsn, lambda store: store.bound_to())

@@ -15,7 +15,7 @@ from tickerplant import machine
 
 
 def reduce_memory(*, with_arrow: bool = True) -> None:
-    """Reduce the memory of this process. `with_arrow` false: the process needs no Arrow, and does not load it."""
+    """Reduce the memory of this process. If `with_arrow` is false, Arrow is not loaded."""
     machine.return_freed_memory()
     if with_arrow:
         _without_pandas()
@@ -23,7 +23,7 @@ def reduce_memory(*, with_arrow: bool = True) -> None:
 
 
 class _ImportBlocker:
-    """A meta path finder that refuses some packages."""
+    """A meta path finder that prevents the import of some packages."""
 
     def __init__(self, packages: Sequence[str]) -> None:
         self._packages = frozenset(packages)

@@ -60,8 +60,8 @@ def computed(
 ) -> pa.Table:
     """Return bars or closes of a file with indicator values, by symbol and time. Closes without times keep their order.
 
-    All bars enter the calculation. The result contains the bars in `[start_us, end_us)`, at most the newest `last`
-    of each symbol. Raises BadInput for a range over closes without times.
+    The calculation uses all bars. The result contains the bars in `[start_us, end_us)`, at most the newest `last` of
+    each symbol, or all if `last` is None. Raises BadInput for a range over closes without times.
     """
     import pyarrow as pa
 
@@ -105,7 +105,7 @@ def values(
     selection: BarSelection,
     adjust: str = "none",
 ) -> tuple[list[dict[str, Any]], InputBars]:
-    """Return the selected stored bars with indicator values, oldest first, and the bars that entered the calculation.
+    """Return the selected stored bars with indicator values, oldest first, and the bars of the calculation.
 
     The returned bars are adjusted as `adjust` defines; the indicator values are adjusted for splits only.
     """
@@ -154,7 +154,7 @@ def values(
 
 
 def _beside(bars: list[dict[str, Any]], values: pa.Table) -> list[dict[str, Any]]:
-    """Return bars with the values of the same times."""
+    """Return bars with the values of the same times; the values of other bars are None."""
     by_time = {row["time"]: row for row in map(plain, values.to_pylist())}
     nothing = dict.fromkeys(values.schema.names)
     return [{**by_time.get(bar["time"], nothing), **bar} for bar in bars]

@@ -47,7 +47,7 @@ class StorePositions:
 
 
 def read_positions(log: EventLog, store: StorePositions) -> Positions:
-    """Return the positions of the store, of aggregation and of analytics, and the log's ends."""
+    """Return the positions of the store, of aggregation and of analytics, and the end offsets of the log."""
     committed = {
         group: {(tp.topic, tp.partition): position for tp, position in log.committed(group).items()}
         for group in ("aggregation", "analytics")
@@ -56,7 +56,7 @@ def read_positions(log: EventLog, store: StorePositions) -> Positions:
 
 
 def queued_series(log: EventLog, partitions: Iterable[int], symbol: str | None) -> int:
-    """Return the count of series that analytics has queued to recompute, for one symbol; None: for all symbols."""
+    """Return the count of series that analytics must recompute, of `symbol`, or of all symbols if `symbol` is None."""
     from tickerplant.core.schemas import STATE_ANALYTICS
     from tickerplant.core.streams import QUEUED_KEY
 

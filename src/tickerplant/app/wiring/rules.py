@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 def ensure_rules(log: EventLog, settings: Settings, *, only_first: bool = False, always_open: bool = False) -> None:
     """Append the rules if they differ from the rules in force; if `only_first`, append only to a log without rules.
 
-    A log keeps the calendars with which its bars were built until the user sets others. A log of an earlier version
-    therefore keeps the defaults of that version. `always_open`: see `rules_of`.
+    A log keeps the calendars with which its bars were built until the user sets other calendars. A log of an earlier
+    version therefore keeps the defaults of that version. `always_open`: see `rules_of`.
     """
     from tickerplant.log.rules_in_force import rules_in_force
     from tickerplant.market_data.feed.commands import ensure_settings
@@ -44,7 +44,7 @@ def ensure_rules(log: EventLog, settings: Settings, *, only_first: bool = False,
 
 
 def log_rules(settings: Settings) -> Rules:
-    """Return the rules in force in the log; if there is no log, return the rules of the settings. Creates nothing."""
+    """Return the rules in force in the log; the rules of the settings if the log is missing or unavailable."""
     from tickerplant.log.rules_in_force import rules_in_force
 
     rules = settings.rules.rules()

@@ -122,7 +122,7 @@ class SandboxProcess:
         """Restart the child, on the same port, whenever it ends. Returns at `stop`."""
         while not stop.wait(POLL_S):
             if self._child is None or self._child.poll() is not None:
-                log.warning("sandbox vendor ended unexpectedly; restarting it")
+                log.warning("the sandbox vendor ended unexpectedly, and is restarted")
                 self.stop()
                 self.start()
 

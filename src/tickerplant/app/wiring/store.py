@@ -1,6 +1,6 @@
 """The store: the embedded server, migrations, scheduled jobs, and the queries of commands.
 
-Each function opens the store itself, because it is called rarely: once per command or health check.
+Each function opens the store itself, because calls are rare: commands, health checks and maintenance.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def has_store(data: Path) -> bool:
 def with_store(dsn: str, work: Callable[[Store], Awaitable[T]], patience_s: float | None = None) -> T:
     """Return the result of `work` for the opened store. Runs an event loop, so the thread must not have one.
 
-    Raises StoreUnavailable if opening and work take longer than `patience_s`; None: no limit.
+    Raises StoreUnavailable if opening and work take longer than `patience_s`. If it is None, there is no limit.
     """
 
     async def run() -> T:
@@ -114,6 +114,7 @@ def with_store(dsn: str, work: Callable[[Store], Awaitable[T]], patience_s: floa
 def migrate(dsn: str, settings: Settings, *, plain: bool = False, create_reader: bool = False) -> Migrated:
     """Apply the pending migrations, and grant the read-only role its rights.
 
+    No rights are granted if no migration was pending, unless `create_reader` is true or the database is embedded.
     `plain`: see `store.migrations.migrate`. `create_reader`: create the role also in a database that is not embedded;
     the embedded database always has it.
     """
@@ -195,7 +196,7 @@ def skip_positions(dsn: str, identity: Identity, starts: Sequence[tuple[str, int
 
 
 def store_health(dsn: str, log: EventLog | None, patience_s: float | None = None) -> Iterable[ComponentHealth]:
-    """Yield the health of the store: it answers, has this version's tables and follows `log` (None: not checked)."""
+    """Yield the health of the store: it answers, has this version's tables, and follows `log` unless `log` is None."""
     status = migration_status(dsn, patience_s)
     if status.pending:
         yield ComponentHealth(
@@ -209,7 +210,10 @@ def store_health(dsn: str, log: EventLog | None, patience_s: float | None = None
 
 
 def left_out(dsn: str, patience_s: float | None = None) -> list[dict[str, Any]]:
-    """Return, by feed, the counts of ticks and bars left out of bars: late_ticks, unsupported, differences."""
+    """Return the counts `late_ticks`, `unsupported` and `differences` by feed.
+
+    They count ticks too late for any bar, ticks and bars that bars cannot use, and bars that differ between sources.
+    """
 
     async def read(store: Store) -> list[dict[str, Any]]:
         async with store.read() as session:

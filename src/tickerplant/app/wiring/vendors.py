@@ -41,7 +41,7 @@ log_lines = structlog.get_logger(__name__)
 def orders(settings: Settings, *, sandbox: bool = False) -> dict[str, tuple[str, ...]]:
     """Return the order of vendors by kind of data.
 
-    If `sandbox` is true, kinds without a configured vendor use only the sandbox.
+    If `sandbox` is true, kinds without a configured vendor use the vendors of the setting `sandbox.vendors`.
 
     Raises ConfigError for a configured vendor without its key.
     """
@@ -81,7 +81,7 @@ def quotas(settings: Settings) -> dict[str, tuple[Quota, ...]]:
 def providers(
     settings: Settings, names: Sequence[str], clock: Clock, endpoint: SandboxEndpoint | None, rules: Rules | None = None
 ) -> dict[str, Provider]:
-    """Return the providers of these vendors, by vendor. `rules`: None means the rules of the settings.
+    """Return the providers of these vendors, by vendor. If `rules` is None, the rules of the settings apply.
 
     A vendor whose extra is not installed has no provider.
 
@@ -118,8 +118,8 @@ async def open_scheduler(
 ) -> AsyncIterator[RequestScheduler]:  # fmt: skip
     """Open the request scheduler for the block. This process becomes its only owner; an earlier owner loses it.
 
-    `endpoint`: the sandbox to use, whose clock then applies. `rules`: None means the rules of the settings. Raises
-    ConfigError (before an earlier owner loses it), SnapshotRefused, LogError.
+    `endpoint`: the sandbox to use, whose clock applies if `clock` is None. If `rules` is None, the rules of the
+    settings apply. Raises ConfigError (before an earlier owner loses the scheduler), SnapshotRefused, LogError.
     """
     from tickerplant.market_data.vendors.scheduler import RequestScheduler, VendorPlan
     from tickerplant.market_data.vendors.state_store import StateStore
@@ -193,7 +193,7 @@ def streams(scheduler: RequestScheduler, symbols: Sequence[str]) -> list[tuple[P
 def skipped_health(settings: Settings, *, sandbox: bool | None = None) -> Iterable[ComponentHealth]:
     """Yield the vendors that the plant skips because their extra is missing; see `extras.vendors_health`.
 
-    `sandbox`: None means the settings' choice. No key is needed: a command may lack the keys of the plant.
+    If `sandbox` is None, the settings decide. No key is needed, because a command may lack the keys of the plant.
     """
     use_sandbox = settings.wants_sandbox if sandbox is None else sandbox
     return vendors_health(settings, _orders(settings, sandbox=use_sandbox))

@@ -1,7 +1,7 @@
-"""A consistent copy of the log's file, made beside its writers: `LogSnapshot`.
+"""A consistent copy of the log's file, made while its writers continue: `LogSnapshot`.
 
 The snapshot is one read transaction of SQLite. Writers continue, and their pages stay in the `-wal` until the copy
-ends. The copy is a file of its own without a `-wal`.
+ends. The copy is one file without a `-wal`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from tickerplant.log.embedded.context import LogContext
 
 STEP_PAGES: Final = 512
-"""Pages per step of a copy, which is 8 MiB. Progress is reported after each step."""
+"""Pages per step of a copy: 8 MiB. Progress is reported after each step."""
 
 Progress = Callable[[int, int], None]
-"""A function that receives the bytes done and the bytes in all. It may raise an error to end the work."""
+"""A function that receives the count of copied bytes and the total count. It may raise an error to end the copy."""
 
 
 class LogSnapshot:
-    """The log at one instant. It exists until `close`. For one thread."""
+    """The log at one instant, until `close`. Belongs to one thread."""
 
     def __init__(self, context: LogContext) -> None:
         self._context = context
@@ -74,8 +74,8 @@ class LogSnapshot:
     ) -> None:
         """Write the snapshot to a new file with mode 0600, and sync it.
 
-        `positions`: maximum positions of these groups in the copy, for groups whose effects are in another store. Such
-        a group has position 0 where the mapping contains no position.
+        `positions` contains maximum positions in the copy, for groups whose effects are in another store. If it
+        contains no position of a partition, the position of such a group is the partition's first offset.
         """
         os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         with file.translate_errors(target):
@@ -112,7 +112,7 @@ class LogSnapshot:
 
 
 def _check(copy: sqlite3.Connection, source: Path) -> None:
-    """Raise LogError if the pages of the copy are damaged. The copy has the pages of the log."""
+    """Raise LogError if the pages of the copy are damaged. The log then has the same damage."""
     (found,) = copy.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise LogError(f"the event log {source} is damaged ({found}); restore an earlier backup or start a new log")

@@ -73,7 +73,7 @@ class Checkpointer:
                 _log.warning("checkpoint failed, retrying", path=str(self._path), error=str(error))
 
     def _passive(self, connection: sqlite3.Connection) -> int:
-        """Move the pages that no reader needs in the -wal; return the -wal's size in bytes, 0 without a new commit."""
+        """Move the pages that no reader needs in the -wal; return the -wal's bytes, or 0 if there is no new commit."""
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version == self._seen:
             return 0
@@ -85,8 +85,8 @@ class Checkpointer:
     def _restart(self, connection: sqlite3.Connection) -> None:
         """Make the next commit write the -wal from its beginning.
 
-        Writers wait meanwhile. A -wal of 64 MB would make them wait 0.7 s, mostly for SQLite's sync of the file. Most
-        pages are therefore moved and synced before the lock is held.
+        Writers wait during the checkpoint. A -wal of 64 MB would make them wait 0.7 s, mostly for SQLite's sync of the
+        file. Most pages are therefore moved and synced before the lock is held.
         """
         for _ in range(2):
             self._passive(connection)

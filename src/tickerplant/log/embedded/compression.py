@@ -37,7 +37,7 @@ _FIRST: Final = 64
 _FACTOR: Final = 4
 """Ratio of the record counts of a topic at two consecutive attempts to build a dictionary."""
 _SAVING: Final = 0.8
-"""Maximum ratio of the samples' size with a new dictionary to their present size. Above this ratio, the new dictionary
+"""Maximum ratio of the samples' size with a new dictionary to their current size. Above this ratio, the new dictionary
 is dropped."""
 
 
@@ -135,7 +135,7 @@ class Encoder:
             topic.compressor = _compressor(self._dictionaries.get(connection, row[0]))
 
     def _learn(self, connection: sqlite3.Connection, topic_id: int, topic: _Topic) -> None:
-        """Build a dictionary from every second sample. Use it if it shrinks the other samples to `_SAVING`."""
+        """Build a dictionary from every second sample; use it if it shrinks the other samples to `_SAVING`."""
         topic.learn_at *= _FACTOR
         self._use_newest(connection, topic_id, topic)
         made, judged = list(topic.samples)[::2], list(topic.samples)[1::2]

@@ -17,8 +17,8 @@ FORMAT: Final = 2
 """Version of the tables. Format 1 had no compressed records; `prepare` upgrades it."""
 
 PAGE_BYTES: Final = 16_384
-"""Page size of the file. Reads of 56 KB records reach 2.1 GB/s with 4 KB pages, 4.6 GB/s with 16 KB and 5.4 GB/s with
-64 KB.
+"""Page size of the file in bytes. Reads of 56 KB records reach 2.1 GB/s with 4 KB pages, 4.6 GB/s with 16 KB and 5.4
+GB/s with 64 KB.
 
 A commit of two small records writes at least three pages; with 64 KB pages it takes three times as long as with 4 KB
 pages."""
@@ -97,7 +97,7 @@ def _is_full(path: Path) -> bool:
 
 
 def connect(path: Path, patience_s: float) -> sqlite3.Connection:
-    """Return a connection for one thread at a time. `patience_s`: maximum wait for locks of other programs."""
+    """Return a connection for one thread at a time. It waits at most `patience_s` seconds for other locks."""
     connection = sqlite3.connect(path, timeout=patience_s, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA synchronous = NORMAL")  # no sync per commit; `make_durable` syncs
@@ -139,7 +139,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
             f"the event log {path} has format {version}, and this version of Tickerplant reads {FORMAT}; run the "
             "version that wrote it"
         )
-    connection.execute("SELECT count(*) FROM meta").fetchone()  # opens the -wal; the file exists from here on
+    connection.execute("SELECT count(*) FROM meta").fetchone()  # opens the -wal, so that its file exists
 
 
 @contextlib.contextmanager

@@ -5,9 +5,9 @@ rebalances the group in one transaction. Partition i of a topic is assigned to m
 the topic, sorted by name. If all members read the same topics, one partition number of all these topics thus has one
 owner.
 
-`owners` stores the owner of each partition and the group generation in which it became the owner. A commit succeeds
-only if both equal the values of the member's last `poll`. A member that lost a partition therefore cannot commit for
-it, even if it owns the partition again. A member that retained the partition can commit for it.
+`owners` stores the owner of each partition and the group generation of the assignment. A commit succeeds only if both
+equal the values of the member's last `poll`. A member that lost a partition therefore cannot commit for the partition,
+even if the member owns the partition again. A member that retained the partition can commit for it.
 """
 
 from __future__ import annotations

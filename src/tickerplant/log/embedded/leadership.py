@@ -12,7 +12,7 @@ _SLICE_S: Final = 0.1
 
 
 class EmbeddedLeadership:
-    """The wait of one member for its leadership. Belongs to one thread at a time."""
+    """The wait of one member for the leadership. Belongs to one thread at a time."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -1,8 +1,9 @@
 """Locks that the kernel releases when their holder dies: the writers' queue, and exclusive locks of a machine.
 
 All of them are `flock` on separate files. SQLite's own locks are POSIX locks: any close of the same file in the process
-releases them. This package therefore opens the database's files directly in two places only. One is the -wal, on which
-SQLite takes no lock. The other is the database in `WriterLock.sync`, which is closed after the last log on it.
+releases them. This package therefore opens the files of an existing database directly in two places only. One is the
+-wal, on which SQLite takes no lock. The other is the database in `WriterLock.sync`; `WriterLock.close` closes it after
+the last log on it.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class FairLock:
 class WriterLock:
     """The queue of writers: a fair lock between the threads of this process, then `flock` between processes.
 
-    Writers poll for SQLite's own lock. The slowest append of three busy writers waited 2.4 s for SQLite's lock, and
-    0.16 s for this lock.
+    Writers that wait for SQLite's own lock poll, in no order. The slowest append of three busy writers waited 2.4 s for
+    SQLite's lock, and 0.16 s for this lock.
     """
 
     def __init__(self, path: Path) -> None:

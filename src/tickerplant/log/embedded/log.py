@@ -93,7 +93,10 @@ class EmbeddedLog:
         return Identity(found["log_id"], found["generation"])
 
     def create_topics(self, specs: Iterable[TopicSpec], partitions: int, *, generation: int = 1) -> list[str]:
-        """Create the missing topics and return their names. Existing topics get the retention of their spec."""
+        """Create the missing topics and return their names. Existing topics get the retention of their spec.
+
+        State topics have no retention.
+        """
         created: list[str] = []
         with self._writing() as connection:
             connection.execute("INSERT INTO meta VALUES ('log_id', ?) ON CONFLICT DO NOTHING", (str(uuid.uuid4()),))
@@ -151,7 +154,7 @@ class EmbeddedLog:
             with self._reading() as connection:
                 partition_id = self._context.catalog.partition_id(connection, *source)
                 begin = max(begin, records.bounds(connection, [partition_id])[partition_id].first)
-                count = min(_CHUNK_RECORDS, end - begin)  # offsets have no gaps in a file
+                count = min(_CHUNK_RECORDS, end - begin)  # offsets are consecutive in a file
                 limits = records.Limits(count, _CHUNK_BYTES, at_least=1)
                 rows = records.read(connection, self._decoder, partition_id, begin, limits) if count > 0 else []
             for offset, appended_at_us, value in rows:
@@ -197,7 +200,7 @@ class EmbeddedLog:
         return {names[partition_id]: position for partition_id, position in positions.items()}
 
     def lag(self, group: str, topics: Sequence[str]) -> dict[TopicPartition, int]:
-        """Return for each partition the count of records after the group's committed position."""
+        """Return the count of records after the group's committed position, by partition."""
         committed = self.committed(group)
         bounds = {name: b for topic in topics for name, b in self.offsets(topic).items()}
         return {name: max(0, end - max(first, committed.get(name, first))) for name, (first, end) in bounds.items()}
@@ -243,7 +246,8 @@ class EmbeddedLog:
     def trim(self, now_us: int) -> dict[str, int]:
         """Drop records older than their topic's retention, in short transactions between the writers' transactions.
 
-        Records at or after a group's position or a retention hold remain.
+        Returns the count of dropped records by topic. Records at or after a group's position or a retention hold
+        remain.
 
         The file does not shrink; SQLite reuses its free pages. A kill between two transactions is harmless.
         """
@@ -277,7 +281,7 @@ class EmbeddedLog:
             connection.executemany("INSERT INTO floors VALUES (?, ?, ?)", rows)
 
     def snapshot(self) -> LogSnapshot:
-        """Return the log as it is now, for a backup. Writers continue; their pages stay in the -wal meanwhile."""
+        """Return a snapshot of the log for a backup. Writers continue, and their pages stay in the -wal."""
         self._context.check_open()
         return LogSnapshot(self._context)
 

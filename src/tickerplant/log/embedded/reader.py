@@ -74,7 +74,10 @@ class EmbeddedReader:
     def poll(
         self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024
     ) -> list[ConsumedRecord]:
-        """Return committed records: a fair share of each partition, in order within each; [] after the timeout."""
+        """Return committed records: a fair share of each partition, in order within each.
+
+        Returns [] after the timeout or a `wake`.
+        """
         deadline = time.monotonic() + timeout_s
         with file.translate_errors(self._context.path):
             while True:

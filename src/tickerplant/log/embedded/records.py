@@ -33,7 +33,7 @@ def bounds(connection: sqlite3.Connection, partition_ids: Sequence[int]) -> dict
 def append(
     connection: sqlite3.Connection, partition_id: int, values: Iterable[tuple[int, Payload]], now_us: int
 ) -> int:
-    """Append compressed values with their dictionaries, in order; return the last offset.
+    """Append (dictionary number, stored value) pairs, in order; return the last offset.
 
     Append times never decrease, even if the clock does.
     """
@@ -112,7 +112,10 @@ def droppable(connection: sqlite3.Connection, partition_id: int, before_us: int)
 
 
 def drop(connection: sqlite3.Connection, partition_id: int, range_: Bounds) -> int:
-    """Drop the first records of a range, at most `_DROP_RECORDS`; return their count. SQLite reuses their pages."""
+    """Drop the first records of a range; return their count. SQLite reuses their pages.
+
+    One call drops at most `_DROP_RECORDS` records and about `_DROP_BYTES` bytes.
+    """
     sizes = connection.execute(
         'SELECT length(value) FROM records WHERE partition_id = ? AND "offset" >= ? AND "offset" < ? '
         'ORDER BY "offset" LIMIT ?',

@@ -5,8 +5,8 @@ guaranteed: a writer that is killed between its commit and the notification send
 slowly.
 
 An awake reader in the notifier's own process gets a flag instead of a datagram. Sending a datagram releases the
-interpreter's lock, which the woken thread then holds for a while. This wait took half of a writer's time with six
-readers. Readers without a group serve live streams, so they are notified first.
+interpreter's lock, which the woken thread then holds for a while. With six readers, a writer waited half of its time
+for this lock. Readers without a group serve live streams, so they are notified first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from tickerplant import machine
 
 _NAME_CHARS = 40
 _SETTLED_NS = 50_000_000
-"""Nanoseconds after a directory's last change until its listing is kept. Directory times have steps of a few ms."""
+"""Minimum age in nanoseconds of a directory's last change before its listing is cached. Directory times have steps of a
+few ms."""
 
 
 def sockets_directory(beside: Path) -> Path:
@@ -120,7 +121,10 @@ class Notifier:
         self._listing: list[tuple[str, frozenset[int]]] = []
 
     def notify(self, topic_ids: Collection[int] | None = None) -> None:
-        """Wake the readers of these topics, or all readers. Never blocks. Removes the sockets of dead readers."""
+        """Wake the readers of these topics, or all readers if `topic_ids` is None. Never blocks.
+
+        Removes the sockets of dead readers.
+        """
         for path, topics in self._list():
             if topic_ids is not None and topics and topics.isdisjoint(topic_ids):
                 continue
@@ -141,7 +145,7 @@ class Notifier:
                 return  # the log was closed, or this file system has no sockets: readers check by themselves
 
     def _list(self) -> list[tuple[str, frozenset[int]]]:
-        """Return (address, topic ids) of each socket. A listing is kept until the directory changes."""
+        """Return (address, topic ids) of each socket. A listing is cached until the directory changes."""
         with self._guard:
             try:
                 changed_ns = self._folder.stat().st_mtime_ns

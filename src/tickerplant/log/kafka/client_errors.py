@@ -15,7 +15,7 @@ from typing import Final
 from confluent_kafka import KafkaError
 
 GRACE_S: Final = 1.0
-"""Seconds for which a refusal must last without a success. A broker that stops may break a handshake once."""
+"""Seconds without a success after which a refusal is reported. A broker that stops may break a handshake once."""
 
 _REFUSED: Final = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL}
 _WRONG_PROTOCOL: Final = re.compile(r"security\.protocol|PLAINTEXT broker listener")
@@ -39,7 +39,7 @@ class ConnectionErrors:
         self._has_connected = False
 
     def note_line(self, line: str) -> None:
-        """Store the reason in a log line of a client, if the line has one that no callback receives."""
+        """Store the reason that a log line of a client contains, if no callback receives this reason."""
         if self._refused is None and not self._has_connected and _CLOSED.search(line):
             text = (
                 "a broker closes the connection before the first answer; check security.protocol for this port, and "
@@ -74,7 +74,10 @@ class ConnectionErrors:
         return refused[1] if refused is not None and self._clock() - refused[0] >= GRACE_S else ""
 
     def outage(self) -> str:
-        """Return the reason and the duration of an outage of all brokers; "" without such an error since a success."""
+        """Return the reason and the duration of an outage of all brokers, or of a refusal.
+
+        Returns "" if no such error has followed the last successful request.
+        """
         refused, away = self._refused, self._away
         if refused is None and away is None:
             return ""

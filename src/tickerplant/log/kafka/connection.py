@@ -27,7 +27,8 @@ _NUMBERS: Final = re.compile(r"[0-9]+")
 _CLOSED_WHILE_IDLE: Final = re.compile(r"Disconnected.*in state UP")
 
 TRANSACTION_TIMEOUT_MS: Final = 10_000
-"""Maximum milliseconds for which a dead producer's open transaction blocks the readers of its partitions."""
+"""Timeout of a transaction in milliseconds. A dead producer's open transaction blocks the readers of its partitions
+until the brokers abort it. They look for transactions past their timeout every 10 s."""
 
 _CLIENT: Final[Mapping[str, Any]] = {
     "client.id": "tickerplant",
@@ -110,7 +111,7 @@ class Cluster:
     def client(self, kind: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         """Return the settings of one client.
 
-        The user's settings override its kind's settings, but not the fixed settings.
+        The user's settings override the settings of the client's kind, but not `more` and the fixed settings.
         """
         fixed = {"bootstrap.servers": self.bootstrap, "logger": ClientLogFilter(self.errors)}
         return {**_CLIENT, "error_cb": self.errors.note, **kind, **self.config, **more, **fixed}

@@ -18,7 +18,7 @@ _ASSIGNOR: Final = "cooperative-sticky"
 
 
 class KafkaLeadership:
-    """The wait of one member for its leadership. Belongs to one thread at a time."""
+    """The wait of one member for the leadership. Belongs to one thread at a time."""
 
     def __init__(self, context: LogContext, name: str, member: str) -> None:
         self._topic, self._is_held, self._closed = context.named(OWN_TOPIC), False, False

@@ -87,7 +87,10 @@ class KafkaReader:
     def poll(
         self, *, timeout_s: float, max_records: int = 256, max_bytes: int = 8 * 1024 * 1024
     ) -> list[ConsumedRecord]:
-        """Return committed records: the first after a wait, and others that are already fetched; [] on a timeout."""
+        """Return committed records: the first after a wait, and others that are already fetched.
+
+        Returns [] on a timeout, or after a `wake`.
+        """
         if self._closed:
             raise LogError("the reader is closed")
         deadline = time.monotonic() + timeout_s
@@ -113,7 +116,10 @@ class KafkaReader:
         return taken
 
     def _next(self, deadline: float) -> Message | None:
-        """Return the next message, or None. Waits until the deadline, but only for the first message of a poll."""
+        """Return the next message; None if none has arrived at the deadline or at a `wake`.
+
+        Waits only for the first message of a poll. Also returns None if the log does not contain a position.
+        """
         if self._held is not None:
             held, self._held = self._held, None
             return held

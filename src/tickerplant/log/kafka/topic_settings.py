@@ -1,8 +1,8 @@
 """The settings of the log's topics: the settings of a new topic, and the check of an existing topic. Pure.
 
 Another program may have created or altered a topic. A setting that would lose records, or stop the plant later, is
-refused at the start. A setting that shortens what a user can read is a warning. Both texts contain the command that
-corrects the topic.
+refused at the start. A setting that shortens what a user can read, or weakens replication, is a warning. Both texts
+contain the command that corrects the topic.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tickerplant.log.kafka.connection import MESSAGE_BYTES
 from tickerplant.log.topic_policy import DEFAULT, TopicPolicy
 
 MAX_REPLICAS: Final = 3
-"""Maximum replicas of a new topic. A smaller cluster has one replica per broker. Two of three replicas must store each
-record."""
+"""Maximum replicas of a new topic if `topics.replicas` is not set. A smaller cluster has one replica per broker. Two of
+three replicas must store each record."""
 
 REPLICAS: Final = "replicas"
-"""Name of the finding about the count of replicas, which is no setting of a topic."""
+"""Name of the finding about the count of replicas, which is not a setting of a topic."""
 
 _LEAST_RETENTION_US: Final = DAY_US
 """Minimum accepted retention of a topic whose default is longer. An outage of a night is shorter than a day, and an
@@ -88,7 +88,7 @@ class Findings:
 def check(
     topic: str, spec: TopicSpec, config: Mapping[str, str], replicas: int, policy: TopicPolicy = DEFAULT
 ) -> Findings:
-    """Return the refused settings of an existing topic, and the settings that shorten the range that users can read.
+    """Return the refused settings of an existing topic, and the settings that cause a warning.
 
     `topic` is the name on the brokers. The name of `spec` has no prefix.
     """

@@ -2,9 +2,9 @@
 
 Offsets are in snapshots, cursors, versions and the store's positions. Equal offsets therefore let all services continue
 as if the log had always been on the brokers. A producer without transactions writes no markers, so the offsets of its
-records have no holes. Offsets below the other log's first record are filled with empty records, which the brokers then
-delete. An interrupted copy compares the records that are present, and continues after them. They differ if the brokers
-have accepted a late request of a killed process.
+records are consecutive. Offsets below the other log's first record are filled with empty records, which the brokers
+then delete. A copy after an interruption compares the records that are present, and continues after them. The records
+differ if the brokers have accepted a late request of a killed process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _REPORT_RECORDS: Final = 1_000
 
 
 class RecordCopier:
-    """Appends records to partitions of a log at given offsets. One thread only."""
+    """Appends records to partitions of a log at given offsets. Belongs to one thread."""
 
     def __init__(self, log: KafkaLog) -> None:
         self._log, self._cluster = log, log.cluster
@@ -43,10 +43,10 @@ class RecordCopier:
         read: Callable[[int], Iterable[ConsumedRecord]],
         progress: Callable[[int], None],
     ) -> None:
-        """Append what a partition lacks of the other log's offsets `bounds`, and wait for the brokers.
+        """Append the other log's records of the offsets `bounds` that a partition lacks, and wait for the brokers.
 
-        `read(offset)` yields the other log's records from an offset on, without holes. `progress` receives the next
-        offset. Raises LogError if the partition has other offsets afterwards.
+        `read(offset)` yields the other log's records from an offset on, with consecutive offsets. `progress` receives
+        the next offset. Raises LogError if the partition has other offsets afterwards.
         """
         first, end = bounds
         low, present = self._log.offsets(target.topic, read_uncommitted=True)[target]
@@ -111,7 +111,9 @@ class RecordCopier:
                     return
                 except BufferError:
                     if time.monotonic() > deadline:
-                        raise LogUnavailable(f"appending to {target.topic}: the brokers are too slow") from None
+                        raise LogUnavailable(
+                            f"appending to {target.topic}: the brokers are too slow; try again"
+                        ) from None
                     self._producer.poll(0.05)
 
     def _flush(self, target: TopicPartition) -> None:

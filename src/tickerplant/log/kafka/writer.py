@@ -22,7 +22,7 @@ from tickerplant.log.port import MAX_RECORD_BYTES, Payload, Reader, TopicPartiti
 _log = structlog.get_logger(__name__)
 
 SUSPECT_S: Final = 5.0
-"""Seconds of one commit above which its request may have been sent twice."""
+"""Duration of a commit in seconds above which its request may have been sent twice."""
 
 
 class _ProducerFailed(LogError):
@@ -267,9 +267,10 @@ class KafkaWriter:
     def _send_positions(self, positions: list[KafkaPartition], metadata: Any) -> None:
         """Send a group's positions, with a reliable timeout.
 
-        In librdkafka 2.16 this call never returns, despite its timeout, if the group's coordinator restarts meanwhile.
-        A thread therefore makes the call. After a timeout the thread and its producer are abandoned. The next
-        transaction starts with a new producer, which ends the old transaction. Raises LogUnavailable, KafkaException.
+        In librdkafka 2.16 this call never returns, despite its timeout, if the group's coordinator restarts during the
+        call. A thread therefore makes the call. After a timeout the thread and its producer are abandoned. The next
+        transaction starts with a new producer, which ends the old transaction. Raises LogUnavailable after a timeout or
+        an error of a callback, and KafkaException for an error of the brokers.
         """
         producer, failed = self._producer, list[BaseException]()
 

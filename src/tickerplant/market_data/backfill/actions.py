@@ -1,4 +1,7 @@
-"""Splits and dividends: requested once a day for each symbol, a few symbols a round, and appended if they are new."""
+"""Splits and dividends: requested once a day for each symbol, a few symbols per round.
+
+Only rows that the store does not contain are appended. Symbols of currency pairs (with `/`) are not requested.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,13 @@ SYMBOLS_PER_ROUND: Final = 5
 
 
 class _ResumeToken(msgspec.Struct):
-    """The resume token of the feed: time of the last request for splits and dividends, by symbol."""
+    """The resume token of the feed: time of the last attempt to request actions, by symbol."""
 
     actions: dict[str, int] = {}
 
 
 class ActionsRequester:
-    """Requests splits and dividends. The times of the last requests are stored in the feed's cursor."""
+    """Requests splits and dividends. The times of the last attempts are stored in the feed's cursor."""
 
     def __init__(self, scheduler: RequestScheduler, publisher: Publisher, progress: Progress, clock: Clock) -> None:
         self._scheduler = scheduler
@@ -81,7 +84,7 @@ class ActionsRequester:
 async def new_actions(
     store: Store, splits: pa.RecordBatch | None, dividends: pa.RecordBatch | None
 ) -> tuple[pa.RecordBatch | None, pa.RecordBatch | None]:
-    """Return the splits and the dividends that are not in the store, each as a batch; None if there are none."""
+    """Return the splits and the dividends that are not in the store, each as a batch, or as None if there are none."""
     result: list[pa.RecordBatch | None] = []
     for batch, relation, values in (
         (splits, "splits", ("numerator", "denominator")),

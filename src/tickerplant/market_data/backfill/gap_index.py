@@ -30,18 +30,21 @@ from tickerplant.store import Store
 GAP_FILL_US: Final = 2 * DAY_US
 """Maximum age of a recent gap. Requests for recent gaps may use reserved credits."""
 SHORT_US: Final = GAP_FILL_US + DAY_US
-"""Length of the newest part of a history, which is scanned first."""
+"""Maximum length of the newest part of a history, which is scanned first."""
 PART_US: Final = 60 * DAY_US
-"""Length of the other parts of a history. One query reads the silent intervals of many symbols in a part."""
+"""Maximum length of the other parts of a history, except for daily bars.
+
+One query reads the silent intervals of many symbols in a part.
+"""
 RESCAN_US: Final = 15 * MINUTE_US
 """Minimum length of the range that every round scans again: a feed may report an outage after a bar was stored."""
 SCAN_S: Final = 5.0
-"""Time after which a round starts no further scan of a range that is not scanned yet."""
+"""Seconds after which a round starts no further scan of a range that is not scanned yet."""
 _INTERVAL_RANK: Final = {"1d": 0, "1m": 1}
 _SYMBOLS: Final = 100
 """Maximum number of symbols of one query."""
 _SYMBOLS_LONG: Final = 25
-"""Maximum number of symbols of one query over PART_US of 1m bars: about 2 million rows."""
+"""Maximum number of symbols of one query over more than SHORT_US, except for daily bars: about 2 million rows."""
 _YIELD_EVERY: Final = 50
 """Number of series handled between two yields to the event loop."""
 
@@ -259,7 +262,7 @@ class GapIndex:
         self._counts[id(series)] = series.counts(self._now_us, self.before_us(series, self._now_us))
 
     def counts(self) -> tuple[int, int]:
-        """Return the number of missing bars, and how many of them are postponed, as of the last `recount`."""
+        """Return the counts of missing and of postponed missing bars, as of the last `recount` of each series."""
         return sum(missing for missing, _ in self._counts.values()), sum(later for _, later in self._counts.values())
 
     def due_us(self, now_us: int) -> int | None:

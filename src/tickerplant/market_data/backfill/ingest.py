@@ -168,7 +168,7 @@ class AnswerIngestor:
             self._penalties.add_error(key, vendor, error, now_us)
 
     def _add_unrelated(self, vendor: str, series: Series) -> None:
-        """Handle an answer that covers none of the missing bars: asking this vendor again cannot help."""
+        """Exclude a vendor for PENALTY_US, because its answer covers none of the missing bars."""
         until_us = self._clock.now_us() + PENALTY_US
         note = f"{vendor} answered for other times"
         self._penalties.add((series.symbol, series.interval), vendor, until_us, NOT_OFFERED, note)
@@ -176,7 +176,7 @@ class AnswerIngestor:
     def _add_difference(
         self, result: _Result, vendor: str, series: Series, covered: tuple[int, int], difference: str
     ) -> None:
-        """Exclude a vendor whose bars differ from the stored bars."""
+        """Exclude a vendor for a day, because its bars differ from the stored bars."""
         now_us = self._clock.now_us()
         self._penalties.add((series.symbol, series.interval), vendor, now_us + DAY_US, DIFFERS, difference)
         result.rows += [
@@ -232,7 +232,7 @@ class AnswerIngestor:
     async def _compare(
         self, store: Store, vendor: str, series: Series, found: pa.RecordBatch
     ) -> comparison.Comparison | None:
-        """Compare bars with stored bars of other sources; return the result, or None if the bars may be used."""
+        """Compare bars with stored bars of other sources; return the result if the bars must not be used, else None."""
         if not self._scheduler.needs_comparison(vendor, series.symbol, series.interval) or not found.num_rows:
             return None
         times, length_us = times_of(found["time"]), series.grid.length_us

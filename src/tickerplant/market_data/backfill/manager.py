@@ -1,10 +1,10 @@
 """The backfill manager: fetches missing bars for as long as the service runs.
 
 No plan is stored. Each round plans from the store: expected bars, minus stored bars, minus answered ranges. A round
-starts only after the store has applied every record of `market.prices.raw`, so no stored bar is requested again. The
-manager appends an empty round to every partition as a barrier, and waits until the store has applied it. After a kill,
-the barrier also covers the records of the killed process. The request that was in flight is sent again; its credits are
-spent twice.
+scans the store only after the store has applied all earlier records of `market.prices.raw`, so no stored bar is
+requested again. For this, the manager appends an empty round to every partition as a barrier, and waits until the store
+has applied it. After a kill, the barrier also covers the records of the killed process. The request that was in flight
+is sent again; its credits are spent twice.
 
 A round performs these steps in order:
 
@@ -12,16 +12,16 @@ A round performs these steps in order:
 2. scan the last minutes, the gaps of streams, the users' orders, and some of the history,
 3. close the orders that are filled,
 4. send requests, the most valuable first, until none is possible or the round reaches its limit of time or requests. A
-   gap of a stream, a new order, and the end of the requests for orders also end this step. The scheduler debits and
-   stores each request before it is sent. The last bars of an answer, its splits, dividends, dead letters and verdicts
-   form one transaction,
+   gap of a stream, a new order, an almost full disk, and the end of the requests for orders also end this step. The
+   scheduler debits and stores each request before it is sent. The last bars of an answer, its splits, dividends, dead
+   letters and verdicts form one transaction,
 5. append the reasons why gaps cannot be requested,
 6. request the splits and dividends of some symbols that are due,
 7. end the feed's round, so that the indicators of older bars are recomputed once.
 
-After a round without requests, the manager waits: up to a minute of its clock, but at least a second of the machine's
-clock. Requests for recent gaps are less frequent if few credits are left: a page of one bar costs as much as a page of
-thousands.
+After a round without requests and without unscanned ranges, the manager waits. The wait is up to a minute of its clock,
+but at least a second of the machine's clock. Requests for recent gaps are less frequent if few credits are left: a page
+of one bar costs as much as a page of thousands.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class BackfillManager:
             self._executor.shutdown(wait=False)
 
     async def _run_connected(self) -> None:
-        """Run rounds until the work of `once` is done, or the log or the store fails."""
+        """Run rounds until the work of a plan with `once` is done, or the log or the store fails."""
         writer = await self._call(lambda: FeedWriter(self._log, FEED, hold_bytes=_HOLD_BYTES, clock=self._clock.now_us))
         store: Store | None = None
         try:
@@ -171,7 +171,7 @@ class BackfillManager:
                 await store.close()
 
     async def _step(self, writer: FeedWriter, store: Store) -> bool:
-        """Run one round, and wait if it had nothing to do; return True if the work of `once` is done."""
+        """Run one round, and wait if it had nothing to do; return True if the work of a plan with `once` is done."""
         await self._wait_for_space()
         await self._orders.accept_new()
         plan = self._plan

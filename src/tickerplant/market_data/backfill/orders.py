@@ -1,4 +1,4 @@
-"""Users' orders of bars: other processes place them in the log, and the manager carries them out."""
+"""Users' orders for bars: other processes store the orders in the log, and the manager requests the bars."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TRIES: Final = 20
 def place_order(log: EventLog, order: Order) -> None:
     """Store an order for the backfill that runs on this log. Only the newest MAX_ORDERS orders remain stored.
 
-    Blocks. Raises LogError if other writers fence every attempt.
+    Blocks. Raises LogError if other writers fence every attempt, or if the stored orders cannot be decoded.
     """
     for _ in range(_TRIES):
         try:
@@ -85,7 +85,7 @@ class OpenOrders:
         return [one for ranges in self._ranges.values() for one in ranges]
 
     async def accept_new(self) -> bool:
-        """Accept the stored orders that are new; return True if there was one."""
+        """Accept the stored orders that are new; return True if there was at least one."""
         new = await self._read_new()
         for order in new:
             self._accept(order)

@@ -1,4 +1,4 @@
-"""Requests cut from the missing bars: the most valuable first, in pages as large as a vendor allows. Pure.
+"""Requests cut from the missing bars: the most valuable first, in pages up to the limits of vendor and plant. Pure.
 
 A page begins at the newest missing bar and extends backwards. Stored bars inside a page cost nothing, so gaps that fit
 into one page are one request. Symbols with missing bars in the same range share a request.
@@ -67,7 +67,7 @@ def next_task(series: Series, now_us: int, before_us: int, gaps_from_us: int, *,
 
 
 class TaskQueue:
-    """The tasks of a round by rank, one for each series. Bounded by the number of series."""
+    """The tasks of a round by rank, at most one for each series."""
 
     def __init__(self) -> None:
         self._tasks: dict[int, Task] = {}
@@ -75,7 +75,7 @@ class TaskQueue:
         self._number = itertools.count()
 
     def put(self, series: Series, task: Task | None) -> None:
-        """Replace the task of a series; None: it has no task in this round."""
+        """Replace the task of a series, or remove it if `task` is None."""
         if task is None:
             self._tasks.pop(id(series), None)
             return
@@ -105,7 +105,7 @@ class TaskQueue:
 
 
 def newest_page(task: Task, offer: BarsOffer, now_us: int, *, overlap: int = 0) -> tuple[int, int]:
-    """Return the range `[start, end)` of the task's newest page at this vendor, with `overlap` bars before it."""
+    """Return the range `[start, end)` of the task's newest page at this vendor, with up to `overlap` bars before it."""
     grid = task.series.grid
     overlap = min(overlap, offer.page_bars // 2)
     oldest_us = task.start_us
@@ -130,7 +130,7 @@ def shared_request(
     first: Task, others: Iterable[Task], page: tuple[int, int], offer: BarsOffer, limit: int,
     fits: Callable[[Task], bool] = lambda _: True,
 ) -> tuple[BarsRequest, list[Task]]:  # fmt: skip
-    """Return one request for up to `limit` tasks: the first, and others with missing bars on the same page.
+    """Return one request for up to `limit` tasks, and these tasks: the first, and others with the same newest page.
 
     `others`: tasks of the same interval and purpose. `fits` returns True if a task may share the request.
     """

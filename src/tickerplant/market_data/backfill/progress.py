@@ -18,10 +18,11 @@ class Progress(msgspec.Struct, kw_only=True):
     """The progress of the backfill. Times are microseconds UTC by the clock of market_data.
 
     `working`: a request is possible now, or a range is not scanned yet. `missing`: count of missing bars. `later`:
-    count of missing bars that cannot be requested now. `blocked`, `again_us`: reason and end (0: unknown) of the
-    newest such block. `requests`, `bars`: counts of sent requests and of appended bars. `failed`: count of errors.
-    `request`: the last request, as text. `orders`: ids of the finished orders of users (no request for them is possible
-    now), newest last. `at_us`: time of this progress.
+    count of missing bars that cannot be requested now. `blocked`: the reason for which bars were last postponed.
+    `again_us`: time of the next request for these bars; 0 if it is unknown. `requests`, `bars`: counts of sent
+    requests and of appended bars. `failed`: count of vendors' errors. `request`: the last request, as text. `orders`:
+    ids of the finished orders of users (no request for them is possible now), newest last. `at_us`: time of this
+    progress.
     """
 
     working: bool = True

@@ -1,14 +1,14 @@
 """The publisher: it appends the missing bars of an answer, and its answer records, to the log.
 
-Bars are appended in slices, in time order over all symbols. Each slice waits until aggregation has processed the
-previous slice, so that live ticks are not delayed. The answer records are appended with the last slice, in one
-transaction.
+Bars are appended in slices, in time order over all symbols. Each slice waits, for at most 10 seconds, until
+aggregation has processed the previous slice, so that live ticks are not delayed. The answer records are appended with
+the last slice, in one transaction.
 
 The feed is a sequence of rounds (`start`, bars, `end`). The coverage that a round claims determines which coarser bars,
 rolled up from its bars, are complete:
 
-- Bars older than aggregation's revision window belong to a round that claims no coverage. A round never has all bars of
-  a day, so coarser bars are requested from the vendor.
+- Bars older than aggregation's revision window belong to a round that claims no coverage. Such a round may lack bars
+  of a day, so coarser bars are requested from the vendor.
 - Recent bars fill gaps of a stream. Each slice is one round and one transaction. It claims exactly its range, or
   nothing if the answered range is unknown.
 
@@ -52,7 +52,7 @@ Call = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class AnswerRow:
-    """One row of `schemas.ANSWERS`. `again_us` None: no further request is planned."""
+    """One row of `schemas.ANSWERS`. `again_us`: time of the next request; None if no further request is planned."""
 
     symbol: str
     interval: str
@@ -176,7 +176,7 @@ class Publisher:
         self._in_round = False
 
     async def barrier(self, writer: FeedWriter) -> dict[int, int]:
-        """Append an empty round to every partition, after all existing records; return its offsets by partition.
+        """Append an empty round to every partition, after all existing records; return its offset in each partition.
 
         Aggregation forwards the round. When the store has applied the round, it has applied all earlier records.
         """
@@ -193,7 +193,10 @@ class Publisher:
         self, writer: FeedWriter, symbols: Sequence[str], bars: pa.RecordBatch | None, start_us: int,
         records: AnswerRecords,
     ) -> None:  # fmt: skip
-        """Append bars older than the revision window, in a round that claims no coverage; the round stays open."""
+        """Append bars older than the revision window, in a round that claims no coverage; the round stays open.
+
+        If there are no bars, only the records are appended.
+        """
 
         def start() -> None:
             writer.start(symbols, start_us=FOREVER_US, gap=True, new_round=True)
@@ -220,7 +223,7 @@ class Publisher:
         self, writer: FeedWriter, symbols: Sequence[str], bars: pa.RecordBatch | None,
         coverage: tuple[int, int] | None, records: AnswerRecords,
     ) -> None:  # fmt: skip
-        """Append recent bars. `coverage`: the range in which no symbol has other bars; None: unknown.
+        """Append recent bars. `coverage`: the range in which no symbol has other bars; None if it is unknown.
 
         Intervals of `coverage` without a bar had no trades.
         """

@@ -20,7 +20,7 @@ from tickerplant.market_data.vendors.rate_limits import Purpose
 from tickerplant.market_data.vendors.scheduler import Blocked, Choice, RequestScheduler
 
 IDLE_S: Final = 60.0
-"""Seconds of pause after a round without requests, and minimum seconds between two requests for recent gaps."""
+"""Maximum seconds of pause after a round without requests, and minimum seconds between two requests for recent gaps."""
 IDLE_MAX_S: Final = 1_800.0
 """Maximum seconds between two requests for recent gaps, if few credits are left."""
 _ROUND_S: Final = 60.0
@@ -28,11 +28,11 @@ _ROUND_REQUESTS: Final = 50
 _MAX_REPORTED: Final = 100_000
 """Maximum number of remembered reasons. When it is exceeded, all are removed, and some are reported again."""
 _REPORT_AGAIN_US: Final = 10 * MINUTE_US
-"""Minimum change of the next request's time with which the same reason is reported again."""
+"""Minimum change of the next request's time at which the same reason is reported again."""
 _MAX_UNREPORTED: Final = 1_000
 """Minimum number of reasons that are appended together during a round."""
 _MINUTE_QUOTA_US: Final = 2 * MINUTE_US
-"""Maximum wait that is not reported, because it is a wait for a minute's credits."""
+"""Maximum wait that is not reported: credits per minute are available again after such a wait."""
 _YIELD_EVERY: Final = 50
 """Number of series handled between two yields to the event loop."""
 
@@ -79,7 +79,7 @@ class RoundPlanner:
     # The round -------------------------------------------------------------------------------------------------------
 
     async def start(self, *, urgent: bool) -> Round:
-        """Return a new round with a task for each series. `urgent`: request recent gaps without saving credits."""
+        """Return a new round with the tasks of all series. `urgent`: request recent gaps without saving credits."""
         round_ = Round(self._clock.monotonic(), urgent or self._may_fill_gaps(), TaskQueue())
         now_us = self._clock.now_us()
         for number, series in enumerate(self._gaps.series):
@@ -103,7 +103,8 @@ class RoundPlanner:
     def next_request(self, round_: Round, first: Task) -> NextRequest | None:
         """Return the request for the task's newest page, shared with similar tasks; None if no vendor is available.
 
-        The task is then postponed, and its series continues with the remaining ranges.
+        If no vendor is available, the task is postponed. Its series continues with the remaining ranges, unless the
+        time of its next request is known.
         """
         choice = self._choose(first)
         if isinstance(choice, Blocked):
@@ -138,7 +139,10 @@ class RoundPlanner:
             self._reported.clear()
 
     def lookback_us(self, interval: str) -> int | None:
-        """Return the longest lookback of all vendors for an interval, in microseconds; None: no limit."""
+        """Return the longest lookback of all vendors for an interval, in microseconds.
+
+        None if a vendor has no limit; 0 if no vendor offers the interval.
+        """
         offers = [provider.offer.of(interval) for provider in self._scheduler.providers(kind_of(interval))]
         found = [offer.lookback_us for offer in offers if offer is not None]
         return None if None in found else max((one for one in found if one is not None), default=0)
@@ -172,9 +176,9 @@ class RoundPlanner:
     # Gaps that cannot be requested -----------------------------------------------------------------------------------
 
     def _postpone(self, task: Task, blocked: Blocked) -> bool:
-        """Postpone a task that no vendor can serve now; return True if the block lasts for the whole round.
+        """Postpone a task that no vendor can serve now; return True if the time of the next request is known.
 
-        Otherwise the remaining ranges of the series may be requested.
+        The series then has no further task in this round. Otherwise its remaining ranges may be requested.
         """
         series, now_us = task.series, self._clock.now_us()
         ranges = [(task.start_us, task.end_us)]
@@ -217,7 +221,7 @@ class RoundPlanner:
         return self._clock.monotonic() - self._gaps_requested_s >= self._gap_interval_s(series)
 
     def _gap_interval_s(self, series: int) -> float:
-        """Return the seconds between two requests for recent gaps of so many series, by the remaining credits."""
+        """Return the seconds between two requests for the recent gaps of `series` series, by the remaining credits."""
         now_us = self._clock.now_us()
         rate = 0.0
         names = {provider.name for provider in self._scheduler.providers(kind_of("1m"))}

@@ -1,4 +1,7 @@
-"""The missing bars of one symbol and interval: expected by the calendar, not stored, and not answered by a vendor.
+"""The missing bars of one symbol and interval.
+
+The calendar defines the expected bars. An expected bar is missing until it is stored, a vendor answers for its
+interval, or a live feed shows an interval without trades.
 
 Pure. A series stores runs of missing bars, each with the time from which a vendor may be asked. Stored bars use no
 memory, and the memory of a run does not depend on its length.
@@ -145,7 +148,7 @@ class Series:
         self._remove(at_us, end_us)
 
     def defer(self, start_us: int, end_us: int, again_us: int | None, now_us: int) -> None:
-        """Postpone the missing bars of `[start_us, end_us)` that are ready now until `again_us`; None: remove them."""
+        """Postpone a range's missing bars that are ready now to `again_us`; remove them if `again_us` is None."""
         for start, end in self.ready(now_us, start_us, end_us):
             self._remove(start, end)
             if again_us is not None:
@@ -207,7 +210,7 @@ class Series:
             (self._start, start), (self._end, end), (self._again, again))))  # fmt: skip
 
     def _set(self, start: Int64Array, end: Int64Array, again: Int64Array) -> None:
-        """Store runs in normal form: sorted, aligned with the grid, not empty, adjacent equal runs merged."""
+        """Store runs in normal form: sorted, on the grid, not empty, adjacent runs with equal `again` joined."""
         if len(start):
             starts = self.grid.starts(int(start.min()), int(end.max()))
             low, high = np.searchsorted(starts, start), np.searchsorted(starts, end)

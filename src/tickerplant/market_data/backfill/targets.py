@@ -11,25 +11,30 @@ import msgspec
 from tickerplant.core.times import DAY_US, HOUR_US
 
 MAX_DAYS: Final = {"1d": 3_653, "5m": 731, "1m": 731}
-"""Number of days that `max` covers, unless the longest lookback of all vendors is shorter: ten years of daily bars,
-otherwise the store's retention."""
+"""Number of days that `max` covers, by interval, unless the longest lookback of all vendors is shorter.
+
+Ten years for daily bars; the store's retention for the other intervals.
+"""
 
 ONCE_WAIT_S: Final = 90.0
 """Maximum wait, in seconds, of a manager that runs once: enough for a minute's credits, but not for a day's credits."""
 
 Lookback = Callable[[str], int | None]
-"""Function that returns the longest lookback of all vendors for an interval, in microseconds; None: no limit."""
+"""Function that returns the longest lookback of all vendors for an interval, in microseconds.
+
+None if a vendor has no limit; 0 if no vendor offers the interval.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """The days of one interval that should be stored. `days` None: as far back as vendors offer, at most MAX_DAYS."""
+    """The days of one interval that should be stored. `days`: None for all days that vendors offer, up to MAX_DAYS."""
 
     interval: str
     days: int | None
 
     def start_us(self, now_us: int, lookback_us: int | None) -> int:
-        """Return the start of the range. `lookback_us`: the longest lookback of all vendors; None: no limit."""
+        """Return the start of the range. `lookback_us`: the result of a `Lookback`."""
         if self.days is not None:
             return now_us - self.days * DAY_US
         max_us = MAX_DAYS.get(self.interval, 731) * DAY_US
@@ -48,9 +53,10 @@ class WantedRange:
 
 
 class Order(msgspec.Struct, kw_only=True):
-    """A user's order of bars, beyond the depths of the settings.
+    """A user's order for bars, beyond the depths of the settings.
 
-    Empty `intervals` and `symbols` mean all. `start_us` 0: as far back as the depth of the interval; `end_us` 0: now.
+    Empty `intervals` select the intervals of the plan's depths, and empty `symbols` the symbols of the plan.
+    `start_us`: 0 for the start of the interval's depth. `end_us`: 0 for now.
     """
 
     id: str
@@ -65,8 +71,8 @@ class BackfillPlan:
     """The work of one manager: bars of all `symbols` as far back as `depths`, and bars of the `ranges`.
 
     `once`: the manager ends when no request is possible within `once_wait_s` of its clock; used by a command. `order`:
-    the manager fetches this order in place of the depths; the depths then only limit how far back the order reaches. A
-    manager without depths and ranges only carries out orders.
+    the manager fetches this order in place of the depths; the depths then only limit how far back the order reaches. If
+    a plan has no depths and no ranges, the manager only requests the bars of orders.
     """
 
     symbols: Sequence[str]

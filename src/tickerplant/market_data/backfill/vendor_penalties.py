@@ -1,8 +1,8 @@
 """Vendors that get no requests for a series for a limited time, and the reasons. Pure.
 
 The request scheduler stores the rejections that a vendor itself reports (an unknown symbol, an interval that its plan
-lacks). A penalty follows from the use of the vendor's answers: bars that differ from other vendors' bars, invalid bars,
-empty ranges.
+lacks). A penalty follows from an answer: an error of one symbol, bars that differ from stored bars, invalid bars, or
+bars of other times. The ranges that a vendor reported as empty are remembered too.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class VendorPenalties:
         return blocked, []
 
     def forget(self, now_us: int) -> None:
-        """Remove expired penalties."""
+        """Remove expired penalties and empty ranges."""
         self._penalties = {
             key: left
             for key, penalties in self._penalties.items()
@@ -95,9 +95,9 @@ class VendorPenalties:
 
 
 def market_key(symbol: str, calendar: str) -> tuple[str, str]:
-    """Return the key that symbols share if a vendor delays them alike: their form and their calendar.
+    """Return the key that symbols share if a vendor delays them alike: market and calendar.
 
-    A plan delays all shares of an exchange alike, and crypto or currencies differently. A pair (`BTC/USD`) has its own
-    key.
+    A vendor's plan delays all shares of an exchange alike, and crypto or currencies differently. A pair (`BTC/USD`) has
+    its own key.
     """
     return (symbol, calendar) if "/" in symbol else (market_of(symbol), calendar)

@@ -2,8 +2,8 @@
 
 Feeds send many small text frames, and the library creates an object, an event and a wake-up for each. This class cuts
 whole unmasked text frames out of the socket's data in one loop. The library processes everything else, frame by frame
-and in order: the handshake, control frames, fragments, binary messages, the close, and protocol errors. The library
-answers, assembles, refuses and closes as usual. `recv` returns nothing on such a connection.
+and in order: the handshake, control frames, fragments, binary messages, the close, and protocol errors. `recv`
+receives no messages on such a connection.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class FrameConnection(ClientConnection):
     """A connection for `websockets.connect(create_connection=…, max_size=MAX_MESSAGE_BYTES, compression=None)`.
 
     `on_messages` is called in the event loop with the messages of each read, undecoded and in order. It must not block.
-    `on_read` is called for every read, and `on_flood` with the reason when more than `MAX_OVERHEAD_FRAMES` arrive.
+    `on_read` is called for every read, and `on_flood` with the reason when more than `MAX_OVERHEAD_FRAMES` arrive
+    within `WINDOW_S`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -93,7 +94,7 @@ class FrameConnection(ClientConnection):
     def process_event(self, event: Event) -> None:
         """Collect a message that the library has read; pass other events to the library."""
         if isinstance(event, Frame) and event.opcode in _DATA and self.response is not None:
-            if event.data:  # an unlimited number of empty fragments belongs to one message
+            if event.data:  # the number of empty fragments of a message is not limited
                 self._fragments.append(bytes(event.data))
             if event.fin:
                 self._texts.append(b"".join(self._fragments))
@@ -102,7 +103,10 @@ class FrameConnection(ClientConnection):
             super().process_event(event)
 
     def _handshake(self, data: bytes) -> bytes:
-        """Pass only the head of the answer to the library; return the bytes after it."""
+        """Pass the head of the answer to the library; return the bytes after it.
+
+        If the vendor refuses the connection, the library gets all bytes.
+        """
         seen = self._head_tail + data
         end = seen.find(_END_OF_HEAD)
         if end < 0:

@@ -111,7 +111,10 @@ class PriceLiveness:
         return max(shortest_s, min(shortest_s * 2.0 ** min(self._silent_connections, 16), LONGEST_S))
 
     def min_gap_s(self, markets: OpenMarkets) -> float:
-        """Return the seconds without a price after which prices count as missed; infinite if no rate is known."""
+        """Return the seconds without a price after which prices count as missed.
+
+        The result is infinite if no rate is known or no calendar is open.
+        """
         rate = self._rates.get(markets)
         if rate is None or rate.prices < _ENOUGH or not any(markets):
             return math.inf

@@ -4,8 +4,8 @@ In: batches of ticks, vendors' bars, corporate actions and rows that could not b
 dead letters, and the cursor of the feed, committed in one transaction.
 
 Begin with `writer.FeedWriter`. `committer` owns the transaction and its recovery. `cursor` is the stored state of a
-feed. `validation` checks rows, `dead_letters` encodes rejected rows, and `partitioner` splits batches. `commands`
-writes records that belong to no feed: settings, rebuilds, a user's splits and dividends.
+feed. `validation` checks rows, `dead_letters` encodes rejected rows, `flood` limits their number, and `partitioner`
+splits batches. `commands` writes records that belong to no feed: settings, rebuilds, a user's splits and dividends.
 """
 
 from __future__ import annotations

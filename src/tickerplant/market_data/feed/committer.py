@@ -80,7 +80,7 @@ class Committer:
         """Perform the four steps of the module's docstring; do nothing if there is no change.
 
         Raises Fenced when a newer writer has taken over the feed. Raises LogUnavailable; the buffer is then unchanged,
-        and `recover` continues.
+        and the caller must call `recover`.
         """
         if not self._cursor_changed and not self._records:
             return

@@ -24,7 +24,7 @@ UInt32Array: TypeAlias = npt.NDArray[np.uint32]
 
 FORMAT: Final = 1
 SEGMENT_IDS: Final = 4_096
-"""Number of trade ids in one stored segment: 48 KB. A commit of a live feed rewrites one segment."""
+"""Number of trade ids in one stored segment: 48 KB. A commit rewrites at most one incomplete segment."""
 SEGMENTS: Final = 16
 """Number of full segments that are stored: 65,536 ids, which cover half a minute at 2,000 prints a second."""
 FORMER_SLACK_US: Final = HOUR_US
@@ -38,10 +38,10 @@ class Cursor(msgspec.Struct, kw_only=True):
 
     `commits` counts the transactions; the stored count shows whether a commit of unknown outcome took place. `ids`
     contains the hashed identities since the last full segment, and `values` a digest of price and size of each.
-    `segments` counts all segments that were ever filled. `conflicts` counts ticks with a known identity and another
+    `segments` counts all segments that were ever filled. `conflicts` counts ticks with a known identity and a different
     price or size; `dead` counts them too. In a feed of bars, `conflicts` counts the rows that differ from an earlier
     row of the same bar. `former_until_us`: ticks before this time may repeat a tick that an earlier version appended.
-    Stored identities of that version contain neither time nor exchange. None: an earlier version wrote the cursor.
+    Stored identities of that version contain neither time nor exchange. None if an earlier version wrote the cursor.
     """
 
     format: int = FORMAT
@@ -96,7 +96,8 @@ class Identities(NamedTuple):
     """The identities of ticks with a trade id, one element per tick.
 
     `keys`: hash of the identity (`id_keys`). `values`: digest of price and size (`value_digests`). `former_keys`: the
-    hash that earlier versions stored, 0 for a tick that cannot repeat one of their ticks; None if no tick can.
+    hash that earlier versions stored, 0 for a tick that cannot repeat one of their ticks; None if no tick can repeat
+    one.
     """
 
     keys: UInt64Array

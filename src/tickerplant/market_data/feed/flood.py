@@ -27,7 +27,7 @@ FORGET_S: Final = 3_600.0
 
 
 class DeadLetterBudget:
-    """Limits the dead letters of one feed to `MAX_DEAD_ROWS` per `WINDOW_S`, each of `MAX_PAYLOAD_BYTES`."""
+    """Limits one feed to `MAX_DEAD_ROWS` dead letters per `WINDOW_S`, each with up to `MAX_PAYLOAD_BYTES`."""
 
     def __init__(self) -> None:
         self._began_s: float | None = None

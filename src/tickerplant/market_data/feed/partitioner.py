@@ -1,8 +1,9 @@
 """Splits a batch by partition, column by column. Pure.
 
 A tick costs an index lookup and a take; a symbol costs time only when its dictionary is new. The dictionary of a
-partition is the same object from record to record. It contains all symbols of the partition in the order in which they
-were added, and grows at its end only. A reader therefore maps the dictionary once, and afterwards only compares it.
+partition is the same object in successive records until a symbol is added. It contains all symbols of the partition in
+the order in which they were added, and grows at its end only. A reader therefore maps the dictionary once, and
+afterwards only compares it.
 """
 
 from __future__ import annotations

@@ -66,8 +66,9 @@ class FeedWriter:
     Two writers of one feed fence each other: the next commit of the older writer raises Fenced. `hold_bytes` lets
     several batches share a transaction: `append_ticks` and `append_bars` commit if that many bytes are pending. They
     commit at every call if `hold_bytes` is 0. The docstrings of the other methods state when they commit. Pending
-    records are in memory, bounded by `hold_bytes` and one batch. `clock` returns microseconds UTC. If the clock is
-    fast, choose a longer `mark_every_us`; otherwise marks are too frequent by the machine's clock.
+    records are in memory: up to `hold_bytes`, one batch, and the records of methods that do not commit. `clock` returns
+    microseconds UTC. If the clock is fast, choose a longer `mark_every_us`; otherwise marks are too frequent by the
+    machine's clock.
     """
 
     def __init__(
@@ -129,10 +130,10 @@ class FeedWriter:
     ) -> None:
         """Append a `start` record to every partition: the feed is up, and should deliver these symbols.
 
-        A live feed whose cursor is still open was killed: a `down` since its watermark is appended first, and `gap`
-        becomes True. The feed of a file that is still open continues without a record if its symbols are the same. A
-        call while the feed is up replaces the expected symbols. `start_us`, `gap`, `live`, `whole` and `firm` are
-        fields of `records.Start`. The records are committed, unless `new_round`.
+        If the cursor of a live feed is still open at the first call, the feed was killed. A `down` record since its
+        watermark is then appended first, and `gap` becomes True. An open feed of a file continues without a record if
+        its symbols are the same. A call while the feed is up replaces the expected symbols. `start_us`, `gap`, `live`,
+        `whole` and `firm` are fields of `records.Start`. The records are committed, unless `new_round`.
 
         `new_round` ends a round that was left open, and begins a round with its own watermark. The start of the
         round is part of the next commit, so that a whole round may be one transaction. A backfill has rounds; a file
@@ -168,9 +169,10 @@ class FeedWriter:
     ) -> bool:
         """Append the watermark, which also shows that the feed is alive.
 
-        Return False if the last mark is too recent; the next record then contains the watermark. If `partitions` is
-        given, only these are marked, without a minimum interval. A mark causes work: the forming bars of all symbols of
-        a partition. A caller that marks the partitions in turn spreads this work over time.
+        Return False if the last mark is too recent: the next record of rows, or the next mark, then contains the
+        watermark, and `resume_token` is ignored. If `partitions` is given, only these are marked, without a minimum
+        interval. A mark triggers the publication of all forming bars of a partition. A caller that marks the partitions
+        in turn spreads this work over time.
         """
         self._advance(watermark_us)
         if partitions is not None:
@@ -186,14 +188,17 @@ class FeedWriter:
     def down(self, since_us: int | None = None, reason: str = "") -> None:
         """Append a `down` record to every partition, and commit. A feed that is not up stays unchanged.
 
-        The feed has delivered nothing since `since_us`; None: since its watermark.
+        The feed has delivered nothing since `since_us`, or since its watermark if `since_us` is None.
         """
         if self._cursor.state == feed_cursor.OPEN:
             self._append_down(self._watermark() if since_us is None else since_us, reason)
             self.commit()
 
     def end(self, resume_token: bytes | None = None, *, whole: bool = False) -> None:
-        """Append an `end` record to every partition, and commit: the feed is complete. Only a new round can follow."""
+        """Append an `end` record to every partition, and commit: the feed is complete. Only a new round can follow.
+
+        A feed that has ended already stays unchanged.
+        """
         if self._cursor.state == feed_cursor.ENDED:
             return
         watermark_us = self._watermark() if self.feed.startswith(records.FILE_FEED) else None
@@ -224,10 +229,10 @@ class FeedWriter:
 
         Two ticks with a trade id are the same tick if symbol, trade id, time, kind and exchange are equal. Two
         corrections must also have equal price and size. A repeat with the same price and size is dropped and counted. A
-        repeat with another price or size is a conflict: it becomes a dead letter, as invalid rows do. `watermark_us`:
-        ticks of later batches are at or after this time, unless they are out of order. The commit of these ticks also
-        stores `resume_token`. `locate(row)` returns the file and the number of a row of the batch; the reason of a
-        conflict begins with it.
+        repeat with a different price or size is a conflict: it becomes a dead letter, as invalid rows do.
+        `watermark_us`: ticks of later batches are at or after this time, unless they are out of order. The commit of
+        these ticks also stores `resume_token`. `locate(row)` returns the file and the number of a row of the batch; the
+        reason of a conflict begins with this text.
         """
         batch, codes, numbers = self._valid(_TICKS, batch)
         if batch["trade_id"].null_count < batch.num_rows:
@@ -270,7 +275,7 @@ class FeedWriter:
     def append_dead_letters(self, rows: Sequence[DeadRow]) -> None:
         """Append rows to the dead-letter topic, in the transaction of the next commit.
 
-        All rows count. A live feed stores at most `flood.MAX_DEAD_ROWS` of them per minute, with cut payloads.
+        All rows are counted. A live feed stores at most `flood.MAX_DEAD_ROWS` of them per minute, with cut payloads.
         """
         self._cursor.dead += len(rows)
         self.last_refusal = rows[-1].reason if rows else self.last_refusal
@@ -418,7 +423,7 @@ class FeedWriter:
         self._cursor.state = feed_cursor.DOWN
 
     def _mark_partitions(self, *, force: bool) -> None:
-        """Mark the partitions whose last record has an older watermark; all of them if `force`."""
+        """Mark the partitions whose last record has an older watermark, or all partitions if `force`."""
         watermark_us = self._cursor.watermark_us
         behind = [p for p in range(self.partitions) if force or self._appended_watermarks_us[p] < watermark_us]
         self._append_marks(behind)

@@ -28,10 +28,10 @@ _REGULAR_BITS: Final = 10
 """Minimum evidence, in bits, if all differences of times are equal. If bars are k intervals apart on average, one of
 e·k differences is exactly k intervals."""
 _REGULAR_DAYS: Final = 5
-"""Minimum number of dates with equal gaps that shows bars of weeks."""
+"""Minimum number of dates with equal gaps that indicates weekly bars."""
 _LONG_GAP_US: Final = 5 * DAY_US
 """Minimum gap between the dates of bars that are not daily. Long holidays cause single gaps of this length, but not
-every gap of twelve dates."""
+all gaps between twelve dates."""
 _MIN_DAYS: Final = 12
 _VALUES: Final = ("open", "high", "low", "close", "volume")
 
@@ -62,7 +62,7 @@ class _Evidence:
 class BarChecks:
     """The checks of one file.
 
-    `repeats`, `conflicts`: counts of rows that repeat the bar of an earlier row, with equal and with other values.
+    `repeats`, `conflicts`: counts of rows that repeat the bar of an earlier row, with equal and with different values.
     `first_conflict`: numbers of the first two rows of a bar with different values, and the bar's name; None if there is
     none.
     """
@@ -81,7 +81,7 @@ class BarChecks:
     # First pass ------------------------------------------------------------------------------------------------------
 
     def scan(self, groups: Int64Array, times: Int64Array, written: Int64Array) -> None:
-        """Add the valid rows of a block. `groups`: see `group_codes`. `written`: each time as written, with its clock.
+        """Add the valid rows of a block. `groups`: see `group_codes`. `written`: each time as written, not in UTC.
 
         Add blocks in the order of the file. Without a time of day, `written` equals `times`.
         """
@@ -170,7 +170,7 @@ class BarChecks:
             return None
         before, row, bar = self.first_conflict
         return (
-            f"{self.conflicts:,} rows have other values than an earlier row of the same bar (first: {bar} in {name} "
+            f"{self.conflicts:,} rows differ from an earlier row of the same bar (first: {bar} in {name} "
             f"{unit}s {before} and {row}); the last row of each bar is kept"
         )
 

@@ -1,9 +1,9 @@
 """The bars of a folder of files, by symbol, interval and range. Each file is indexed once; bars are read on request.
 
-Rows are read in the same way as by `replay`. The symbol and the interval are taken from the columns, the file's name
-(`AAPL.csv`, `BTC-USD_5m.csv.gz`) or the options. A missing interval follows from the times. An index entry is valid
-until the size or the modification time of its file changes. Calls block. Memory contains one block, the requested bars,
-and the files read last (`CACHE_BYTES`).
+Rows are read in the same way as by `replay`. The symbol and the interval are in the columns or in the file's name
+(`AAPL.csv`, `BTC-USD_5m.csv.gz`). The interval may also be an option; otherwise it follows from the times. An index
+entry is valid until the size or the modification time of its file changes. Calls block. Memory contains one block, the
+requested bars, and the files read last (`CACHE_BYTES`).
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ class IndexedFile:
 class FoundBars:
     """Bars of one symbol (`schemas.VENDOR_BARS`), oldest first, and the range that the files cover.
 
-    The range always ends at the end of the request. It begins with the newest files that are adjacent without a gap. If
-    these files end before the request, the range is the part after them, and contains no bars. `conflict`: a note
-    about rows of one bar that differ; None if there are none.
+    The range always ends at the end of the request. It begins with the newest files that are at most ADJACENT_US
+    apart. If these files end before the request ends, the range is the part after them, and `bars` is None.
+    `conflict`: a note about rows of one bar that differ; None if there are none.
     """
 
     bars: pa.RecordBatch | None
@@ -274,7 +274,7 @@ class BarFolder:
         layout = self._layout(indexed, file)
         reader = RowReader.of(file, layout, indexed.options)
         for at, block in enumerate(file.blocks(layout.used_columns)):
-            # If a zone is set, no block is skipped: the hour that occurs twice depends on all earlier rows.
+            # If a zone is set, no block is skipped: the meaning of a repeated hour depends on all earlier rows.
             if start_us is not None and end_us is not None and indexed.options.tz is None:
                 least, newest = indexed.blocks[at] if at < len(indexed.blocks) else (start_us, end_us)
                 if least >= end_us or newest < start_us:
@@ -283,7 +283,10 @@ class BarFolder:
 
 
 def options_of(name: str, layout: FileLayout, options: ReadOptions) -> ReadOptions:
-    """Return the options for a file. Precedence, highest first: the file's columns, the file's name, `options`.
+    """Return the options for a file, with the symbol and the interval that its columns do not contain.
+
+    The symbol is in the lines above the header or in the file's name. The interval is in the file's name or in
+    `options`.
 
     `AAPL.csv` has bars of AAPL, and `BRK.B_1d.parquet` has daily bars of BRK.B. Raises BadInput if neither the file nor
     its name contains the symbol.
@@ -294,14 +297,14 @@ def options_of(name: str, layout: FileLayout, options: ReadOptions) -> ReadOptio
             symbol = layout.symbol or check_symbol(symbol_in(name))
         except BadInput as error:
             raise BadInput(
-                f"no column has the symbol, and its name is not a symbol: {error}; rename the file"
+                f"no column has the symbol, and the file's name is not a symbol: {error}; rename the file"
             ) from None
     interval = None if "interval" in layout.columns else _interval_in(name) or options.interval
     return replace(options, symbol=symbol, interval=interval)
 
 
 def symbol_in(name: str) -> str:
-    """Return the part of a file's name that is the symbol, unchecked: BTC-USD of `BTC-USD_5m.csv.gz`."""
+    """Return the part of a file's name that is the symbol, unchecked: BTC-USD from `BTC-USD_5m.csv.gz`."""
     base = _without_suffixes(name)
     stem, _, last = base.replace("_", " ").rpartition(" ")
     return base[: -len(last) - 1] if stem and _interval_named(last) else base
@@ -334,7 +337,7 @@ def _interval_named(text: str) -> str | None:
 def _interval_of(step_us: int, rows: int) -> str:
     """Return the interval that follows from the common divisor of the times of day.
 
-    Raises BadInput if there is none.
+    Raises BadInput if there is none, or if there are fewer than _MIN_ROWS_TO_GUESS rows.
     """
     if rows >= _MIN_ROWS_TO_GUESS:
         for length in INTERVALS:
@@ -347,7 +350,7 @@ def _interval_of(step_us: int, rows: int) -> str:
 
 
 def _newest_run(candidates: Sequence[IndexedFile], key: tuple[str, str]) -> tuple[list[IndexedFile], int, int]:
-    """Return the newest files that are adjacent without a gap, and the start and end of their bars."""
+    """Return the newest files that are at most ADJACENT_US apart, and the start and end of their bars."""
     order = sorted(candidates, key=lambda indexed: indexed.series[key].end_us, reverse=True)
     run, start_us, end_us = [order[0]], order[0].series[key].start_us, order[0].series[key].end_us
     for indexed in order[1:]:
@@ -370,7 +373,7 @@ def _filtered(table: pa.Table, symbols: Sequence[str], interval: str, start_us: 
 def _bars_of(table: pa.Table, symbol: str, interval: str, source: str) -> tuple[pa.RecordBatch, str | None]:
     """Return the bars of one symbol, oldest first, and a note about rows of one time that differ.
 
-    Only the last row of each time is kept.
+    The note is None if there are no such rows.     Only the last row of each time is kept.
     """
     times = times_of(table["time"])
     order = np.argsort(times, kind="stable")

@@ -48,7 +48,8 @@ def read_bars(path: Path, options: ReadOptions) -> FileBars:
     `options.symbol` selects a symbol of the file's column. If there is no such column, the option is the symbol. Its
     default is the file's name, or `FILE` if the name is not a symbol. Times without a zone are in `options.tz` (default
     UTC). Bars without an interval are labelled 1d if all are stamped with dates or midnights, otherwise 1m; their real
-    length is not checked. Raises BadInput for a file that cannot be read, and for ticks.
+    length is not checked. Closes without times and without an interval are labelled 1d. Raises BadInput for a file that
+    cannot be read, and for ticks.
     """
     with errors_of(path):
         return _read_file(path, options)

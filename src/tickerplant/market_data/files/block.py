@@ -15,7 +15,7 @@ _ADVICE: Final = "correct the rows, or set --column ROLE=NAME if another column 
 
 @dataclass(frozen=True, slots=True)
 class BrokenRow:
-    """A row that cannot be split into columns: its number, the reason, and its bytes."""
+    """A row that cannot be read: its number, the reason, and its content (b"" if it is not kept)."""
 
     number: int
     reason: str

@@ -67,8 +67,8 @@ class Table:
     """The codes of one vendor or tape, with their flags.
 
     `words`: codes are whole words between separators, such as numbers. Otherwise each character is a code. A word of
-    more than four characters is one unknown code. `ambiguous`: codes with different meanings on the tapes that this
-    table combines.
+    more than four characters, or of two or more digits, is one unknown code. `ambiguous`: codes with different meanings
+    on the tapes that this table combines.
     """
 
     name: str
@@ -348,7 +348,7 @@ def _codes(text: str, table: Table) -> list[str]:
 
 
 def _tables(table: Table, tapes: pa.Array | None, rows: int) -> tuple[list[Table], npt.NDArray[np.int64]]:
-    """Return the tables in use, and the index of the table of each row."""
+    """Return the tables of these rows, and the index of each row's table."""
     if tapes is None:
         return [table], np.zeros(rows, dtype=np.int64)
     column = _encoded(tapes)

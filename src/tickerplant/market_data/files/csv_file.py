@@ -201,7 +201,7 @@ class CsvFile:
 
 
 def _read(stream: io.BufferedReader, size: int) -> tuple[bytes, Exception | None]:
-    """Return up to `size` bytes, fewer at the end, and the error that then ended the reading; None without an error."""
+    """Return up to `size` bytes, fewer at the end, and the error that ended the reading; None if there was none."""
     pieces: list[bytes] = []
     have = 0
     try:

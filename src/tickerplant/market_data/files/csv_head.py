@@ -46,8 +46,8 @@ _AGGREGATE_TRADES: Final = (
 class CsvHead:
     """The head of a file.
 
-    `skipped`: number of lines before the first row. `line`: the header's line, from 1, or None without a header.
-    `symbol`: the symbol that the head contains, or None. `notes` and `choices` are as in `FileLayout`.
+    `skipped`: number of lines before the first row. `line`: the header's line, from 1; None if there is no header.
+    `symbol`: the symbol in the head; None if the head contains none. `notes` and `choices` are as in `FileLayout`.
     """
 
     delimiter: str
@@ -60,7 +60,10 @@ class CsvHead:
 
 
 def read_head(lines: Sequence[str], name: str) -> CsvHead:
-    """Return the head of a file from its first lines. Raises BadInput if they are empty, or have several symbols."""
+    """Return the head of a file from its first lines.
+
+    Raises BadInput if all lines are empty, or if they have the columns of several symbols.
+    """
     separator = _SEPARATOR.fullmatch(lines[0]) if lines else None
     filled = [at for at in range(1 if separator else 0, len(lines)) if lines[at].strip()]
     if not filled:
@@ -71,7 +74,7 @@ def read_head(lines: Sequence[str], name: str) -> CsvHead:
     several = _header_of_frame([_split(lines[at], delimiter) for at in filled[:3]], name, first + 1)
     if several is not None:
         header, symbol = several
-        note = f"the {symbol} of the second header line is the symbol"
+        note = f"the header lines contain the symbol {symbol}, which is used"
         return CsvHead(delimiter, header, filled[2] + 1, filled[2] + 1, symbol, (note,))
     for at in filled[:_HEADER_WITHIN]:
         delimiter = given or _delimiter(lines[at])
@@ -159,7 +162,10 @@ def _names_of_rows(rows: Sequence[Sequence[str]]) -> list[str] | None:
 
 
 def _names_of_bars(columns: Sequence[Sequence[str]]) -> list[str] | None:
-    """Return the names of an optional symbol, time, optional clock, open, high, low, close and volume; or None."""
+    """Return the names of an optional symbol, time, optional clock, open, high, low, close and optional volume.
+
+    None if the columns do not fit this order.
+    """
     names: list[str] = []
     at = 0
     if not any(_VALUE.fullmatch(value) for value in columns[0]):

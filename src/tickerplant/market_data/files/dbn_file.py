@@ -229,9 +229,9 @@ def _most_bytes(path: Path) -> int:
 
 
 def _reader(stream: pa.NativeFile, name: str, most: int) -> Callable[[int], bytes]:
-    """Return a function that reads n bytes, fewer at the end of the file. The function raises BadInput.
+    """Return a function that reads n bytes, fewer at the end of the file.
 
-    It also raises BadInput after `most` bytes in all.
+    The function raises BadInput if the file is damaged, or after more than `most` bytes in all.
     """
     total = 0
 

@@ -45,9 +45,10 @@ class InstrumentName:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """The metadata of a file. `schema` None: records of several schemas. `names` is empty if the file has no symbols.
+    """The metadata of a file. `schema`: None for records of several schemas.
 
-    `ts_out`: each record ends with its sending time.
+    `names`: the symbols of the instruments; empty if the file has none. `ts_out`: each record ends with its sending
+    time.
     """
 
     version: int

@@ -106,7 +106,7 @@ def _has_gaps(file: DataFile, name: str) -> bool:
 
 
 def _table_matters(file: DataFile, layout: FileLayout, name: str) -> bool:
-    """Return True if a trade has other flags by this table than by the default table."""
+    """Return True if this table assigns a trade different flags from those of the default table."""
     if "conditions" not in layout.columns:
         return False
     codes, tape = layout.columns["conditions"], layout.columns.get("tape")

@@ -21,13 +21,14 @@ _UNNAMED: Final = ("column 1", "__index_level_0__")
 """Names of a data frame's index without a name: in CSV files, and in Parquet files of pandas."""
 _NUMBERS: Final = ("open", "high", "low", "close", "price", "volume", "size", "vwap", "trades", "flags")
 _ROWS: Final = 100
-"""Number of first rows that show the symbol and the turnover."""
+"""Number of first rows that show the symbol, the turnover, or a column of times without a name."""
 
 
 def layout_of(file: DataFile, options: ReadOptions, *, is_bars: bool = False) -> FileLayout:
-    """Return the layout of a file. `is_bars`: a fact other than the option `interval` shows that it has bars.
+    """Return the layout of a file. `is_bars`: a fact other than the option `interval` shows that the file has bars.
 
-    Raises BadInput if columns are missing, if they have two readings, and for a symbol that contradicts the file.
+    Raises BadInput if columns are missing, have two readings or contain values of a wrong type, and if the volume of
+    the symbol cannot be identified.
     """
     layout = detect_layout(
         file.header,
@@ -70,7 +71,10 @@ def _check_types(file: ParquetFile, layout: FileLayout) -> None:
 
 
 def _index_of_times(file: DataFile) -> str | None:
-    """Return the first column if it has no name and contains times, as data frames are saved; otherwise None."""
+    """Return the column without a name if it contains times, as data frames are saved; otherwise None.
+
+    The result is None too if the header names a column of times.
+    """
     names = file.header
     name = next((name for name in names if name in _UNNAMED), None)
     if name is None or find(by_name(names), "time") is not None:
@@ -136,7 +140,10 @@ def _of_base(file: DataFile, layout: FileLayout) -> list[str]:
 
 
 def _symbol_of(file: DataFile, layout: FileLayout, options: ReadOptions) -> str | None:
-    """Return the symbol of the first row with a symbol, or the given symbol without a column; None if there is none."""
+    """Return the symbol of the first row with a symbol, or the given symbol if no column has symbols.
+
+    None if there is no symbol.
+    """
     name = layout.columns.get("symbol")
     if name is None:
         return options.symbol or layout.symbol

@@ -48,12 +48,12 @@ class FileLayout:
     """The layout: `columns` maps roles to the file's column names; `clock` is a separate column with the time of day.
 
     `clock_parts`: columns of minutes and seconds that complete a clock of hours. `suffix`: TAQ's column with the
-    share-class suffix of the symbol, or None. `ignored`: columns that are not used. `notes`: facts for the user.
-    `choices`: notes about a choice between readings, which --strict refuses. `zone`: the zone in the name of the time's
-    column. `databento`: the names of Databento's columns by their normalised names; {} for other files. `assets`:
-    volumes by the name of their asset, while none of them is chosen. `symbol`: the symbol above the header, or None.
-    `is_new`: the first version of the program read other columns of such a file. `has_commas`: the delimiter is a
-    comma, or the file is not a text.
+    share-class suffix of the symbol; None if there is none. `ignored`: columns that are not used. `notes`: facts for
+    the user. `choices`: notes about a choice between readings, which --strict refuses. `zone`: the zone in the name of
+    the time's column; None if there is none. `databento`: the names of Databento's columns by their normalised names;
+    {} for other files. `assets`: volumes by the name of their asset, while none of them is chosen. `symbol`: the symbol
+    above the header; None if there is none. `is_new`: the first version of the program read other columns of such a
+    file. `has_commas`: the delimiter is a comma, or the file is not a text file.
     """
 
     kind: str
@@ -108,7 +108,8 @@ def detect_layout(
     the file has bars. Raises BadInput if a column is missing, or if the columns have two readings; the message names
     both.
 
-    >>> detect_layout(["Date", "Open", "High", "Low", "Close", "Volume"]).kind 'bars'
+    >>> detect_layout(["Date", "Open", "High", "Low", "Close", "Volume"]).kind
+    'bars'
     """
     _check_header(header, line)
     named = by_name(header)
@@ -119,7 +120,7 @@ def detect_layout(
     kind, choices = _kind(named, found, given, is_bars=is_bars, line=line)
     roles, notes = _roles(kind, found, given), []
     if index is not None and roles.get("time") == index:
-        choices.append("the first column has no name and contains times; it is the time")
+        choices.append("a column without a name contains times; it is the time")
     closes_at_price = kind != TICKS and "close" not in roles and "price" in found
     if closes_at_price:
         roles["close"] = found["price"]
@@ -195,7 +196,7 @@ def _listed(names: Sequence[str]) -> str:
 def _other_columns(
     roles: Mapping[str, str], given: Mapping[str, str], header: Sequence[str], line: int | None
 ) -> list[str]:
-    """Return a choice for each role that several columns may have. Raises BadInput if these are prices."""
+    """Return a choice for each role that several columns may have. Raises BadInput if such a role is a price."""
     choices: list[str] = []
     for role in (*_PRICES, "price", "volume", "size", "symbol", "interval"):
         column = roles.get(role)

@@ -1,7 +1,8 @@
 """Numbers of a text file: decimal points and commas, thousands, currency signs, and K, M, B. Pure, column-wise.
 
-The first block decides for the whole file whether a comma is a decimal mark or separates thousands. `1,5` and `1.234,5`
-show a decimal comma; `1.5` and `1,234.5` show a point. A file that has only numbers such as `1,234` has two readings.
+The first block determines for the whole file whether a comma is a decimal mark or separates thousands. `1,5` and
+`1.234,5` show a decimal comma; `1.5` and `1,234.5` show a point. A file that has only numbers such as `1,234` has two
+readings.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ _ABSENT: Final = r"^(-|–|—|N/?A|nan|null|None)$"
 class NumberFormat:
     """The format of a file's numbers. `decimal`: `point` or `comma`, from the options or from the first block.
 
-    `is_given`: the option has an effect. `choice`: a note about a format that follows from the values, or None.
-    `has_commas`: the delimiter is a comma, so numbers without quotes have no decimal comma.
+    `is_given`: the option has an effect. `choice`: a note about a format that follows from the values; None if there is
+    none. `has_commas`: the delimiter is a comma, so numbers without quotes have no decimal comma.
     """
 
     def __init__(self, decimal: str | None = None, *, has_commas: bool = True) -> None:

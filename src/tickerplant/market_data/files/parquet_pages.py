@@ -48,7 +48,7 @@ class _TooShort(Exception):
 
 
 def block_rows(path: Path, metadata: Any, columns: Sequence[str], most: int) -> int:
-    """Return the rows of a block, 1 to `most`, such that a block of these columns has about `BLOCK_BYTES`.
+    """Return the number of rows of a block, 1 to `most`, such that a block of these columns has about `BLOCK_BYTES`.
 
     Reads the header of each page. Raises BadInput if the file declares sizes that are not plausible.
     """

@@ -1,7 +1,7 @@
 """The feed of a file: appends its ticks or bars to the log, at full speed or at a multiple of real time.
 
 The feed's name is a hash of the file's content and of the options that change its rows (`effective_options`). A second
-replay of the same file therefore changes nothing, and a killed replay resumes where it stopped.
+replay of the same file and options therefore changes nothing, and a killed replay resumes where it stopped.
 
 A replay reads the file at least twice. The first pass reads only times, symbols and intervals. The watermark is the
 least time in the remaining rows, so a file sorted by symbol works too. The `start` record contains all symbols. If no
@@ -61,13 +61,13 @@ _LAST_TIMEOUT_S: Final = 5.0
 class ReplayOptions:
     """The options of a replay.
 
-    `symbol`, `interval`, `tz` (IANA) and `date_order` (`mdy`, `dmy`) apply if the file does not contain them. `speed`
-    is a multiple of real time; None is full speed. `whole`: the first and the last interval of the file count as
-    complete (True) or incomplete (False). None: they count as complete, unless another file cuts them (see
-    `aggregation.cut_minutes`). `conditions`: a table of `conditions.TABLES`; None selects the table by the tape of each
-    trade, or the table of both tapes. `columns`: pairs of a role and the name of its column, for columns of other
-    names. `decimal`: `point` or `comma`. `strict`: refuse a file that can be read in two ways. `force_interval`: read
-    bars whose times do not fit their interval.
+    `symbol`, `interval`, `tz` (IANA) and `date_order` (`mdy`, `dmy`) apply if the file does not contain them. `source`
+    is the source of the rows for which the file contains none. `speed` is a multiple of real time; None is full speed.
+    `whole`: the first and the last interval of the file count as complete (True) or incomplete (False). If it is None,
+    they count as complete unless another file cuts them (see `aggregation.cut_minutes`). `conditions`: a table of
+    `conditions.TABLES`; None selects the table by the tape of each trade, or the table of both tapes. `columns`: pairs
+    of a role and the name of its column, for columns of other names. `decimal`: `point` or `comma`. `strict`: refuse a
+    file that can be read in two ways. `force_interval`: read bars whose times do not fit their interval.
     """
 
     symbol: str | None = None
@@ -100,7 +100,7 @@ class ReplayOptions:
 
 @dataclass(frozen=True, slots=True)
 class ReplayProgress:
-    """The progress of a replay: rows of the file, and the newest appended time (0 before the first)."""
+    """The progress of a replay: number of the last appended row, count of the file's rows, and time of that row."""
 
     rows: int
     rows_total: int
@@ -114,7 +114,7 @@ class ReplaySummary:
     `already`: an earlier replay has completed this file, and nothing was appended; `ends` are then the offsets of the
     topic's last records. `stopped`: the replay was stopped; the same call resumes it. `rows_read` and `seconds` refer
     to this run, the other counts to all runs of this feed. `conflicts`: count of dead letters with the identity of an
-    earlier trade, but another price or size. Rows that differ from an earlier row of the same bar count too.
+    earlier trade, but a different price or size. Rows that differ from an earlier row of the same bar count too.
     `unknown_conditions`: number of rows with each unknown code; they count as ordinary trades.
     """
 
@@ -141,7 +141,7 @@ class ReplaySummary:
 
 @dataclass(slots=True)
 class _TickOrder:
-    """The order of a file's times: the number of rows after, before and at the time of the row above them."""
+    """The order of a file's times: counts of rows whose time is after, before, or equal to that of the row above."""
 
     rises: int = 0
     falls: int = 0
@@ -202,8 +202,8 @@ def replay(
     """Append a file to the log and return the result. Blocks; `stop` ends the replay after the current batch.
 
     `clock` returns microseconds UTC and `sleep` waits seconds; both set the pace if a speed is given. Raises BadInput
-    if the file cannot be interpreted; nothing is appended then. Raises Fenced if another replay of the same file takes
-    over. Another call after LogUnavailable resumes the replay.
+    if the file cannot be interpreted. If the first pass finds the fault, nothing is appended. Raises Fenced if another
+    replay of the same file takes over. Another call after LogUnavailable resumes the replay.
     """
     began = time.monotonic()
     stop = stop or threading.Event()
@@ -327,13 +327,13 @@ class _Run:
         self._add_conflict_note()
 
     def _add_conflict_note(self) -> None:
-        """Add a note about trades with equal identity and another price or size to the summary."""
+        """Add a note about trades with equal identity and a different price or size to the summary."""
         conflicts = self.writer.cursor.conflicts
         if conflicts and self.layout.kind != BARS:
             column = self.layout.columns["trade_id"]
             first = f" (first: {self.writer.first_conflict})" if self.writer.first_conflict else ""
             self.summary.notes += (
-                f"{conflicts:,} trades have the id, time and symbol of an earlier trade but another price or size; "
+                f"{conflicts:,} trades have the id, time and symbol of an earlier trade but a different price or size; "
                 f"they are dead letters{first}. If the column {column} does not identify trades, rename it",
             )
 
@@ -410,7 +410,7 @@ class _Run:
             self._add_choices([note])
 
     def _add_choices(self, choices: Iterable[str]) -> None:
-        """Add choices to the notes, if they are new. Raises BadInput if the user refuses choices."""
+        """Add choices to the notes, if they are new. Raises BadInput for a new choice if `strict` is set."""
         found = tuple(choice for choice in choices if choice not in self.summary.notes)
         if found and self.options.strict:
             raise BadInput(f"--strict: {'; '.join(found)}; set the option that decides, or omit --strict")

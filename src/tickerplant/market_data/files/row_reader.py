@@ -72,7 +72,7 @@ class Rows:
 
 
 class RowReader:
-    """Reads the blocks of one file in order. Raises BadInput for missing or superfluous options and unknown times.
+    """Reads the blocks of one file in order. Raises BadInput for missing or superfluous options, and for unknown times.
 
     `unit`: `line`, `row` or `record`. `header`: line number of the header. `conditions` and `corrections` count the
     unknown codes of these columns over all blocks. `first_reason`: the reason why the first unreadable row of `scan` is
@@ -335,7 +335,7 @@ class RowReader:
         return f"{text}m" if normalise(column) == "per" and text and not text.strip("0123456789") else text
 
     def detect_numbers(self, block: Block) -> None:
-        """Decide the format of the numbers from the first block. Raises BadInput if it has two readings."""
+        """Decide the format of the numbers from the first block. Raises BadInput if they have two readings."""
         names = [self._layout.columns[role] for role in _NUMBERS if role in self._layout.columns]
         line = int(block.numbers[0]) if self._unit == "line" and len(block.numbers) else None
         if len(block.numbers):
@@ -419,7 +419,7 @@ class RowReader:
         return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.utf8()), texts)
 
     def _floats(self, block: Block, role: str, reasons: Reasons, *, absent: float | None = None) -> Float64Array:
-        """Return a column as numbers. An empty value becomes `absent`; if that is None, the row is broken."""
+        """Return a column as numbers. An empty value becomes `absent`; if `absent` is None, the row is broken."""
         name = self._layout.columns.get(role)
         if name is None:
             assert absent is not None

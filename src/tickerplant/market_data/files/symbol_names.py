@@ -15,12 +15,12 @@ from tickerplant.core.symbols import check_symbol
 Int32Array = npt.NDArray[np.int32]
 
 _INVALID: Final = "?"
-"""Name of a text that is not a symbol. Its rows are dropped."""
+"""Name of a text that is not a symbol. Its rows become dead letters."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedTexts:
-    """The names of the texts of one dictionary.
+    """The names of the texts of one dictionary (`texts`).
 
     `names`: the distinct canonical names. `name_of`: the index of each text's name. `codes`: the code of each text's
     symbol in the file, -1 for a text that is not a symbol. `invalid`: the reason for each such text, by its index.

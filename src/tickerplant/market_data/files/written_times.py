@@ -19,9 +19,9 @@ _ENOUGH: Final = 1_000
 
 
 def written_clock(file: DataFile, layout: FileLayout, options: ReadOptions) -> tuple[int, int]:
-    """Return the common divisor of all times of day as written, in microseconds, and the number of times.
+    """Return the common divisor of the times of day as written, in microseconds, and the count of these times.
 
-    The divisor is 0 if all times are dates or midnights.
+    The divisor is 0 if all times are dates or midnights. Reading ends early if further times cannot matter.
     """
     reader = RowReader.of(file, layout, replace(options, interval=intervals.D1.name))
     step_us = rows = 0

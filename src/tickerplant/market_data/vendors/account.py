@@ -1,4 +1,7 @@
-"""The state of one vendor: rate limits, circuit breaker, rejections, comparisons. Pure. Stored as two values by key."""
+"""The state of one vendor: rate limits, circuit breaker, rejections, comparisons. Pure.
+
+The state is stored as two values: one contains the rejections, the other all other parts.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ class Blocked:
     """The reason why no vendor can get a request now.
 
     `verdict`: `schemas.QUOTA`, `OUTAGE` or `NOT_OFFERED`; the backfill adds `NO_DATA` and `DIFFERS`.
-    `again_us`: time from which another request may help; None: waiting does not help.
+    `again_us`: time from which another request may help; None if waiting does not help.
     """
 
     verdict: str
@@ -165,7 +168,7 @@ class Account:
         return any(fnmatchcase(symbol, pattern) for pattern in self.provider.offer.markets)
 
     def blocked(self, cost: int, purpose: Purpose, now_us: int, *, busy: bool) -> Blocked | None:
-        """Return the reason why a request of that cost may not be sent now; None if it may.
+        """Return the reason why a request of that cost may not be sent now; None if it may be sent.
 
         The pace is not a reason: the scheduler waits for it. `busy`: another request to the vendor is in flight.
         """
@@ -204,7 +207,7 @@ class Account:
         jitter: float,
         now_us: int,
     ) -> None:
-        """Record the effects of an answer: used credits, errors of symbols, and that the vendor is reachable."""
+        """Record the effects of an answer: the used credits, the errors of symbols, and the state of the vendor."""
         self.limits.record_credits(answer.credits, charge, now_us)
         if answer.credits.problem:
             self.breaker.note(now_us, answer.credits.problem)

@@ -1,7 +1,8 @@
 """Bounds of the numbers and texts that a vendor sends: waits, counts, messages. Pure.
 
-A header is foreign text. It may have thousands of digits, digits of other scripts, or no number at all. A value that
-cannot be right is never used for quotas and pauses. It becomes a note in the vendor's error instead.
+A header is foreign text. It may have thousands of digits, digits of other scripts, or no number at all. A text
+without a valid number is never used for quotas and pauses. It becomes a note in the vendor's error instead. A wait
+above its bound is reduced to the bound.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MAX_COUNT: Final = 10**12
 MAX_ERROR_CHARS: Final = 500
 """Maximum characters of a vendor's message in an error. An error is stored, logged and printed."""
 SHOWN_CHARS: Final = 40
-"""Maximum characters of an invalid header that a note quotes."""
+"""Maximum characters of an invalid header or symbol that a message quotes."""
 
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _COUNT: Final = re.compile(r"[0-9]{1,12}")
@@ -59,7 +60,7 @@ def _http_date(text: str) -> dt.datetime | None:
 
 
 def parse_count(text: str) -> int | None:
-    """Return a count of credits, 0 to `MAX_COUNT`; None if the text has anything but 1 to 12 ASCII digits."""
+    """Return a count of credits, 0 to `MAX_COUNT`; None if the text is not a number of 1 to 12 ASCII digits."""
     return int(text) if _COUNT.fullmatch(text.strip()) else None
 
 
@@ -88,5 +89,5 @@ def bounded_wait_us(seconds: object) -> int:
 
 
 def bounded_count(count: object) -> int | None:
-    """Return the count of credits of an answer, 0 to `MAX_COUNT`. Anything but an integer becomes None."""
+    """Return the count of credits of an answer, 0 to `MAX_COUNT`. A value that is not an integer becomes None."""
     return min(max(count, 0), MAX_COUNT) if isinstance(count, int) else None

@@ -1,7 +1,8 @@
 """The circuit breaker of one vendor: requests to a vendor that fails repeatedly are paused. Pure.
 
 The breaker is *closed* until `FAILURES` failures in a row or a bad key *open* it. After the pause it is *half-open*:
-one request is the trial. An answer closes the breaker; a failure opens it for twice as long.
+one request is the trial. An answer closes the breaker; a failure opens it for twice as long, up to
+`PAUSE_MAX_US`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ FAILURES: Final = 3
 PAUSE_US: Final = 30 * SECOND_US
 """First pause, before the jitter of 25 %."""
 PAUSE_MAX_US: Final = 15 * MINUTE_US
-"""Maximum pause: a recovered vendor is used again within 15 minutes; an outage of a day costs about 100 requests."""
+"""Maximum pause, before the jitter and unless the vendor requests a longer pause.
+
+A recovered vendor is used again within about 15 minutes. An outage of a day costs about 100 requests.
+"""
 BAD_KEY_PAUSE_US: Final = 6 * 60 * MINUTE_US
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"

@@ -106,7 +106,7 @@ def dividends_batch(
 
 
 def check_actions(symbols: Sequence[str], splits: pa.RecordBatch | None, dividends: pa.RecordBatch | None) -> None:
-    """Raise Malformed for splits or dividends of other symbols than `symbols`, for too many, and for wrong values."""
+    """Raise Malformed for splits or dividends of symbols outside `symbols`, for too many, and for wrong values."""
     for name, batch in (("splits", splits), ("dividends", dividends)):
         if batch is None or not batch.num_rows:
             continue
@@ -150,7 +150,8 @@ def check_amounts(amounts: Float64Array) -> None:
 def terms_of(ratio: float, error: float) -> tuple[float, float]:
     """Return the smallest numerator and denominator of a split whose ratio differs from `ratio` by at most `error`.
 
-    Returns the ratio and 1 if no denominator up to `_MOST_SHARES` fits, and for a ratio above a million.
+    Returns the ratio and 1 if no denominator up to `_MOST_SHARES` fits, and for a ratio that is infinite, NaN or above
+    a million.
 
     >>> terms_of(4.0, 1e-9), terms_of(1.5, 1e-9), terms_of(0.0667, 5e-5)
     ((4.0, 1.0), (3.0, 2.0), (1.0, 15.0))

@@ -61,9 +61,10 @@ class Comparison:
     """The result of a comparison: the candidate relative to the reference.
 
     `ratio`: the candidate's prices divided by the reference's; if it has several levels (a dividend in between), the
-    oldest level. `shift`: count of intervals by which the candidate's times are later; -1 if they are earlier. `bars`:
-    count of common bars. `share`: share of these bars that differ by more than noise. `worst`: largest relative
-    difference. `volume_ratio`: median ratio of volumes; 0.0 if there are no volumes.
+    oldest level. It is 1.0 unless the verdict is `ADJUSTED`. `shift`: count of intervals by which the candidate's times
+    are later; -1 if they are earlier. `bars`: count of common bars. `share`: share of these bars that differ by more
+    than noise. `worst`: largest relative difference. `volume_ratio`: median ratio of volumes; 0.0 if there are no
+    volumes.
     """
 
     verdict: str
@@ -110,7 +111,7 @@ class _Side:
 
     @property
     def excess(self) -> Float64Array:
-        """Return the excess of the candidate over the reference, by price and bar."""
+        """Return the excess of the candidate over the reference by bar: the median of its four prices."""
         return np.asarray(np.median(self.b - self.a, axis=0))
 
     def left(self, level: Float64Array | float) -> Float64Array:

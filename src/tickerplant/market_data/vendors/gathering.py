@@ -16,13 +16,13 @@ import pyarrow as pa
 from tickerplant.market_data.vendors.port import StreamEvent, Ticks
 
 FULL_MESSAGES: Final = 64
-"""Minimum count of messages with which an event does not wait for more."""
+"""Minimum count of messages at which an event does not wait for more messages."""
 
 
 class Gatherer:
     """Takes events from a stream's queue, and merges ticks that arrive within `gather_s` seconds (0: no merging).
 
-    A cancelled call loses no event: the next call continues it.
+    A cancelled call of `get` loses no event: the next call returns it.
     """
 
     def __init__(self, queue: asyncio.Queue[StreamEvent], gather_s: float) -> None:

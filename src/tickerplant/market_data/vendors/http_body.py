@@ -1,7 +1,7 @@
 """Reads an HTTP answer of a vendor within a maximum number of bytes, before and after decoding.
 
-A body of a kilobyte can decode to gigabytes, and a body can have no end. This module decodes by itself, with a bound at
-each step. It accepts one encoding, gzip or deflate: the request offers only these.
+A body of a megabyte can decode to a gigabyte, and a body can have no end. This module decodes by itself, with a bound
+at each step. It accepts one encoding, gzip or deflate: the request offers only these.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Received:
 
 @dataclass(slots=True)
 class Said:
-    """Parsed messages in the earlier form; see `port.Ticks` for the fields (`refused`: `rejected`, `hole`: `gap`)."""
+    """Parsed messages in the earlier form. Fields are as in `port.Ticks`; `refused` is `rejected`, `hole` is `gap`."""
 
     ticks: pa.RecordBatch | None = None
     dead: list[DeadRow] = field(default_factory=list)

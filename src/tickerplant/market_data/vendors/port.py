@@ -48,8 +48,8 @@ def kind_of(interval: str) -> str:
 class BarsOffer:
     """The bars of one interval that a vendor offers.
 
-    `page_bars`: maximum bars of a symbol in one answer. `page_us`: maximum range of one answer; None: no limit.
-    `lookback_us`: maximum age; None: no known limit. `symbols`: maximum symbols of one request.
+    `page_bars`: maximum bars of a symbol in one answer. `page_us`: maximum range of one answer; None if there is no
+    limit. `lookback_us`: maximum age; None if no limit is known. `symbols`: maximum symbols of one request.
     """
 
     interval: str
@@ -97,8 +97,9 @@ class BarsRequest:
 
 @dataclass(frozen=True, slots=True)
 class Credits:
-    """The credits in an answer's headers: of the minute, or of the day if `daily`. None: the header is missing.
+    """The credits in an answer's headers: of the minute, or of the day if `daily`.
 
+    `used`, `left`: None if the header is missing or invalid.
     `problem`: a note about an invalid header, which the vendor's status shows; "" if there is none.
     """
 
@@ -165,12 +166,12 @@ class KeyRejected:
 class Ticks:
     """Messages that arrived together, parsed. `received_us`: the time of arrival by our clock.
 
-    `batch`: ticks (`schemas.TICKS`), or None. `dead`: messages that could not be parsed. `rejected`: symbols that the
-    vendor does not deliver, with the reason. `notes`: warnings of the vendor for the log. `messages`: count of all
-    messages. `gap`: range `[start, end)` whose ticks were missed on a live connection, before `batch`. `unwanted`:
-    count of messages of symbols that were not requested; they are not in `batch`. `control`: count of messages without
-    a tick, such as heartbeats; set it only if the vendor sends few of them. `waited_s`: time for which the first
-    message has waited for the others, in seconds of the machine's clock.
+    `batch`: ticks (`schemas.TICKS`); None if there are none. `dead`: messages that could not be parsed. `rejected`:
+    symbols that the vendor does not deliver, with the reason. `notes`: warnings for the log. `messages`: count of all
+    messages. `gap`: range `[start, end)` whose ticks were missed on a live connection, before `batch`; None if there
+    was none. `unwanted`: count of messages of symbols that were not requested; they are not in `batch`. `control`:
+    count of messages without a tick, such as heartbeats; set it only if the vendor sends few of them. `waited_s`: time
+    for which the first message has waited for the others, in seconds of the machine's clock.
     """
 
     received_us: int

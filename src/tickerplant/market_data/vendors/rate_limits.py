@@ -26,7 +26,8 @@ FORMAT: Final = 1
 GUARD_US: Final = SECOND_US
 """Allowed difference of a vendor's clock from ours."""
 FLIGHT_US: Final = 60 * SECOND_US
-"""Default of a request's longest flight. The scheduler then abandons the request, so it cannot arrive later."""
+"""Default of a request's longest flight. After this time, the scheduler abandons the request, which
+cannot arrive later."""
 UNLIMITED: Final = 1 << 40
 """Available credits if the vendor has no quota."""
 _BURST_MAX_US: Final = MINUTE_US
@@ -125,7 +126,7 @@ class RateLimits:
         )
 
     def earliest(self, now_us: int, cost: int, purpose: Purpose) -> int | None:
-        """Return the first time at which a request of that cost may be sent; None if the cost exceeds a quota."""
+        """Return the first time at which a request may be sent; None if `cost` exceeds `most(purpose)`."""
         if cost > self.most(purpose):
             return None
         blocked = self.blocked(now_us)
@@ -216,9 +217,9 @@ class RateLimits:
         """Block requests after a quota rejection; return the end of the block.
 
         A daily rejection blocks until the window of the daily quota ends, regardless of Retry-After. A rejection by a
-        quota of a minute blocks until the later of the window's end and Retry-After. Other rejections block until
-        Retry-After. The block doubles with each consecutive rejection that is not daily, to at most an hour: a vendor
-        may reject requests all day without a reason.
+        quota of a minute blocks until the later of the window's end and Retry-After. Without such a quota, a rejection
+        blocks until Retry-After. The block doubles with each consecutive rejection that is not daily, to at most an
+        hour: a vendor may reject requests all day without a reason.
         """
         until = now_us + max(bounded_wait_us(retry_after_s), SECOND_US)
         meant = [q for q in self._quotas_meant(daily=daily) if not q.rolling and (q.daily or q.period_us == MINUTE_US)]

@@ -49,7 +49,7 @@ def provider(context: ProviderContext) -> Provider:
     """Return the provider of the vendor `context.name`, created with this context.
 
     Raises ConfigError as `factory` does, and if the provider rejects the context (a missing key) or its factory fails.
-    Also raises ConfigError if the result lacks a member of `Provider` or has another name.
+    Also raises ConfigError if the result lacks a member of `Provider`, or if its name is different.
     """
     make = factory(context.name)
     entry = next(iter(entry_points(group=ENTRY_POINTS, name=context.name)))

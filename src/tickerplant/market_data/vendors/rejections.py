@@ -96,7 +96,7 @@ class Rejections:
                 return
 
     def answered(self, symbol: str, interval: str) -> None:
-        """Record an answer with bars, which ends the rejections of this symbol and interval."""
+        """Record an answer with bars, which ends the rejections that cover this symbol and interval."""
         self.state.answered.add(_market_key(symbol, interval))
         for key in (_key(symbol, interval), _key(symbol, ANY), _market_key(symbol, interval)):
             self.state.rejections.pop(key, None)
@@ -120,7 +120,10 @@ class Rejections:
                 del self.state.rejections[old]
 
     def _extend_to_market(self, symbol: str, interval: str, now_us: int) -> None:
-        """Extend a symbol's rejection to its market, if enough symbols are rejected and the market returned no bars."""
+        """Extend a symbol's rejection to its market.
+
+        This needs `MARKET` rejected symbols of the market, and a vendor that returned no bars of the market.
+        """
         market = _market_key(symbol, interval)
         like = 0
         for key, rejection in self.state.rejections.items():

@@ -6,7 +6,7 @@ One request performs these steps in order:
 2. debit the quota,
 3. store the debit, durably (`desk.debited`): if a kill follows, the credits count as spent,
 4. have the provider send the request (`desk.answered`); the request is abandoned after the longest flight, usually a
-minute,
+   minute,
 5. record the outcome of the answer or error, and store it.
 
 Nothing is sent before Step 4. A kill between Steps 3 and 5 loses only the outcome.
@@ -58,8 +58,9 @@ SaveState = Callable[[Mapping[str, bytes]], Awaitable[None]]
 starts."""
 
 WAIT_US: Final = {Purpose.HISTORY: 60 * SECOND_US, Purpose.GAP_FILL: 5 * SECOND_US}
-"""Maximum wait for a vendor's credits; if the wait would be longer, another vendor gets the request. A minute's credits
-return within a minute, and a history should have one source. A gap in live data must be filled sooner."""
+"""Maximum wait for a vendor's credits; if the wait would be longer, another vendor gets the request. The credits of a
+minute are available again within a minute, and a history should have one source. A gap in live data must be filled
+sooner."""
 _REAL_FLIGHT_S: Final = 25.0
 """Minimum seconds, by the machine's clock, after which a request is abandoned, at any speed of `clock`. Clients use
 timeouts of at least 10 s, and some send two HTTP requests for one request."""
@@ -140,7 +141,8 @@ class RequestScheduler:
 
         The result is the first vendor of the order that offers the bars and is available. A vendor whose bars differ is
         skipped if any other vendor offers the bars, even if that vendor cannot get a request now. If the credits of an
-        earlier vendor return within `WAIT_US`, the result is Blocked until then. `without`: vendors to skip.
+        earlier vendor are available again within `WAIT_US`, the result is Blocked until then. `without`: vendors to
+        skip.
         """
         now = self._clock.now_us()
         having: list[tuple[Account, BarsOffer]] = []
@@ -313,7 +315,7 @@ class RequestScheduler:
         """Return True if a vendor's bars must be compared with other vendors' bars before they are used.
 
         The first vendor in the order that offers these bars needs no comparison. Another vendor needs a comparison if
-        its last comparison is no longer valid.
+        it has no valid comparison.
         """
         now = self._clock.now_us()
         order = self._in_order(kind_of(interval))

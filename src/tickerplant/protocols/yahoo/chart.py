@@ -196,7 +196,8 @@ def _range(query: Mapping[str, str], market: Market, instrument: Instrument) -> 
 def _has_session(market: Market, instrument: Instrument, day: dt.datetime) -> bool:
     """Return True if a session of the instrument has begun on a local date.
 
-    A stock without sessions has a daily bar from the open of the exchange on. A pair without sessions always has one.
+    A stock without sessions has a daily bar from the open of the exchange on. A pair without sessions has
+    a daily bar on every date.
     """
     if instrument.kind != STOCK and not instrument.has_sessions:
         return True

@@ -1,4 +1,4 @@
-"""Numbered SQL files, applied in order under an advisory lock and recorded with a checksum. Applying twice is harmless.
+"""Numbered SQL files, applied in order under an advisory lock and recorded with a checksum. A file is applied once.
 
 One file serves two flavours: lines between `-- only: timescaledb` (or `-- only: postgresql`) and `-- end` belong to
 that flavour only. The flavour is chosen and recorded when the first migration runs. A TimescaleDB that is installed
@@ -87,8 +87,9 @@ async def migrate(store: Store, *, plain: bool = False) -> list[str]:
 
     `plain` creates a new database's tables without TimescaleDB, even where the extension is installed. Each migration
     is one transaction, so an interrupted run can be resumed. Raises MigrationError for a database that is newer than
-    this code or was created with other migrations. Also raises MigrationError if the server has the extension but does
-    not load it.
+    this code or was created with different migrations. Also raises MigrationError if the server does not load the
+    extension that it has, or if `plain` is set for tables of TimescaleDB. A table or view of the user with the name of
+    a new table also causes MigrationError.
     """
     async with store.session() as session, advisory_lock(session, LOCK_MIGRATIONS):
         done = await _migrate(session, plain=plain)
@@ -97,7 +98,10 @@ async def migrate(store: Store, *, plain: bool = False) -> list[str]:
 
 
 async def status(store: Store) -> MigrationStatus:
-    """Return the applied and pending migrations. Raises MigrationError like `migrate`."""
+    """Return the applied and pending migrations.
+
+    Raises MigrationError for a database that is newer than this code or was created with different migrations.
+    """
     async with store.session() as session:
         applied = await _applied(session)
     migrations = all_migrations()

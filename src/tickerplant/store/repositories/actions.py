@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Actions:
-    """Splits and dividends, through one database session. A newer row replaces a row of the same key and source."""
+    """Splits and dividends, through one database session. A later row replaces the stored row of the same key."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -59,7 +59,7 @@ class Actions:
         return await self._read("splits", schemas.SPLITS, symbol)
 
     async def newest_splits(self, symbol: str | None = None) -> pa.Table:
-        """Return the newest split of each symbol and session (`schemas.SPLITS`), for all symbols or for one symbol."""
+        """Return the newest split of each symbol and session (`schemas.SPLITS`), of all symbols if `symbol` is None."""
         rows = await self._session.rows(
             f"SELECT DISTINCT ON (symbol, time) {selected(schemas.SPLITS)} FROM splits"
             " WHERE $1::text IS NULL OR symbol = $1 ORDER BY symbol, time, version DESC, source",
@@ -110,7 +110,7 @@ class Actions:
         """Return the last close before each ex-date: the close of the daily bar of the session before it.
 
         If that bar is not stored, the later of two closes is used. One is the close of the last 1m or 5m bar up to that
-        session's close. The other is the close of an older daily bar.
+        session's close. The other is the close of an older daily bar. The close is NaN if no such bar is stored.
         """
         sessions, ends = sessions_before(calendar, ex_dates)
         rows = await self._session.rows(

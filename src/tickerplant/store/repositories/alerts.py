@@ -72,7 +72,7 @@ class AlertRules:
         self._session = session
 
     async def all(self, symbol: str | None = None) -> list[StoredRule]:
-        """Return all rules, or the rules of a symbol, oldest first."""
+        """Return the rules of a symbol, or all rules if `symbol` is None, oldest first."""
         rows = await self._session.rows(
             f"{_SELECT} WHERE NOT removed AND ($1::text IS NULL OR symbol = $1) ORDER BY created_at, id", symbol
         )
@@ -101,7 +101,7 @@ class AlertRules:
         return bool(added)
 
     async def change(self, rule: Rule) -> None:
-        """Store another revision of a rule."""
+        """Store the next revision of a rule."""
         sets = ", ".join(f'"{name}" = ${number}' for number, name in enumerate(_FIELDS, 2))
         await self._session.execute(
             f"UPDATE alerts SET {sets}, changed_at = now() WHERE id = $1",
@@ -168,7 +168,10 @@ class Firings:
     async def read(
         self, rule: str | None, symbol: str | None, start_us: int | None, end_us: int | None, limit: int
     ) -> list[dict[str, Any]]:
-        """Return the last `limit` alerts fired in `[start_us, end_us)`, newest first, with their webhooks' states."""
+        """Return the last `limit` alerts fired in `[start_us, end_us)`, newest first, with their webhooks' states.
+
+        None as `rule`, `symbol` or a bound does not restrict the alerts.
+        """
         columns = ", ".join(f'f."{name}"' for name in _FIRING)
         rows = await self._session.rows(
             f"""SELECT {columns}, f.fired_at, w.state AS webhook, w.attempts AS webhook_attempts,
@@ -248,7 +251,7 @@ class Outbox:
         )  # fmt: skip
 
     async def next_s(self) -> float | None:
-        """Return the seconds until the next webhook is due, at most 0 if one is due; None if none is pending."""
+        """Return the seconds until the next webhook is due, 0 or less if one is due; None if none is pending."""
         found = await self._session.value(
             "SELECT extract(epoch FROM min(next_at) - now())::float8 FROM alert_webhooks WHERE state = 'pending'"
         )

@@ -88,9 +88,9 @@ class Analytics:
 
         The newest version wins. Among equal versions the later row wins, because a recomputed range has the version of
         the newest cause. Values of forming bars are written to `realtime_analytics` and remain there when the bar
-        closes. Values of final bars are written to the table of their interval. A `withdrawn` row deletes older rows
-        from all tables. A row of a closed bar is complete: columns that are not in `values` become null, because their
-        indicators are no longer computed. A row of a forming bar keeps its other columns.
+        closes. Values of final bars are written to the table of their interval. A `withdrawn` row deletes the older
+        values of its bar from all tables. A row of a closed bar is complete: columns that are not in `values` become
+        null, because their indicators are no longer computed. A row of a forming bar keeps its other columns.
         """
         states = values.column("state").cast(pa.utf8())
         forming = newest_by_key(filter_rows(values, pc.equal(states, schemas.FORMING)))
@@ -151,9 +151,10 @@ class Analytics:
         names: Sequence[str] | None = None,
         newest_first: bool = False,
     ) -> pa.Table:
-        """Return a symbol's values of closed bars: `schemas.ANALYTICS_KEY` and the columns `names` (all if None).
+        """Return a symbol's values of closed bars: `schemas.ANALYTICS_KEY` and the columns `names`.
 
-        `RowReader.read_range` defines bounds and limit. Raises StoreError for a name that is not a column.
+        All columns are returned if `names` is None. `RowReader.read_range` defines bounds and limit. Raises StoreError
+        for a name that is not a column.
         """
         keys: list[tuple[str, Any]] = [("symbol", symbol), ("interval", interval)]
         schema = await self.schema(names)
@@ -164,7 +165,10 @@ class Analytics:
     async def newest_of_each(
         self, symbols: Sequence[str], interval: str, *, limit: int, before_us: int | None = None
     ) -> pa.Table:
-        """Return the newest `limit` rows of each symbol before a time, sorted by (symbol, time)."""
+        """Return the newest `limit` rows of each symbol, sorted by (symbol, time).
+
+        Rows at or after `before_us` are left out; None leaves out no row.
+        """
         relation, schema = relation_of(interval), await self.schema(None)
         return await RowReader(self._session, relation, schema).read_newest_of_each(symbols, interval, before_us, limit)
 
@@ -188,7 +192,10 @@ class RealtimeAnalytics:
         self._analytics = Analytics(session)
 
     async def read(self, symbol: str) -> pa.Table:
-        """Return for each interval of a symbol the values of its newest forming bar, like `Analytics.read`."""
+        """Return the values of the newest forming bar of each interval of a symbol, like `Analytics.read`.
+
+        The bar may have closed since then.
+        """
         schema = await self._analytics.schema(None)
         rows = await self._session.rows(
             f'SELECT DISTINCT ON ("interval") {selected(schema)} FROM "{REALTIME}" WHERE symbol = $1'

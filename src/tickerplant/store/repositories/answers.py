@@ -35,7 +35,7 @@ class Segment:
 
 
 def overlay(segments: Iterable[Segment], new: Segment) -> list[Segment]:
-    """Return the segments with `new`, which replaces older versions and fills gaps between the others.
+    """Return the segments with `new`, which replaces older versions and fills the ranges between the others.
 
     The result does not overlap. Segments of the same or a later version remain unchanged, so a repeated overlay changes
     nothing.

@@ -50,8 +50,8 @@ FEEDS: Final = pa.schema(
     ]
 )
 """Columns of a feed's state in a log partition. `unsupported` is the count of unusable ticks and bars. `differences` is
-the count of bars that differ from the bars of another source. Both and `late_ticks` are totals since the store was
-created.
+the count of bars that differ from the bars of another source. These two counts and `late_ticks` are totals since the
+store was created.
 """
 EXCLUSION_COUNTS: Final = pa.schema(
     [
@@ -130,7 +130,7 @@ class Coverage:
         await ensure_partitions(self._session, "coverage", times)
 
     async def put_overs(self, overs: Sequence[records.Record], partition: int) -> None:
-        """Store `over` records of one log partition, in a transaction; the newest record of each interval wins."""
+        """Store `over` records of one log partition, in a transaction; the newest of each feed and interval wins."""
         newest: dict[tuple[str, str, int], records.Record] = {}
         for over in overs:
             assert isinstance(over.header, records.Over)
@@ -232,7 +232,7 @@ class Coverage:
         )
 
     async def source_orders(self) -> dict[int, tuple[str, ...]]:
-        """Return the order of sources by log partition; {} until the log contains an order."""
+        """Return the order of sources by log partition; {} until an order is stored."""
         rows = await self._session.rows("SELECT partition, sources FROM source_order")
         return {row["partition"]: tuple(row["sources"]) for row in rows}
 
@@ -244,7 +244,7 @@ class Coverage:
         return await RowReader(self._session, "coverage", COVERAGE).read_range(keys, start_us, end_us, limit)
 
     async def stored_bars(self, symbol: str, interval: str, start_us: int, end_us: int) -> tuple[Int64Array, BoolArray]:
-        """Return the ascending starts, and the completeness, of a symbol's final bars in `[start_us, end_us)`."""
+        """Return the ascending starts in µs, and the completeness, of a symbol's final bars in `[start_us, end_us)`."""
         found = await self.stored_bars_of([symbol], interval, start_us, end_us)
         return found.get(symbol, (np.empty(0, np.int64), np.empty(0, np.bool_)))
 
@@ -269,7 +269,7 @@ class Coverage:
     ) -> dict[str, tuple[Int64Array, Int64Array]]:
         """Return by symbol the count of complete final bars per UTC day of `[start_us, end_us)`: (days, counts).
 
-        Days are 00:00 UTC, ascending; days without a bar are omitted.
+        Days are the times of 00:00 UTC in µs, ascending. Days without such a bar are omitted.
         """
         rows = await self._session.rows(
             f"""SELECT symbol, floor(date_part('epoch', "time") / 86400)::bigint AS day, count(*)

@@ -1,9 +1,10 @@
 """Status of every expected bar of many symbols: stored, or the reason why it is missing.
 
 Inputs are stored bars, vendors' answers and three facts about feeds. A completed interval of a feed lists the expected
-symbols without trades. A live feed that is up records every minute of a session. A gap in these minutes means that the
-feed was down. A feed in state `down` has been down since that record. A feed belongs to a symbol if it lists the symbol
-as silent. It also belongs to the symbol if it is the source of a bar in the range or of the last earlier bar.
+symbols without trades. A live feed that is up records every minute of a session. A missing minute means that the feed
+was down. A feed in state `down` has been down since its last recorded minute. A feed belongs to a symbol if it lists
+the symbol as silent. It also belongs to the symbol if it is the source of a bar in the range or of the last earlier
+bar.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class CoverageStatuses:
         self._session = session
 
     async def symbols(self) -> list[str]:
-        """Return every symbol with bars or vendor answers, sorted."""
+        """Return every symbol with closed bars or vendor answers, sorted."""
         rows = await self._session.rows("SELECT symbol FROM symbols UNION SELECT symbol FROM answers ORDER BY 1")
         return [row["symbol"] for row in rows]
 
@@ -125,8 +126,8 @@ class CoverageStatuses:
         starts, over = _expected(calendars, step, start_us, end_us, now_us, extended_hours=extended_hours)
         count = await self._session.value("SELECT count(*) FROM positions WHERE topic = $1", schemas.RAW)
         symbols = [*calendars]
-        # The number of partitions is unknown until the log's first record is applied; until then all partitions are
-        # read.
+        # The number of partitions is unknown until the log's first record is applied. Until then, the silent intervals
+        # of all partitions are read, and no feed counts as up or down.
         partition = {symbol: partition_of(symbol, count) for symbol in symbols} if count else {}
         feeds = await self._feeds(start_us, end_us, now_us, partition)
         longest = max((len(each) for each in starts.values()), default=0)
@@ -173,7 +174,7 @@ class CoverageStatuses:
     async def _silent(
         self, symbols: Sequence[str], step: Interval, start_us: int, end_us: int, partition: Mapping[str, int]
     ) -> list[tuple[Int64Array, BoolArray]]:
-        """Return by symbol the intervals without trades in a feed, and whether the feed was up throughout."""
+        """Return by symbol the starts of intervals without trades in a feed, and whether a feed was up throughout."""
         query = """SELECT c."time", n.number * 2 + bool_or(c.whole)::integer
             FROM coverage AS c CROSS JOIN LATERAL unnest(c.silent) AS s (symbol)
             JOIN unnest($1::text[]) WITH ORDINALITY AS n (symbol, number) ON n.symbol = s.symbol
@@ -282,7 +283,7 @@ def _expected(
     *,
     extended_hours: bool,
 ) -> tuple[dict[str, Int64Array], dict[str, int]]:
-    """Return by calendar the expected starts, and the first start that is not due yet."""
+    """Return by calendar name the expected starts, and a time in µs: bars that start earlier are due."""
     starts, over = {}, {}
     for name, calendar in {each.name: each for each in calendars.values()}.items():
         starts[name] = expected(calendar, step.name, start_us, end_us)
@@ -295,7 +296,10 @@ def _expected(
 
 
 def _down(feeds: Sequence[_Feed], calendar: Calendar, step: Interval, starts: Int64Array) -> Int64Array:
-    """Return the starts, in µs, of intervals in which no feed was up and at least one feed was known to be down."""
+    """Return the starts, in µs, of intervals that no feed covers although the times of at least one feed are known.
+
+    A feed covers an interval if the feed was up throughout.
+    """
     if not feeds or not len(starts):
         return starts[:0]
     begins, ends = starts, starts + step.us

@@ -86,7 +86,7 @@ class Ohlcv:
         history = bars.column("history")
         competing = best_by_rank(filter_rows(bars, history), sources)
         live = newest_by_key(filter_rows(bars, pc.invert(history)))
-        # A newer live bar always wins over earlier history, independent of rank.
+        # A live bar of the same or a newer version always wins over history, independent of rank.
         competing = competing.filter(pa.array(~not_newer(competing, live)))
         changed = 0
         for relation, part in by_relation(live, INTRADAY, HISTORICAL):
@@ -163,9 +163,9 @@ class Ohlcv:
         names: Sequence[str] | None = None,
         newest_first: bool = False,
     ) -> pa.Table:
-        """Return a symbol's bars as `schemas.BARS`, or only its columns `names`, including the forming bar.
+        """Return a symbol's bars, including the forming bar, with the columns `names` of `schemas.BARS`.
 
-        `RowReader.read_range` defines bounds and limit.
+        All columns are returned if `names` is None. `RowReader.read_range` defines bounds and limit.
         """
         keys: list[tuple[str, Any]] = [("symbol", symbol), ("interval", interval)]
         schema = schemas.BARS if names is None else pa.schema([f for f in schemas.BARS if f.name in names])
@@ -173,7 +173,7 @@ class Ohlcv:
         return await rows.read_range(keys, start_us, end_us, limit, newest_first=newest_first)
 
     async def history(self, symbol: str, interval: str) -> pa.RecordBatch:
-        """Return all final bars of a symbol with prices, in time order (`HISTORY`), as input for computations."""
+        """Return all final bars of a symbol that have a close, in time order (`HISTORY`), as input for computations."""
         names = [field.name for field in HISTORY if field.type == pa.float64()]
         numbers = ", ".join(f"coalesce(\"{name}\", 'NaN')" for name in names)
         # The driver inserts arguments of COPY into the statement's text, quoted.
@@ -200,9 +200,10 @@ class Ohlcv:
     async def newest_of_each(
         self, symbols: Sequence[str], interval: str, *, limit: int, before_us: int | None = None, forming: bool = False
     ) -> pa.Table:
-        """Return the newest `limit` bars of each symbol before a time, sorted by (symbol, time).
+        """Return the newest `limit` bars of each symbol, sorted by (symbol, time).
 
-        The bars are final; if `forming` is set, they may have any state.
+        Bars at or after `before_us` are left out; None leaves out no bar. The bars are final; if `forming` is set, they
+        may have any state.
         """
         condition = "true" if forming else "t.state = 'final'"
         rows = RowReader(self._session, relation_of(interval), schemas.BARS)

@@ -1,8 +1,8 @@
 """Tables `positions` (the applied position of each log partition) and `plant` (the log that the store follows).
 
-A position changes in the transaction that writes the rows. A store follows one log. Every change of a position contains
-the log, the expected old value and the new value. A writer that lost ownership therefore changes nothing and gets an
-error.
+A position changes in the transaction that writes the rows. A store follows one log. Every statement that advances a
+position contains the log, the expected old value and the new value. A writer that lost ownership therefore changes
+nothing and gets an error.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """One step of a position. `resume` is the offset of the oldest record with pending forming rows, or `new`."""
+    """One step of a position. `resume` is the offset of the oldest record with pending forming rows; `new` if none."""
 
     topic: str
     partition: int
@@ -128,8 +128,8 @@ Ends = Callable[[], Awaitable[Mapping[Partition, int]]]
 async def check_log(session: Session, log: Log, ends: Ends) -> None:
     """Bind a new store to this log, or check that an existing store follows this log and is not ahead.
 
-    `ends` is called after the store's positions are read, because both advance in a running plant. Raises StoreMismatch
-    with instructions.
+    `ends` is called after the store's positions are read, because both advance in a running plant. Raises
+    StoreMismatch, with instructions, if a check fails.
     """
     await session.execute(
         "INSERT INTO plant (log_id, generation) VALUES ($1, $2) ON CONFLICT DO NOTHING", log.log_id, log.generation
@@ -166,8 +166,8 @@ async def adopt(session: Session, log: Log) -> str:
 
     Rows remain. Bars of the new log replace existing bars, because their versions are greater. The new log must
     therefore have a greater generation than the previous log. A store that already follows this log is unchanged. No
-    service may use this store meanwhile: a writer of the previous log stops with PositionConflict. Raises StoreMismatch
-    if the generation is not greater.
+    service may use this store during the call: a writer of the previous log stops with PositionConflict. Raises
+    StoreMismatch if the generation is not greater.
     """
     async with session.transaction():
         await session.script("SET LOCAL synchronous_commit = on")  # a user's decision must survive a crash

@@ -108,5 +108,8 @@ class Prices:
         return await self._rows.read_range(keys, start_us, end_us, limit, newest_first=newest_first)
 
     async def newest_of_each(self, symbols: Sequence[str], *, limit: int, before_us: int | None = None) -> pa.Table:
-        """Return the newest `limit` ticks of each symbol before a time, sorted by (symbol, time) and arrival."""
+        """Return the newest `limit` ticks of each symbol, sorted by (symbol, time) and arrival.
+
+        Ticks at or after `before_us` are left out; None leaves out no tick.
+        """
         return await self._rows.read_newest_of_each(symbols, None, before_us, limit)

@@ -1,4 +1,4 @@
-"""Reading ranges of rows in time order."""
+"""Reads of ranges of rows in time order."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ MAX_ARRAY_ROWS: Final = 250_000
 class RangeQuery:
     """A query for a symbol's rows in a range: `start_us` <= time < `end_us`, at most `limit`, nearest to one end.
 
-    That end is the end of the range if `backward` is set, otherwise its start. `keys` are the columns that select the
-    symbol's rows, and their values. `ties` are expressions that order rows of one instant.
+    That end is the end of the range if `backward` is set, otherwise its start. A bound of None does not restrict the
+    range. `keys` are the columns that select the symbol's rows, and their values. `ties` are expressions that order
+    rows of one instant.
     """
 
     relation: str
@@ -43,7 +44,7 @@ class RangeQuery:
 
     @property
     def fits_arrays(self) -> bool:
-        """Return whether the rows can be read as arrays: few enough, and of supported types."""
+        """Return whether the rows can be read as arrays: at most `MAX_ARRAY_ROWS`, and of supported types."""
         return self.limit is not None and self.limit <= MAX_ARRAY_ROWS and is_supported(self.schema)
 
     def narrowed(self, spans: RowSpans) -> RangeQuery:
@@ -53,7 +54,7 @@ class RangeQuery:
         return dataclasses.replace(self, start_us=start_us, end_us=end_us)
 
     def remember(self, spans: RowSpans, table: pa.Table) -> None:
-        """Record the span of the newest rows."""
+        """Record the span of the newest rows, if this query has a limit and no bounds."""
         if self.start_us is None and self.end_us is None and self.limit is not None:
             spans.add(self._span_key, times_of(table.column("time")), self.limit)
 
@@ -94,7 +95,7 @@ class RangeQuery:
 
 @dataclass(frozen=True, slots=True)
 class RowReader:
-    """Reads rows of one table as Arrow tables with `schema`.
+    """A reader of the rows of one table, as Arrow tables with `schema`.
 
     `arrival` names the columns that order rows of one instant, most significant first. Rows without a known arrival
     have equal values in these columns. Plain PostgreSQL then reads them in the order of writing, which is the order of
@@ -122,8 +123,9 @@ class RowReader:
     ) -> pa.Table:
         """Return rows with these key columns and `start_us` <= time < `end_us`, in time order.
 
-        The order is descending if `newest_first` is set. A limit without a start selects the newest `limit` rows. A
-        limit with a start selects the rows nearest to the start, or the newest rows if `newest_first` is set.
+        None as a bound or limit does not restrict the rows. The order is descending if `newest_first` is set. A limit
+        without a start selects the newest `limit` rows. A limit with a start selects the rows nearest to the start, or
+        the newest rows if `newest_first` is set.
         """
         backward = newest_first or (start_us is None and limit is not None)
         query = RangeQuery(
@@ -150,9 +152,10 @@ class RowReader:
     async def read_newest_of_each(
         self, symbols: Sequence[str], interval: str | None, before_us: int | None, limit: int, condition: str = "true"
     ) -> pa.Table:
-        """Return the newest `limit` rows of each symbol before a time, sorted by (symbol, time).
+        """Return the newest `limit` rows of each symbol, sorted by (symbol, time).
 
-        The query reads one index range per symbol. `interval` is None for a table without intervals.
+        Rows at or after `before_us` are left out; None leaves out no row. The query reads one index range per symbol.
+        `interval` is None for a table without intervals.
         """
         ties = self._tie_breakers
         places = "".join(f", t.{name} AS place{i}" for i, name in enumerate(ties))

@@ -1,4 +1,4 @@
-"""`symbols`: every symbol with bars. The table changes with the bars, so that a list of symbols reads no bars."""
+"""`symbols`: every symbol with a closed bar. Writes of bars update it, so that a list of symbols reads no bars."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ SYMBOLS: Final = pa.schema(
 
 
 class Symbols:
-    """Symbols with bars, through one database session."""
+    """Symbols with closed bars, through one database session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def list(self, names: Sequence[str] | None = None) -> pa.Table:
-        """Return all symbols, or the symbols of `names` that exist, sorted (`SYMBOLS`).
+        """Return the symbols of `names` that exist, or all symbols if `names` is None, sorted (`SYMBOLS`).
 
         The columns are the times of the first and last closed bar, the intervals, and the last close.
         """
@@ -47,7 +47,7 @@ class Symbols:
 
 
 async def update_withdrawn_symbols(session: Session, relation: str, removed: pa.Table) -> None:
-    """Refresh symbols whose newest closed bars may be among `removed`, rows just deleted from `relation`."""
+    """Update the last time and price of symbols whose newest bar may be one of `removed`, deleted from `relation`."""
     source, arguments = await stage_rows(session, f"gone_symbols_{relation}", plain(removed.select(["symbol", "time"])))
     await session.execute(
         f"""UPDATE symbols AS t SET last_time = coalesce(n.last_time, t.last_time), last_price = n.last_price
@@ -73,7 +73,7 @@ async def update_withdrawn_symbols(session: Session, relation: str, removed: pa.
 
 
 async def record_symbols(session: Session, *tables: pa.Table) -> None:
-    """Store the symbols of these bars, in the bars' transaction. Ignores forming bars, which change every second."""
+    """Store the symbols of the final bars, in the bars' transaction. Ignores forming bars: they change often."""
     bars = pa.concat_tables(
         [t.select(["symbol", "interval", "time", "state", "close"]) for t in tables]
     ).unify_dictionaries()

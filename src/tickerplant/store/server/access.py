@@ -33,7 +33,9 @@ host  {DATABASE} all         all  scram-sha-256
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Addresses of the server besides its private socket. `host` "" means no TCP; `folder` None: no other socket."""
+    """Addresses of the server besides its private socket. `host` "" means no TCP; `folder` None means no other
+    socket.
+    """
 
     host: str = ""
     port: int = DEFAULT_PORT
@@ -59,7 +61,7 @@ class Access:
     def prepare(self, cluster: Path, uid: int, gid: int) -> None:
         """Write the rules of access, and check the addresses.
 
-        `uid` and `gid`: the server's user; -1: this process's user.
+        `uid` and `gid` are the server's user; -1 means this process's user.
 
         Raises StoreError, with one line that names the setting, if an address cannot be used.
         """
@@ -95,7 +97,7 @@ class Access:
         self._remove_stale(folder, cluster)
 
     def _remove_stale(self, folder: Path, cluster: Path) -> None:
-        """Remove the socket of a killed server of this cluster. Raises StoreError for a server of another cluster."""
+        """Remove the socket of a killed server. Raises StoreError if a server of another cluster may still use it."""
         name = folder / f".s.PGSQL.{self.port}"
         lock = folder / f"{name.name}.lock"
         try:
@@ -153,7 +155,7 @@ def _give(path: Path, uid: int, gid: int) -> None:
 
 
 def _quoted(path: Path) -> str:
-    """Return a path as an entry of a list. Commas and blanks would separate entries."""
+    """Return a path as a quoted entry of a list, because commas and blanks separate entries."""
     return '"' + str(path).replace('"', '""') + '"'
 
 

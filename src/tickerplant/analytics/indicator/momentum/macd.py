@@ -2,7 +2,7 @@
 
 Formula: line = EMA(fast) − EMA(slow); signal = EMA of the line; histogram = line − signal.
 
-Warm-up: slow + signal − 1 bars. In the dialect `tradingview` the line starts after `slow` bars.
+Warm-up: slow + signal − 1 bars. In the dialect `tradingview` the line needs only `slow` bars.
 
 Source: TA-Lib MACD; G. Appel, Technical Analysis: Power Tools for Active Investors (2005).
 """
@@ -21,7 +21,7 @@ class MACD(Recursive):
 
     In the dialect `talib` the fast average is seeded with the last `fast` closes of the slow average's seed. Both start
     together. The line is null until the signal starts. In `tradingview` each average is seeded with its own first
-    closes, and the line starts after `slow` bars.
+    closes, and the line needs only `slow` bars.
     """
 
     NAME = "MACD"

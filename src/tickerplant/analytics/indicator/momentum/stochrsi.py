@@ -24,7 +24,8 @@ _ROUNDING: Final = 1e-14  # TA-Lib's epsilon: a smaller relative range of the RS
 
 
 class STOCHRSI(Recursive):
-    """Stochastic RSI: the position of the RSI in its range of `fastk` bars, in percent, and its mean over `fastd`.
+    """Stochastic RSI: the position of the RSI in its range of `fastk` bars, in percent, and the mean of this position
+    over `fastd` bars.
 
     `fastk` is 0 if the RSI has not moved, as in TA-Lib. TradingView's %K (14, 14, 3) is `fastd` of STOCHRSI(14,14,3)
     here. TradingView's %D is the mean of the last three %K.

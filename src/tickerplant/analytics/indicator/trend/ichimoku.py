@@ -4,7 +4,8 @@ Formula: the middle of a range is (highest high + lowest low) / 2. `tenkan` and 
 `tenkan` and `kijun` bars. `senkou_a` is (tenkan + kijun) / 2, and `senkou_b` the middle of the last `senkou` bars, both
 as of `displacement` bars ago.
 
-Warm-up: senkou + displacement bars; all outputs start together.
+Warm-up: senkou + displacement bars. In the dialect `tradingview` the warm-up is one bar less if displacement > 0. All
+outputs start together.
 
 Source: G. Hosoda, Ichimoku Kinko Hyo (1969); N. Elliott, Ichimoku Charts (2007).
 """

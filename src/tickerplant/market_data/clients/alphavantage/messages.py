@@ -92,7 +92,7 @@ def error_of(key: str, text: str, now_us: int) -> VendorError:
 
 
 def raise_error(body: Mapping[str, Any], now_us: int) -> None:
-    """Raise the error of an answer without data; an empty answer raises NoData. Values may be raw JSON."""
+    """Raise the error that an answer contains, or NoData if the answer is empty. Values may be raw JSON."""
     if not body:
         raise NoData("the answer is empty")
     for key in ("Error Message", "Information", "Note"):
@@ -149,7 +149,7 @@ def parse_series(
 ) -> Series:
     """Return the bars of an answer. The request must have been for prices as traded.
 
-    Times are in the zone of the answer; if clocks are set back, the first of two equal times is used. Rows without a
+    Times are in the zone of the answer; a local time that occurs twice means its first occurrence. Rows that lack a
     price, and rows off the grid, are dropped. Raises VendorError.
     """
     whole = _decode(_whole, body)
@@ -204,7 +204,7 @@ def _bare(name: str) -> str:
 
 
 def _numbers(rows: Iterable[Mapping[str, _Cell]], suffix: str) -> Float64Array:
-    """Return a column of numbers; NaN for rows without a value. Raises ValueError for a text that is no number."""
+    """Return the column `suffix`; NaN for rows without a value. Raises ValueError for a text that is no number."""
     name = ""
     found: list[_Cell] = []
     for row in rows:
@@ -221,7 +221,7 @@ def _float(cell: str | float) -> float:
 
 
 def _check_symbol(asked: str, answered: object) -> None:
-    """Raise Malformed if the answer names another symbol than the requested one."""
+    """Raise Malformed if the answer's symbol differs from the requested symbol."""
     if isinstance(answered, str) and not is_same_symbol(asked, answered):
         raise Malformed(f"the answer is for {shortened(answered, SHOWN_CHARS)!r} instead of {asked}")
 

@@ -125,7 +125,7 @@ def _offer(exchange: Exchange, markets: tuple[str, ...]) -> Offer:
 def read_bars(
     rows: Any, request: BarsRequest, now_us: int, source: str, *, newest_alone: bool = False
 ) -> tuple[pa.RecordBatch | NoData, tuple[int, int]]:
-    """Return the closed bars of the request, and the range that the answer covers.
+    """Return the closed bars of the request, or NoData if there are none, and the range that the answer covers.
 
     `rows`: lists of time (ms), open, high, low, close, volume, oldest first, as ccxt returns them. An answer that ends
     early covers only its bars: it may be a full page. `newest_alone`: the exchange returns only the newest bars, so an

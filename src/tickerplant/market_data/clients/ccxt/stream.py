@@ -68,7 +68,7 @@ class TradesStream:
         self._rejected: dict[str, str] = {}
 
     async def run(self, out: asyncio.Queue[StreamEvent]) -> None:
-        """Poll until cancelled. No request is sent while `out` is full."""
+        """Poll until cancelled. A round of requests with new trades ends only after `out` has room for them."""
         clock = self._clock
         while True:
             began_us, began_s = clock.now_us(), clock.monotonic()
@@ -84,7 +84,10 @@ class TradesStream:
     # Requests --------------------------------------------------------------------------------------------------------
 
     async def _round(self, out: asyncio.Queue[StreamEvent], began_us: int) -> None:
-        """Request each symbol's new trades in turn, and deliver them. Raises VendorError for errors of all symbols."""
+        """Request each symbol's new trades in turn, and deliver them.
+
+        Raises VendorError if the requests of all symbols failed, or for an error of the whole exchange.
+        """
         failed: VendorError | None = None
         answered = 0
         for _ in range(len(self._symbols)):
@@ -96,7 +99,7 @@ class TradesStream:
                 except (UnknownSymbol, NotEntitled, BadRequest, Malformed) as error:
                     failed = error
                     self._note(symbol, error)
-            self._symbols.append(self._symbols.pop(0))  # if all symbols fail, the next round begins with this symbol
+            self._symbols.append(self._symbols.pop(0))  # after an error, a round begins with the failed symbol
         if not answered and failed is not None:
             for symbol in self._symbols:
                 symbol.rejected_until_us = 0
@@ -114,7 +117,7 @@ class TradesStream:
             self._rejected[symbol.symbol] = str(error)
 
     async def _update(self, out: asyncio.Queue[StreamEvent], symbol: SymbolTrades, began_us: int) -> None:
-        """Request a symbol's trades, page by page, up to the newest."""
+        """Request a symbol's trades, page by page, up to the newest trade or _PAGES_A_TURN pages."""
         for _ in range(_PAGES_A_TURN):
             requested_us = self._clock.now_us()
             page = await self._page(symbol)
@@ -166,7 +169,7 @@ class TradesStream:
     async def _add(
         self, out: asyncio.Queue[StreamEvent], symbol: SymbolTrades, page: list[Trade], began_us: int
     ) -> bool:
-        """Add the new trades of a page; return True if another page follows."""
+        """Add the new trades of a page; return True if another page must be requested."""
         if not symbol.last_ms:
             # Trades before the first request do not belong to this stream.
             symbol.last_ms = self._clock.now_us() // MILLISECOND_US
@@ -232,7 +235,7 @@ class TradesStream:
             pause_s = _LONGEST_PAUSE_S
         elif self._failures == 1:
             log.warning(
-                "the exchange does not answer; requests are repeated until it answers",
+                "a request to the exchange failed; requests are repeated until the exchange answers",
                 feed=self._source,
                 error=str(error)[:300],
             )

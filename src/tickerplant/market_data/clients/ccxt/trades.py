@@ -38,6 +38,7 @@ class SymbolTrades:
 
     `overlap_ms`: time before the newest trade at which the next answer begins: `OVERLAP_MS`; 0, then -1, if full
     answers contain no new trade. `requested_us`: time of the last request that was answered.
+    `rejected_until_us`: time until which the symbol gets no request, because the exchange rejected it.
     """
 
     symbol: str
@@ -65,7 +66,7 @@ class SymbolTrades:
         return [trade for trade in page if trade.id not in self.seen and trade.time_ms >= since_ms]
 
     def is_gap_before(self, page: Sequence[Trade]) -> bool:
-        """Return True if the answer contains no known trade; False if it is empty, or no recent trade is known."""
+        """Return True if the answer contains no known trade; False if it is empty or no recent trade is known."""
         return bool(self.seen and page) and not any(trade.id in self.seen for trade in page)
 
 

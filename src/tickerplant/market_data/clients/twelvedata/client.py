@@ -172,6 +172,6 @@ class TwelveDataProvider:
             raise VendorDown(without_key(f"{type(error).__name__}: {error}", self._context.key)) from None
 
     def _without_key(self, error: VendorError) -> VendorError:
-        """Remove the key from an error's message and return the error: the vendor may repeat the request."""
+        """Remove the key, which the vendor may repeat, from an error's message; return the error."""
         error.args = tuple(without_key(str(part), self._context.key) for part in error.args)
         return error

@@ -17,13 +17,14 @@ from tickerplant.market_data.vendors.port import Connected, StreamEvent, Ticks
 
 GATHER_MESSAGES: Final = 16_384
 FEW_MESSAGES: Final = 64
-"""Minimum messages in `StreamConfig.longest_gather_s` for which messages are gathered only for
-`StreamSettings.gather_s`. If fewer arrive, messages are gathered for `StreamConfig.longest_gather_s`."""
+"""Minimum messages per `StreamConfig.longest_gather_s` at which messages are gathered only for
+`StreamSettings.gather_s`. At a lower rate, they are gathered for `StreamConfig.longest_gather_s`."""
 GATHER_BYTES: Final = 4 << 20
 """Maximum bytes of messages that wait for the parser, besides the messages of one read: about 28,000 prints."""
 HEARTBEAT: Final = '{"action":"heartbeat"}'
 MANY_FAILURES: Final = 6
-"""Minimum count of failures after a refused connection: the next attempt follows after 16 to 32 s."""
+"""Minimum count of failures after the vendor refused a connection, closed it with code 1008, or flooded it. The next
+attempt follows after 16 to 32 s."""
 
 
 class Connection:
@@ -36,7 +37,7 @@ class Connection:
 
     def __init__(self, session: Session, socket: FrameConnection, out: asyncio.Queue[StreamEvent]) -> None:
         self.since_us = session.clock.now_us()
-        """Time since which nothing arrived; valid after the connection has ended."""
+        """Time since which no message, or no price, arrived; valid after the connection has ended."""
         self.connected = False
         self._session = session
         self._socket = socket
@@ -199,7 +200,7 @@ class Connection:
                     await self._socket.ping()
 
     async def _watch(self) -> None:
-        """Send heartbeats; end the connection when no message, or no price, arrived for too long."""
+        """Send heartbeats and due subscriptions; end a connection on which no message or price arrives for too long."""
         session, clock, settings = self._session, self._clock, self._session.settings
         mute_s, heartbeat_s = session.stretched(settings.mute_s), session.stretched(settings.heartbeat_s)
         step_s = min(mute_s, heartbeat_s, session.stretched(settings.silent_s)) / 4

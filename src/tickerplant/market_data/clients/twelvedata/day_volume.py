@@ -1,11 +1,12 @@
 """Sizes of ticks from volumes of the day, for feeds without sizes. Pure.
 
-The size of a tick is the growth of its symbol's volume since the previous tick. The first tick of a symbol after a
-connection has an unknown size, NaN: earlier trades do not belong to it. A tick without a volume has size 0.
+The size of a tick is the growth of its symbol's volume since the previous tick. The first tick of a symbol on a
+connection, or after a gap, has an unknown size, NaN. Its volume contains all earlier trades of the day. A tick without
+a volume has size 0.
 
 A volume is *plausible* if it is between the former volume and its double. Other volumes have five causes:
 
-- Messages in the wrong order within one batch: messages of one symbol and second are sorted by their volumes.
+- Messages in the wrong order within one batch: the messages of a symbol are sorted by time and volume.
 - A late message, or a correction by less than half: its size is unknown, and the former volume stays in force. The
   growth of the total already contains that trade. Its place among the prints of its second is unknown too.
 - A new day: a volume of less than half the former volume, after hours of silence. The whole volume is new.
@@ -17,9 +18,9 @@ is plausible after this volume, or after the former volume, ends the doubt. The 
 since the last known volume.
 
 The sizes of a session never add up to more than its highest volume. After a fall on the same UTC date, the session is
-in doubt for `NEW_DAY_US`: the lower volumes may be several errors in a row. Sizes that would exceed the bound are then
-unknown. If later volumes continue the former volume again, their growth is reduced by the sizes that the errors have
-counted.
+in doubt for `NEW_DAY_US`: the lower volumes may be several errors in a row. A size is then unknown
+if the sum of the sizes would exceed the highest volume. If later volumes continue the former volume again, their growth
+is reduced by the sizes that were counted for the errors.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ from tickerplant.core.times import DAY_US, HOUR_US, NEVER_US, Float64Array, Int6
 Int32Array = npt.NDArray[np.int32]
 
 NEW_DAY_US: Final = 4 * HOUR_US
-"""Time without a tick after which a lower volume belongs to a new day: no market pauses that long within a day. For the
-same time after a fall, a volume that is at least the former volume continues the former volume."""
+"""Time without a tick after which a volume of less than half the former volume belongs to a new day. No market pauses
+that long within a day. For the same time after a fall, a confirmed volume of at least half the former volume continues
+the former volume."""
 
 
 @dataclass(slots=True)
@@ -57,11 +59,12 @@ class _Former:
 
 @dataclass(slots=True)
 class _SymbolVolume:
-    """The volume of one symbol while it is in doubt. NaN: no volume.
+    """The volume of one symbol while it is in doubt. NaN means that a volume is unknown.
 
     `level`: the volume in force, of a tick at `at`. `base`: the part of `level` that no size contains. `debt`: growth
     that has been counted in advance. The sizes so far add up to `level - base + debt`. `pending`: a volume that neither
     continues `level` nor is confirmed; the last tick before it was at `pending_after`.
+    `former`: the volume in force before the last fall; None if there was no fall within `NEW_DAY_US`.
     """
 
     level: float
@@ -105,7 +108,7 @@ class _SymbolVolume:
         return np.nan
 
     def _begin_day(self, volume: float, before: int, now: int) -> float:
-        """Return the size of a lower volume after hours of silence."""
+        """Return the size of a tick with a lower volume after hours of silence; NaN if the size is unknown."""
         self.pending = np.nan
         if volume >= self.level / 2:  # perhaps a correction: no print has most of a day's volume
             self.level = self.base = volume
@@ -119,7 +122,7 @@ class _SymbolVolume:
         return _Former(self.level, self.base, self.debt, now, before // DAY_US == now // DAY_US)
 
     def _confirm(self, volume: float, now: int) -> float:
-        """Return the size of a tick that confirms the pending volume."""
+        """Return the size of a tick that confirms the pending volume; NaN if the size is unknown."""
         self.pending = np.nan
         former = self.former
         if volume < self.level:
@@ -178,7 +181,7 @@ class DayVolumes:
             self._apart = np.concatenate([self._apart, np.zeros(new, np.bool_)])
 
     def forget(self) -> None:
-        """Remove all volumes, for a new connection."""
+        """Remove all volumes, for a new connection or after a gap."""
         self._level[:] = np.nan
         self._apart[:] = False
         self._in_doubt.clear()
@@ -187,7 +190,7 @@ class DayVolumes:
         """Return the size of each tick (NaN: unknown), and the right order of the rows; the sizes are in this order.
 
         `volumes` is NaN (or negative) for ticks without a volume. The order differs from the order of arrival only
-        among ticks of one symbol. It is empty if the rows are in order.
+        among ticks of one symbol. An empty order means that the rows keep their order.
         """
         sizes = np.zeros(len(codes))
         with_volume = np.flatnonzero(volumes >= 0)
@@ -243,7 +246,7 @@ class DayVolumes:
 
 
 def _in_order(rows: list[int], volumes: list[float], times: list[int]) -> list[tuple[int, float, int]]:
-    """Return (row, volume, time) of one symbol's ticks; the ticks of one second are sorted by volume.
+    """Return (row, volume, time) of one symbol's ticks, sorted by time; ticks of one time are sorted by volume.
 
     Ticks are not moved across a fall by more than half: the volumes after it belong to another sequence.
     """

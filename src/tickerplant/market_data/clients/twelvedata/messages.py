@@ -101,7 +101,7 @@ def _quota(message: str, text: str, now_us: int, retry_after_s: float | None) ->
 
 
 def without_key(text: str, key: str = "") -> str:
-    """Return the text without the key and the value of every `apikey=`, for logs and errors."""
+    """Return the text without the key and without the values of `apikey=`, for logs and errors."""
     if key:
         text = text.replace(key, "***")
     return re.sub(r"(?i)(apikey[=: ]+)[^&\s'\"]+", r"\1***", text)
@@ -379,7 +379,7 @@ def _read_actions(body: bytes, symbol: str) -> _Actions:
 
 
 def _terms(split: _Split) -> tuple[float, float] | None:
-    """Return numerator and denominator from the factors, the description or the ratio; None if all are missing.
+    """Return numerator and denominator from the factors, the description or the ratio; None if none is usable.
 
     Raises Malformed for terms that are not plausible.
     """

@@ -1,7 +1,7 @@
 """Converts parsed messages of the stream into batches of ticks, and detects the gaps of a live connection. Pure.
 
-A connection may stay open while its ticks stop and later continue. Even if the pause is shorter than the limit, the
-ticks of the pause are lost. Such a gap is found by the times of the ticks.
+A connection may stay open while its ticks stop and later continue. Even if the pause is shorter than the time after
+which the connection counts as dead, the ticks of the pause are lost. Such a gap is found by the times of the ticks.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class MessageParser:
         return event
 
     def _gap(self, times: Int64Array, received_us: int) -> tuple[int, int] | None:
-        """Return the range between the last tick and the first of `times` if ticks were missed; otherwise None.
+        """Return the range from the last tick to the first newer time if ticks were missed; otherwise None.
 
         The range is measured by the ticks' own times, because messages may wait in the socket.
         """

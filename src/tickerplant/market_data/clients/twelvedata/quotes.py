@@ -90,7 +90,7 @@ class PriceColumns:
 
 
 def read_messages(texts: Sequence[str | bytes]) -> ParsedMessages:
-    """Parse messages. They are decoded as one list, and one by one only if that fails."""
+    """Parse messages. They are decoded as one list, and one by one only if the list cannot be decoded."""
     result = ParsedMessages()
     raw = [text.encode() if isinstance(text, str) else text for text in texts]
     try:
@@ -151,7 +151,7 @@ class QuoteDecoder:
         self._by_exchange: set[str] = set()
 
     def forget_volumes(self) -> None:
-        """Remove all volumes, for a new connection: trades between two connections belong to no tick."""
+        """Remove all volumes, for a new connection or after a gap: the trades in between belong to no tick."""
         self._volumes.forget()
 
     def add_symbols(self, symbols: Sequence[str]) -> None:

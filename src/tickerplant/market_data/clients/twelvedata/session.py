@@ -28,8 +28,8 @@ class StreamSettings:
 
     `mute_s`: maximum time without any message (answers to heartbeats count), or without an answer to the subscription,
     before the connection is considered dead. `silent_s`: lower bound of the allowed time without a price. `rejected_s`:
-    time for which a rejected symbol is not subscribed again. `steady_s`: minimum length of a connection after which the
-    next pause is the shortest again.
+    time for which a rejected symbol is not subscribed again. `steady_s`: minimum duration of an answered connection
+    after which the next pause is the shortest again.
     """
 
     heartbeat_s: float = 10.0
@@ -91,7 +91,7 @@ class Session:
         return max(seconds, min(seconds, _LEAST_REAL_S) * self.clock.speed)
 
     def real_s(self, seconds: float) -> float:
-        """Return `stretched` in seconds of the machine's clock."""
+        """Return `stretched(seconds)` in seconds of the machine's clock."""
         return self.clock.real_s(self.stretched(seconds))
 
     async def wait_to_send(self) -> None:

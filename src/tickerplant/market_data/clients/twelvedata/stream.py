@@ -1,7 +1,8 @@
 """The stream of Twelve Data: connect, subscribe, receive, and reconnect, until cancelled.
 
 Messages that arrive within a few milliseconds are parsed and delivered together. The queue to the writer is bounded.
-While it is full, the socket is not read, its buffers fill, and the vendor's own limit applies. Nothing is dropped here.
+While it is full, the socket is not read, its buffers fill, and the vendor's own limit applies. No message is dropped
+because the queue is full.
 
 A dead connection is found in two ways. *Mute*: no message arrived for `mute_s`. Answers to heartbeats count as
 messages. If a vendor answers no heartbeats, answers to WebSocket pings count from the second connection on. *Silent*:
@@ -36,7 +37,10 @@ _LEAST_PAUSE_S: Final = 0.02
 _WAIT_STEP_S: Final = 5.0
 _ALL_FAILURES: Final = 100
 MAX_WAIT_S: Final = 3_600.0
-"""Maximum seconds that a refused connection waits on the vendor's request: ticks have no second source."""
+"""Maximum seconds until the next attempt if the vendor refuses a connection and requests a wait.
+
+The maximum is short, because ticks have no second source.
+"""
 # The library's own logger writes headers, and with them the key, at DEBUG.
 _library_log = logging.getLogger("tickerplant.websockets")
 _library_log.setLevel(logging.INFO)
@@ -51,7 +55,7 @@ class _Connect(connect):
 
 
 class TwelveDataStream:
-    """One connection to the vendor's stream that reconnects; see `vendors.port.TickStream`.
+    """One connection to the vendor's stream, opened again after each loss; see `vendors.port.TickStream`.
 
     Belongs to one event loop. `subscribe`, `unsubscribe` and `reset` may be called at any time. They apply to the open
     connection, if there is one, and to every later connection.
@@ -155,7 +159,11 @@ class TwelveDataStream:
         # One line per outage. Further attempts have the level debug.
         first = self._outage.fail(reason, clock.monotonic())
         write = log.debug if not first else log.info if calm else log.warning
-        event = "stream lost, connecting again" if lost else "no stream, connecting again"
+        event = (
+            "the stream was lost; the client is connecting again"
+            if lost
+            else "the stream could not be opened; the client is connecting again"
+        )
         write(event, feed=self._source, reason=reason, pause_s=round(pause_s, 2))
         until_s = clock.monotonic() + max(pause_s, _LEAST_PAUSE_S * clock.speed)
         while (left_s := until_s - clock.monotonic()) > 0:

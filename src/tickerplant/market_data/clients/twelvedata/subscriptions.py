@@ -72,7 +72,11 @@ class Subscriptions:
         return messages("subscribe", [s for s in self._wanted if self._rejected_s.get(s, before_s) <= before_s])
 
     def due_messages(self, now_s: float) -> list[str]:
-        """Return the messages to send again: for rejected symbols after `retry_s`, for a failed subscription sooner."""
+        """Return the messages that subscribe symbols again.
+
+        A rejected symbol is due `retry_s` after its rejection or last repeat. If the vendor rejected a whole
+        subscription, all wanted symbols that are not rejected are due after a pause.
+        """
         due = [name for name, at_s in self._rejected_s.items() if now_s - at_s >= self._retry_s]
         for symbol in due:
             self._rejected_s[symbol] = now_s
@@ -82,7 +86,10 @@ class Subscriptions:
         return messages("subscribe", due)
 
     def apply(self, status: SubscribeStatus, now_s: float) -> tuple[dict[str, str], list[str]]:
-        """Apply an answer to a subscription; return symbols that are rejected for the first time, and notes."""
+        """Apply an answer to a subscription; return newly rejected symbols with their reasons, and notes for the log.
+
+        A rejected symbol is returned once. It is returned again only if the vendor accepted it in between.
+        """
         rejected: dict[str, str] = {}
         notes = [f"{status.event} {status.status}: {text}" for text in status.messages]
         if status.event != "subscribe-status":
@@ -97,7 +104,10 @@ class Subscriptions:
             symbol = self._symbol_of(name, by_ticker)
             if symbol is None:
                 if len(notes) < _MAX_NOTES:
-                    notes.append(f"rejected, but not subscribed: {name!r} ({reason})")
+                    notes.append(
+                        f"the vendor rejected {name!r} ({reason}), which matches no subscribed symbol, or several; no "
+                        "action is needed"
+                    )
                 continue
             self._rejected_s[symbol] = now_s
             if symbol not in self._reported:
@@ -107,23 +117,26 @@ class Subscriptions:
             self._resend_pause_s = _RETRY_FIRST_S
         elif status.status == "error":
             self._resend_s = now_s + self._resend_pause_s
-            notes.append(f"a whole subscription was rejected; retry in {self._resend_pause_s:.0f} s")
+            notes.append(f"the vendor rejected a whole subscription; it is repeated in {self._resend_pause_s:.0f} s")
             self._resend_pause_s = min(2 * self._resend_pause_s, self._retry_s)
         return rejected, notes
 
     def is_rejected(self, symbol: str) -> bool:
-        """Return True if the vendor rejected the symbol."""
+        """Return True if the vendor rejected the symbol and has not accepted it since then."""
         return symbol in self._rejected_s
 
     def _by_ticker(self) -> dict[str, list[str]]:
-        """Return the wanted symbols by ticker, without their exchange."""
+        """Return the wanted symbols by ticker. A ticker is a symbol without its exchange."""
         found: dict[str, list[str]] = {}
         for symbol in self._wanted:
             found.setdefault(symbol.partition(":")[0], []).append(symbol)
         return found
 
     def _symbol_of(self, name: str, by_ticker: Mapping[str, list[str]]) -> str | None:
-        """Return the wanted symbol with the vendor's name, or the only symbol of this ticker; None for no symbol."""
+        """Return the wanted symbol with the vendor's name, or the only wanted symbol with the ticker of this name.
+
+        Return None if no wanted symbol has the ticker, or if several wanted symbols have it.
+        """
         with contextlib.suppress(BadInput):
             name = check_symbol(name)
         if name in self._wanted:

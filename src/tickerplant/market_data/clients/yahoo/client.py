@@ -4,7 +4,7 @@ yfinance is written for one user in a notebook: its session, cookies, caches and
 All our calls therefore run one at a time, in a thread of each provider. Each provider has its own data object (session,
 cookie and crumb), and the switch is reset after each call. A call affects other code that uses yfinance in this
 process: the switch is set during the call. The folder of the caches affects such code too, unless it imported yfinance
-first.
+first and the option `cache` is not set.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ _ours = threading.local()
 def provider(context: ProviderContext) -> YahooProvider:
     """Return the provider.
 
-    Option `cache`: the folder of yfinance's caches (default: a temporary folder of the process). The first provider of
-    a process sets the folder.
+    Option `cache`: the folder of yfinance's caches (default: a temporary folder of the process, unless other code
+    imported yfinance first). The first provider of a process sets the folder.
     """
     return YahooProvider(context)
 
@@ -103,7 +103,7 @@ class _CachedSplits:
 
 
 class YahooProvider:
-    """The vendor; see `vendors.port.Provider`. yfinance is imported with the first request, which takes a second."""
+    """The vendor; see `vendors.port.Provider`. The first request imports yfinance; the import takes a second."""
 
     offer = Offer(
         bars=(
@@ -197,7 +197,7 @@ class YahooProvider:
         return cached.splits if cached and 0 <= now_us - cached.at_us < _SPLITS_FOR_S * SECOND_US else None
 
     def _splits_of(self, symbol: str, columns: Columns, start_us: int, now_us: int) -> Splits:
-        """Return the splits of days up to now; cache them if they reach back far enough for intraday bars."""
+        """Return the splits of daily columns up to now; cache them if they reach back far enough for intraday bars."""
         splits = Splits().merged_with(columns)
         if start_us <= now_us - _SPLITS_BACK_US:
             self._splits[symbol] = _CachedSplits(splits, now_us)
@@ -383,7 +383,7 @@ def _bounded_curl(request: Any, *args: Any, **options: Any) -> Any:
 
 
 def _bounded_requests(request: Any, *args: Any, **options: Any) -> Any:
-    """Return the answer of the library requests, with at most `MAX_ANSWER_BYTES` after decoding. Raises Malformed."""
+    """Return the answer of the library `requests`, with at most `MAX_ANSWER_BYTES` after decoding. Raises Malformed."""
     answer = request(*args, **{**options, "stream": True})
     body = BodyCollector(MAX_ANSWER_BYTES)
     try:
@@ -433,7 +433,7 @@ def columns_of(frame: Any, meta: Any, paid_in: Mapping[int, str] | None = None) 
 def _import(cache: str) -> Any:
     """Import and return yfinance.
 
-    The first import in the process sets the folder of yfinance's caches and silences yfinance's warnings.
+    The first call in the process sets the folder of yfinance's caches, and hides the log lines of our calls.
     """
     was_imported = "yfinance" in sys.modules
     import yfinance
@@ -456,7 +456,7 @@ _MARK: Final = "_tickerplant_was_here"
 
 
 def _not_ours(record: logging.LogRecord) -> bool:
-    """Return False for log lines of our calls, by yfinance or its caches: their errors are raised instead."""
+    """Return False for log lines of our calls, by yfinance or its caches: the errors of these calls are raised."""
     return not getattr(_ours, "here", False)
 
 

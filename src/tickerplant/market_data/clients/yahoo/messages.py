@@ -79,7 +79,7 @@ def yahoo_symbol(symbol: str) -> str:
 
 
 def error_of(reason: str) -> VendorError:
-    """Return the error for Yahoo's reason; "": Yahoo returned no reason."""
+    """Return the error for Yahoo's reason; "" means that Yahoo returned no reason."""
     lower = reason.lower()
     if not lower:
         return NoData("Yahoo has no prices in the range")
@@ -121,7 +121,7 @@ _body = msgspec.json.Decoder(_Body)
 def raise_error(status: int, body: bytes) -> None:
     """Raise the error in the body of a chart with a status of 400 or more, if it is known.
 
-    A 404 with an unknown reason is UnknownSymbol.
+    A status 404 with an unknown reason raises UnknownSymbol.
     """
     try:
         chart = _body.decode(body).chart
@@ -189,7 +189,7 @@ class Splits:
     ratio: Float64Array = field(default_factory=lambda: np.empty(0))
 
     def merged_with(self, columns: Columns) -> Splits:
-        """Return these splits and those of the columns; for a day with both, the split of the columns wins."""
+        """Return these splits and those of the columns. For a day that both contain, the columns' split is used."""
         day, ratio = splits_of(columns)
         mine = ~np.isin(self.day, day)
         return Splits(np.concatenate([self.day[mine], day]), np.concatenate([self.ratio[mine], ratio]))
@@ -215,9 +215,9 @@ def read_columns(columns: Columns, request: BarsRequest, now_us: int, splits: Sp
     """Return the answer to a request of one symbol; `splits` are all splits of the symbol from `start_us` up to now.
 
     Rows outside the requested range, rows with an unknown price and rows off the grid (the live last row) are dropped.
-    Bars that are still forming, intraday bars by the vendor's clock, are dropped too. Raises NotEntitled
-    if several rows have prices and none is on the grid. Exchanges that open at half past the hour have 1h bars that
-    start at half past.
+    Bars that are still forming are dropped too; for intraday bars, the vendor's clock decides. Raises NotEntitled if
+    several rows have prices and none is on the grid. Exchanges that open at half past the hour have 1h bars that start
+    at half past.
     """
     symbol, interval, start_us, end_us = request.symbols[0], request.interval, request.start_us, request.end_us
     daily = interval == "1d"
