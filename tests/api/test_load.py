@@ -454,7 +454,7 @@ def test_the_api_serves_the_store_while_the_log_is_unavailable(log: EmbeddedLog,
         found = client.get("/health")
         assert (found.status_code, found.json()["parts"][0]["sentence"]) == (
             503,
-            "the log is unavailable: no answer from the brokers; the stream starts when the log answers",
+            "has not started: no answer from the brokers; it starts when the log and the database answer",
         )
         away.back = True
         until(lambda: client.get("/health").status_code == 200, "the stream starts", 20)

@@ -51,7 +51,7 @@ def test_the_last_of_several_rows_of_a_bar_is_stored(tmp_path: Path) -> None:
     file.write_text("date,open,high,low,close,volume\n" + "".join(lines))
     done = json.loads(plant.run("replay", str(file), "--symbol", "A", "--interval", "1d", "--json"))
     assert (done["vendor_bars"], done["conflicts"], done["errors"]) == (17_002, 2, [])
-    assert "2 rows have other values than an earlier row of the same bar" in done["notes"][-1]
+    assert "2 rows differ from an earlier row of the same bar" in done["notes"][-1]
     with plant.store() as dsn:
         found = rows(dsn, "SELECT time::date, close FROM historical_ohlcv WHERE close <> 1 ORDER BY time")
         assert found == [(days[5], 2.0), (days[-1], 3.0)]

@@ -68,6 +68,7 @@ def test_a_process_is_recognised_by_its_program_and_folder(twin: ModuleType, tmp
     until(lambda: twin.is_process_in(process.pid, b"sleep", tmp_path))
     assert not twin.is_process_in(process.pid, b"postgres", tmp_path)
     assert not twin.is_process_in(process.pid, b"sleep", tmp_path.parent)
+    assert not twin.is_process_in(process.pid, b"sleep", tmp_path / "missing")
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert not twin.is_process_in(process.pid, b"sleep", tmp_path), "a zombie has ended"

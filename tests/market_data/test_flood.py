@@ -207,3 +207,16 @@ def test_an_answer_with_many_names_is_applied_once_per_name() -> None:
     rejected, notes = subscriptions.apply(SubscribeStatus("subscribe-status", "warning", (), names), 0.0)
     assert rejected == {}
     assert len(notes) <= 20
+
+
+def test_a_symbol_that_is_removed_and_added_again_is_reported_again() -> None:
+    subscriptions = Subscriptions(["A", "B"], Calendars(ALWAYS), 60.0)
+    refusal = SubscribeStatus("subscribe-status", "warning", (), (("A", "no"), ("B", "no")))
+    assert subscriptions.apply(refusal, 0.0)[0] == {"A": "no", "B": "no"}
+    assert subscriptions.apply(refusal, 1.0)[0] == {}
+    subscriptions.remove(["A"])
+    subscriptions.add(["A"])
+    assert subscriptions.apply(refusal, 2.0)[0] == {"A": "no"}
+    subscriptions.clear()
+    subscriptions.add(["A", "B"])
+    assert subscriptions.apply(refusal, 3.0)[0] == {"A": "no", "B": "no"}

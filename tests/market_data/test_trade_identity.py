@@ -140,7 +140,9 @@ def test_exchanges_that_number_their_trades_separately_do_not_hide_each_other(tm
         (dead,) = rows(log, records.Dead, schemas.DEADLETTER)
         assert dead["reason"].startswith("venues.csv line 6: an earlier tick of A at 2012-06-21T13:30:00Z has ")
         (note,) = summary.notes
-        assert note.startswith("1 trades have the id, time and symbol of an earlier trade but another price or size")
+        assert note.startswith(
+            "1 trades have the id, time and symbol of an earlier trade but a different price or size"
+        )
         assert "venues.csv line 6" in note
         assert "If the column trade_id does not identify trades, rename it" in note
 

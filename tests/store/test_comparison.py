@@ -60,7 +60,8 @@ async def check_counts(store: Store) -> None:
     assert await compared(store) == (
         f"1 of 2 5m bars differ from the check roll-up of their ticks, e.g. {example}; "
         "left out, with cancels or corrections: 1; left out, not built from ticks of one source: 1; "
-        "left out, incomplete or forming: 1; bars without a check roll-up: 1; check roll-ups without a bar: 1"
+        "left out, incomplete or forming: 1; bars without a bar in the check roll-up: 1; "
+        "bars of the check roll-up without a published bar: 1"
     )
     # A revision of an old bar is compared, although no tick arrived.
     await put_bars(store, bars(good[1] | {"version": 2}))
@@ -92,7 +93,7 @@ async def check_time(store: Store) -> None:
     await run(store, "compare")
     async with store.session() as session:
         assert await session.value("SELECT count(*) FROM arrivals WHERE comparing_from IS NOT NULL") == 2
-    assert (await compared(store)).endswith("; check roll-ups without a bar: 1")
+    assert (await compared(store)).endswith("; bars of the check roll-up without a published bar: 1")
     async with store.session() as session:
         assert await session.value("SELECT count(*) FROM arrivals WHERE comparing_from IS NOT NULL") == 0
 

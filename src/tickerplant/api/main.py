@@ -91,7 +91,7 @@ class RouteStream:
             await self._state.stream(scope, receive, send)
         else:
             starting = scope["path"] == STREAM_PATH
-            why = "the event log is unavailable" if self._state.log_error else "the stream is starting"
+            why = "the log or the database is unavailable" if self._state.log_error else "the stream is starting"
             reason = f"{why}; try again, and see /health" if starting else f"no stream here; connect to {STREAM_PATH}"
             await receive()
             await send({"type": "websocket.accept"})

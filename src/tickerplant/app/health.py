@@ -352,7 +352,7 @@ def left_out_health(feeds: Iterable[dict[str, Any]]) -> Iterable[ComponentHealth
         texts = (
             (counts["late_ticks"], "ticks too late for any bar"),
             (counts["unsupported"], "ticks or bars that could not be used for some or all bars"),
-            (counts["differences"], "bars for which another source has other values"),
+            (counts["differences"], "bars for which another source has different values"),
         )
         sentences.append(f"{row['feed']}: {', '.join(f'{number} {text}' for number, text in texts if number)}")
     yield ComponentHealth("left out of bars", OK, "; ".join(sentences) or "nothing", details)

@@ -81,10 +81,10 @@ def is_process_in(pid: int, program: bytes, folder: Path) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        found = os.stat(f"/proc/{pid}/cwd")
+        is_here = os.path.samestat(os.stat(f"/proc/{pid}/cwd"), folder.stat())
     except (OSError, IndexError):
         return False
-    return state not in "ZX" and arguments[0].endswith(program) and os.path.samestat(found, folder.stat())
+    return state not in "ZX" and arguments[0].endswith(program) and is_here
 
 
 def cores() -> list[int]:

@@ -138,7 +138,7 @@ async def compare(session: Session, now: dt.datetime) -> str:
         await session.execute(_RELEASE_TICKS, day["starts_at"], None if over <= limit else max(from_time, limit))
     await session.execute(_RELEASE_BARS, limit, pending)
     if counts == _Counts():
-        former = await session.value("SELECT detail FROM jobs WHERE name = 'compare' AND succeeded_at IS NOT NULL")
+        former = await session.value("SELECT detail FROM jobs WHERE name = 'compare' AND ok")
         if former:
             return str(former)
     return counts.text()

@@ -252,7 +252,7 @@ def test_health_reports_excluded_ticks_by_feed() -> None:
     ]
     (part,) = health.left_out_health(feeds)
     assert part.sentence == (
-        "a: 3 ticks too late for any bar, 7 bars for which another source has other values; "
+        "a: 3 ticks too late for any bar, 7 bars for which another source has different values; "
         "b: 2 ticks or bars that could not be used for some or all bars"
     )
     assert part.details["a"] == {"late_ticks": 3, "unsupported": 0, "differences": 7}

@@ -196,7 +196,7 @@ async def test_options_replace_what_a_file_lacks(
     [
         ("AAPL.csv", bare(count=5), "does not follow from their times"),
         ("AAPL.csv", bare(step_us=60 * MINUTE_US), "does not follow from their times"),
-        ("my file.csv", bare(), "its name is not a symbol"),
+        ("my file.csv", bare(), "the file's name is not a symbol"),
         ("AAPL.csv", bare().replace("Z", ""), "has no zone; set it with the option tz"),
         ("AAPL_1d.csv", bare().replace("2024-01-02T14:50:00Z", "3/4/2024"), "set it with the option date_order"),
         ("a.csv", "time,symbol,price\n2024-01-02T14:50:00Z,A,1\n", "it has ticks"),

@@ -144,7 +144,9 @@ def conflicting(folder: Path, lines: list[str], name: str = "f.csv") -> Path:
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_rows_of_one_bar_with_other_values_are_counted_and_the_last_one_is_kept(tmp_path: Path, reverse: bool) -> None:
+def test_rows_of_one_bar_that_differ_are_counted_and_the_last_one_is_kept(
+    tmp_path: Path, reverse: bool
+) -> None:
     lines = ["2024-03-28,1,1,1,1,1", "2024-03-29,2,2,2,2,2", "2024-03-29,2,2,2,2,2", "2024-03-30,3,3,3,3,3"]
     lines += ["2024-03-29,2,2,2,2,7", "2024-03-28,1,1.5,1,1,1", "2024-03-31,4,4,4,4,4"]
     path = conflicting(tmp_path, lines[::-1] if reverse else lines)
@@ -153,8 +155,7 @@ def test_rows_of_one_bar_with_other_values_are_counted_and_the_last_one_is_kept(
         assert (summary.bars, summary.dead, summary.conflicts) == (7, 0, 2)
         where = "A 1d 2024-03-29T00:00:00Z in f.csv lines 4 and 6"
         assert summary.notes == (
-            f"2 rows have other values than an earlier row of the same bar (first: {where}); "
-            "the last row of each bar is kept",
+            f"2 rows differ from an earlier row of the same bar (first: {where}); the last row of each bar is kept",
         )
         assert len(rows(log, records.VendorBars)) == 7, "nothing is lost"
 

@@ -258,7 +258,7 @@ def test_the_index_of_a_frame_is_the_time(tmp_path: Path, text: str | None) -> N
     path = write(tmp_path, content)
     summary, (bar,), _ = replayed(tmp_path, path, **DAY)
     assert ohlcv(bar) == ("2024-03-28 00:00:00", 1.0, 4.0, 0.5, 2.0, 30.0)
-    assert "the first column has no name and contains times; it is the time" in summary.notes
+    assert "a column without a name contains times; it is the time" in summary.notes
 
 
 @pytest.mark.parametrize("trades", ["-7", "7.5"])
@@ -324,5 +324,5 @@ def test_rows_of_one_bar_that_differ_are_refused_by_strict(tmp_path: Path) -> No
     path = write(tmp_path, f"{HEAD}2024-03-28{VALUES}2024-03-28,1,4,0.5,3,30\n")
     summary, _, _ = replayed(tmp_path, path, **DAY)
     assert summary.conflicts == 1
-    with pytest.raises(BadInput, match=r"--strict: 1 rows have other values .* lines 2 and 3"):
+    with pytest.raises(BadInput, match=r"--strict: 1 rows differ from .* lines 2 and 3"):
         replayed(tmp_path, path, strict=True, **DAY)

@@ -185,7 +185,9 @@ def _stream_health(state: ApiState) -> dict[str, Any]:
     tail = state.tail
     if tail is None and state.log_error:
         return _component(
-            "stream", "failed", f"the log is unavailable: {state.log_error}; the stream starts when the log answers"
+            "stream",
+            "failed",
+            f"has not started: {state.log_error}; it starts when the log and the database answer",
         )
     if tail is None or not tail.alive:
         return _component("stream", "failed", "the stream is not running; see the log of Tickerplant")

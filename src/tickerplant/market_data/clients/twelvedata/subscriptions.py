@@ -57,6 +57,7 @@ class Subscriptions:
         for symbol in removed:
             del self._wanted[symbol]
             self._rejected_s.pop(symbol, None)
+            self._reported.discard(symbol)
         self.hours = OpenHours(self._calendars, self._wanted)
         return removed
 
@@ -64,6 +65,7 @@ class Subscriptions:
         """Remove all symbols."""
         self._wanted.clear()
         self._rejected_s.clear()
+        self._reported.clear()
         self.hours = OpenHours(self._calendars, ())
 
     def first_messages(self, now_s: float) -> list[str]:
@@ -88,7 +90,7 @@ class Subscriptions:
     def apply(self, status: SubscribeStatus, now_s: float) -> tuple[dict[str, str], list[str]]:
         """Apply an answer to a subscription; return newly rejected symbols with their reasons, and notes for the log.
 
-        A rejected symbol is returned once. It is returned again only if the vendor accepted it in between.
+        A rejected symbol is returned once. It is returned again only if it was accepted or removed in between.
         """
         rejected: dict[str, str] = {}
         notes = [f"{status.event} {status.status}: {text}" for text in status.messages]
