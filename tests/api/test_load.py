@@ -125,6 +125,26 @@ async def test_a_lane_refuses_more_than_its_limits(lane: RequestLane) -> None:
     await asyncio.gather(*running)
 
 
+async def test_a_place_rests_after_a_request_while_the_loop_is_late() -> None:
+    counters = LoadCounters()
+    limits = LaneLimits(running=1, waiting=4, waiting_of_client=2, budget_s=600, rest=1.0)
+    lane = RequestLane("test", limits, counters)
+    try:
+        for _ in range(100):
+            counters.observe_delay(0.0)
+        await lane.run(lambda: asyncio.sleep(0.05), "a")
+        assert lane.running == 0
+        for _ in range(100):
+            counters.observe_delay(0.05)
+        assert counters.mean_delay_s == pytest.approx(0.05, rel=1e-3)
+        await lane.run(lambda: asyncio.sleep(0.2), "a")
+        assert lane.running == 1, "the place rests for as long as the request took"
+        await eventually(lambda: lane.running == 0)
+        await lane.run(lambda: asyncio.sleep(0), "b")
+    finally:
+        await lane.stop(_nothing)
+
+
 async def test_a_cancelled_request_gives_its_place_back_when_it_has_ended(lane: RequestLane) -> None:
     gate = Gate()
     running = asyncio.create_task(lane.run(gate.work("gone"), "a"))

@@ -15,6 +15,8 @@ WINDOW_S: Final = 60.0
 """Seconds of the recent past that `/health` describes."""
 PROBE_S: Final = 0.05
 """Seconds between two measurements of the event loop's delay while a connection is open."""
+_DELAY_WEIGHT: Final = 0.15
+"""Weight of a new measurement in the mean delay."""
 IDLE_PROBE_S: Final = 0.5
 """Seconds between two measurements of the event loop's delay without a connection."""
 
@@ -64,6 +66,8 @@ class LoadCounters:
         """Function that receives each measured delay of the event loop, in seconds."""
         self.connections: Callable[[], int] = lambda: 0
         """Function that returns the count of open connections."""
+        self.mean_delay_s = 0.0
+        """Mean delay of the event loop in seconds, in which half of each delay is forgotten after about 0.2 s."""
         self._refusals = Recent()
         self._delays = Recent()
 
@@ -83,6 +87,7 @@ class LoadCounters:
     def observe_delay(self, seconds: float) -> None:
         """Add one measured delay of the event loop."""
         self.on_delay(seconds)
+        self.mean_delay_s += _DELAY_WEIGHT * (seconds - self.mean_delay_s)
         self._delays.add(seconds)
 
     async def watch_loop(self) -> None:

@@ -35,10 +35,14 @@ STOP_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneLimits(PlaceLimits):
-    """Limits of a lane: its places, the time of a request in seconds, and the priority of its thread."""
+    """Limits of a lane: its places, the time of a request in seconds, and the priority of its thread.
+
+    `rest`: while the server's loop is late, a place rests after each request for this multiple of the request's time.
+    """
 
     budget_s: float
     has_low_priority: bool = False
+    rest: float = 0.0
 
 
 SMALL: Final = LaneLimits(running=4, reserved=1, waiting=256, waiting_of_client=128, budget_s=15.0)
@@ -47,8 +51,13 @@ other."""
 READING: Final = LaneLimits(running=3, reserved=1, waiting=256, waiting_of_client=128, budget_s=15.0)
 STREAM: Final = LaneLimits(running=1, waiting=1_000, waiting_of_client=1_000, budget_s=60.0)
 COMPUTING: Final = LaneLimits(
-    running=2, reserved=1, waiting=64, waiting_of_client=32, budget_s=60.0, has_low_priority=True
+    running=2, reserved=1, waiting=64, waiting_of_client=32, budget_s=60.0, has_low_priority=True, rest=1.0
 )
+LATE_S: Final = 0.005
+"""Mean delay of the server's loop in seconds above which places rest. All lanes share one interpreter, so a lane that
+always computes delays the small requests."""
+MAX_REST_S: Final = 1.0
+"""Maximum seconds for which a place rests."""
 WRITING: Final = PlaceLimits(running=4, reserved=1, waiting=64, waiting_of_client=32)
 """Limits of changes of alert rules. Such changes run on the server's loop, because they are few and small."""
 
@@ -126,7 +135,7 @@ class RequestLane:
         answer: asyncio.Future[T] = server_loop.create_future()
 
         def finish(task: asyncio.Task[T]) -> None:
-            self._places.release(client, time.monotonic() - began)
+            self._release(client, time.monotonic() - began)
             if answer.done():
                 if not task.cancelled():
                     task.exception()  # no caller waits: reading it prevents asyncio's log line
@@ -152,6 +161,14 @@ class RequestLane:
         except asyncio.CancelledError:
             lane_loop.call_soon_threadsafe(work.cancel)
             raise
+
+    def _release(self, client: str, seconds: float) -> None:
+        """Release the place of a client's request that took these seconds; after a rest, if the loop is late."""
+        rest_s = min(MAX_REST_S, self.limits.rest * seconds)
+        if rest_s and self._counters.mean_delay_s > LATE_S:
+            asyncio.get_running_loop().call_later(rest_s, self._places.release, client, seconds)
+        else:
+            self._places.release(client, seconds)
 
     def _started_loop(self) -> asyncio.AbstractEventLoop:
         """Return the lane's loop. The first call starts its thread."""

@@ -25,6 +25,7 @@ if sys.platform == "linux" and os.environ.get("_TICKERPLANT_PORTABLE") != "1":
         return_freed_memory,
         set_thread_priority,
         sync_data,
+        trim_memory,
     )
 else:
     from tickerplant.machine.portable import (
@@ -42,6 +43,7 @@ else:
         return_freed_memory,
         set_thread_priority,
         sync_data,
+        trim_memory,
     )
 
 __all__ = [
@@ -59,4 +61,5 @@ __all__ = [
     "return_freed_memory",
     "set_thread_priority",
     "sync_data",
+    "trim_memory",
 ]

@@ -49,6 +49,12 @@ def return_freed_memory() -> None:
     mallopt(M_TRIM_THRESHOLD, 16 * LARGE_BYTES)
 
 
+def trim_memory() -> None:
+    """Return the free pages of glibc's arenas to the system. glibc itself returns only those at the end of an arena."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def allocate_unnamed(folder: Path, count: int) -> None:
     """Allocate `count` bytes in a file without a name, and release them. Raises OSError."""
     handle = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)

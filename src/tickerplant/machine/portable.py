@@ -42,6 +42,10 @@ def return_freed_memory() -> None:
     """Do nothing: the allocator of macOS returns freed memory by itself."""
 
 
+def trim_memory() -> None:
+    """Do nothing: the allocator of macOS returns freed memory by itself."""
+
+
 def allocate_unnamed(folder: Path, count: int) -> None:
     """Write `count` bytes to an unnamed temporary file, and release them. Raises OSError."""
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:

@@ -144,9 +144,7 @@ def conflicting(folder: Path, lines: list[str], name: str = "f.csv") -> Path:
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_rows_of_one_bar_that_differ_are_counted_and_the_last_one_is_kept(
-    tmp_path: Path, reverse: bool
-) -> None:
+def test_rows_of_one_bar_that_differ_are_counted_and_the_last_one_is_kept(tmp_path: Path, reverse: bool) -> None:
     lines = ["2024-03-28,1,1,1,1,1", "2024-03-29,2,2,2,2,2", "2024-03-29,2,2,2,2,2", "2024-03-30,3,3,3,3,3"]
     lines += ["2024-03-29,2,2,2,2,7", "2024-03-28,1,1.5,1,1,1", "2024-03-31,4,4,4,4,4"]
     path = conflicting(tmp_path, lines[::-1] if reverse else lines)

@@ -26,6 +26,7 @@ from typing import Final
 import structlog
 import uvloop
 
+from tickerplant import machine
 from tickerplant.app.runtime.cpu_affinity import CoreAffinity
 from tickerplant.app.runtime.trouble_reporter import TroubleReporter
 from tickerplant.core.errors import (
@@ -50,6 +51,9 @@ CRASH_MEMORY_S: Final = 600.0
 STOP_S: Final = 10.0
 SETTLE_S: Final = 5.0
 """Seconds after the start until all modules that the services import are loaded."""
+
+TRIM_S: Final = 60.0
+"""Seconds between two returns of free memory to the system."""
 
 STUCK_S: Final = 30.0
 """Seconds without a turn after which an event loop counts as stuck. A call that blocks a loop usually ends within a
@@ -307,6 +311,7 @@ class Supervisor:
     def wait(self, stop: threading.Event, each_turn: Callable[[], None] = lambda: None) -> None:
         """Block until `stop` is set or a service has failed. Calls `each_turn` five times a second."""
         settled = time.monotonic() + SETTLE_S
+        trimmed_s = time.monotonic()
         while not stop.wait(0.2):
             if self._failed.is_set():
                 return
@@ -314,6 +319,9 @@ class Supervisor:
             now_s = time.monotonic()
             for runner in self._runners:
                 runner.settle(now_s)
+            if now_s - trimmed_s > TRIM_S:
+                trimmed_s = now_s
+                machine.trim_memory()
             if settled and time.monotonic() > settled:
                 settled = 0.0
                 # The half million objects that exist now remain. Without this, each full garbage collection would scan
