@@ -83,8 +83,8 @@ async def test_a_snapshot_contains_rows_of_the_store(log: EventLog, store: Memor
 async def test_a_snapshot_has_feeds_whose_state_changed_before_the_api_started(
     log: EventLog, store: MemoryStore
 ) -> None:
-    """The stream has read no event of these feeds. An event in the log replaces the state in the store."""
-    states = {"a": "up", "b": "down", "c": "ended", "d": "up"}
+    """Check feeds without an event in the log. An event in the log replaces the state in the store."""
+    states = {"a": "up", "b": "down", "c": "ended", "d": "up", "file:of-a-killed-replay": "up"}
     rows = [
         {
             "feed": feed, "partition": 0, "state": state, "since": T0, "reason": "mute" if state == "down" else "",

@@ -1,8 +1,8 @@
 """kill -9 of the whole plant and of each service, repeatedly during one paced replay: the tables stay correct.
 
 Ticks, closed bars and their values must equal those of an undisturbed replay. The tests that kill the plant or a
-service also assert that the kills had an effect: processes died at the expected points, and restarts read records again
-and discarded the outputs.
+service also assert that the kills had an effect. Processes died at the expected points. Restarts read records again and
+discarded the outputs.
 
 `make chaos` and `make test-all` kill 25 times at random moments of a replay of more than a minute, and the whole plant
 at every named point. `make test` kills a few times, and the whole plant at some points. Single services die at all

@@ -189,10 +189,11 @@ def test_the_groups_of_all_consumers_have_the_prefix(cluster: Cluster, monkeypat
 
     monkeypatch.setattr(connection.Cluster, "consumer", consumer)
     append(cluster.log, b"a")
-    cluster.log.lag("g", [RAW])
-    cluster.log.reader([RAW]).close()
-    cluster.log.reader([RAW], group="g").close()
-    assert next(cluster.log.read_range(TopicPartition(RAW, 0), 0, 1)).value == b"a"
+    with cluster.open() as log:  # it has no consumers yet
+        log.lag("g", [RAW])
+        log.reader([RAW]).close()
+        log.reader([RAW], group="g").close()
+        assert next(log.read_range(TopicPartition(RAW, 0), 0, 1)).value == b"a"
     assert len({name.rstrip("0123456789abcdef") for name in names}) == 4
     assert [name for name in names if not name.startswith(cluster.prefix)] == []
 

@@ -56,7 +56,7 @@ async def test_a_partition_in_use_is_left_for_the_next_run(store: Store, monkeyp
     async with store.read() as reading, store.session() as session:
         await reading.prices.read("S0000")
         assert await run_job(session, "retention", NOW + 6 * DAY)
-        assert "the next run will retry" in await session.value("SELECT detail FROM jobs WHERE name = 'retention'")
+        assert "the next run will try again" in await session.value("SELECT detail FROM jobs WHERE name = 'retention'")
     async with store.session() as session:
         assert await run_job(session, "retention", NOW + 6 * DAY)
         assert await session.value("SELECT count(*) FROM arrivals") == 0

@@ -89,4 +89,9 @@ def test_the_stream_sends_as_before(found: dict[str, Any], part: str) -> None:
         wanted = wanted | {"channels": [name for name in wanted["channels"] if name.split(".")[-1] not in NEVER_SENT]}
         assert {name: found["stream"][part][name] for name in wanted} == wanted  # later versions add fields
         return
-    assert found["stream"][part] == wanted
+    sent = found["stream"][part]
+    for message, former in zip(sent, wanted, strict=True):
+        if message["type"] == "snapshot":  # that version did not know feeds whose state changed before the API's start
+            assert [event for event in message["status"] if event in former["status"]] == former["status"]
+            message["status"] = former["status"]
+    assert sent == wanted

@@ -53,8 +53,7 @@ REASONS = ("ticks", "parts", "late", "source", "down", "auction", "cancel", "cor
 TICKS, PARTS, LATE, SOURCE, DOWN, AUCTION, CANCEL, CORRECTION, REBUILD = range(9)
 
 MAX_RUN_ROWS: Final = 65_536
-"""Maximum rows of the runs. If the blocks contain more rows, their number is the maximum. A row is thus copied only a
-few times."""
+"""Maximum rows of the runs, or the number of rows in the blocks if greater. A row is thus copied only a few times."""
 _PUBLISHED = (*VALUES, "trades", "source", "complete", "history", "withdrawn")
 
 
@@ -382,9 +381,8 @@ class CandidateBlocks:
     def drain_differences(self) -> list[tuple[Rows, Rows]]:
         """Return a list of one pair of arrays of equal length: published bars, and differing bars of other sources.
 
-        [] if no bars differ. The arrays contain only bars into which this step has merged a candidate. Both bars of a
-        pair are complete and have a price. A source's official bar and the bar from its ticks count as bars of two
-        sources.
+        [] if no bars differ. The arrays contain only bars into which this step has merged a candidate. Both bars are
+        complete and have a price. A source's official bar and the bar from its ticks count as bars of two sources.
         """
         if not self._merged:
             return []

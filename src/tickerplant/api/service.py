@@ -32,7 +32,7 @@ from tickerplant.api.websockets.hub import Hub
 from tickerplant.api.websockets.protocol import MAX_MESSAGE_BYTES
 from tickerplant.api.websockets.rows import TOPICS
 from tickerplant.api.websockets.server_protocol import stream_protocol
-from tickerplant.api.websockets.stored_state import read_feeds, read_newest
+from tickerplant.api.websockets.stored_state import StoredState
 from tickerplant.api.websockets.tail import Tail
 from tickerplant.core.errors import ConfigError, LogUnavailable, StoreUnavailable, TickerplantError
 from tickerplant.core.outage import Outage
@@ -232,14 +232,12 @@ class Api:
 
     async def _start_stream(self, state: ApiState) -> None:
         """Start the stream and its tail."""
-        store = state.store
         identity = await in_thread(state.pools.follow, self._log.identity)
         hub = Hub(identity, await self._start_positions(state))
         state.stream = Stream(
             self._log,
             hub,
-            lambda symbols: state.lanes.stream.run(lambda: read_newest(store, symbols), "stream"),
-            lambda: state.lanes.stream.run(lambda: read_feeds(store), "stream"),
+            StoredState(state.store, state.lanes.stream, state.load),
             pools=state.pools,
             load=state.load,
             turns=state.turns,

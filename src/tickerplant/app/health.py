@@ -160,8 +160,8 @@ def feed_health(event_log: EventLog, now_us: int) -> Iterable[ComponentHealth]:
 def feed_states(event_log: EventLog) -> dict[str, FeedState]:
     """Return each feed's newest state.
 
-    If the newest records of `market.status` do not contain the state of a live feed, it is read from the feed's cursor,
-    and begins at the feed's watermark.
+    The newest records of `market.status` may not contain the state of a live feed. The state is then read from the
+    feed's cursor, and begins at the feed's watermark.
     """
     newest: dict[str, FeedState] = {}
     for source, (first, end) in event_log.offsets(STATUS).items():

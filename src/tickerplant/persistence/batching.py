@@ -4,7 +4,7 @@ A `PartitionBuffer` belongs to one partition of one topic. It adds consumed reco
 `WriteBatch`: the rows that are due, with only the newest version of each live bar and value, and the partition's new
 position.
 
-Closed states are flushed at once. Forming states are conflated: the newest state of each key waits until a second after
+Closed states are flushed at once. Forming states are conflated. The newest state of each key waits until a second after
 the last forming rows were flushed, or 0.75 s with other rows. A crash may therefore lose rows in memory
 that belong to applied records. Each position has a `resume`: the offset of the oldest record with a forming row still
 in memory. Reading starts at this offset. The buffer only restores the forming rows of a record between `resume` and the

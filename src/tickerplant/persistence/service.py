@@ -10,8 +10,7 @@ The effects have this order. Each is safe to repeat, because a repetition stops 
 1. The log makes the records durable that were read (`_poll`), so that the store is never ahead of its log.
 2. Missing table partitions and columns are created (`write_batch` applies Steps 2 to 5).
 3. In one database transaction: the positions move from their expected values,
-4. ticks, and rows of new series, are inserted by COPY; all others are upserted, and the greatest version wins, except
-   among historical bars,
+4. ticks and rows of new series are inserted by COPY, others upserted: the greatest version or last historical bar wins,
 5. the transaction commits without waiting for the database's disk.
 6. When the database has flushed that commit, the group's positions are committed (`_follow_flushed`). The log may then
    delete older records. A crash of the database loses the commits of about its last 0.6 s, because `synchronous_commit`
@@ -61,9 +60,8 @@ MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
 """Maximum bytes of buffered records: about 700,000 ticks. Above it the reader pauses; the log keeps the records."""
 REST_FACTOR: Final = 3.0
 MAX_REST_S: Final = 0.1
-"""Maximum seconds of a lane's pause after a transaction of fewer than `SMALL_TICKS` ticks. The pause is `REST_FACTOR`
-times the duration of the transaction. Records that arrive during the pause share the next transaction. A transaction of
-one tick costs 1 ms of CPU in this process and 1 ms in the database."""
+"""Maximum seconds of a lane's pause after fewer than `SMALL_TICKS` ticks: `REST_FACTOR` times the transaction's time.
+Later records share the next transaction. A transaction of one tick costs 1 ms of CPU here and 1 ms in the database."""
 SMALL_TICKS: Final = 5_000
 POLL_S: Final = 0.25
 FOLLOW_INTERVAL_S: Final = 1.0
@@ -102,9 +100,8 @@ class Persistence:
         """Write consumed records until `stop` is set, then write the remaining buffered records.
 
         Raises StoreMismatch if store and log do not belong together, and MigrationError if tables are missing. Raises
-        PositionConflict if no partition is left to this process after conflicts with another process. Raises StoreError
-        if the database refuses the service itself, such as its login. Retries after outages. A refused record stops
-        only its own partition.
+        PositionConflict if conflicts with another process leave no partition. Raises StoreError if the database refuses
+        the service itself, such as its login. Retries after outages. A refused record stops only its own partition.
         """
         attempt = 0
         status = StatusReporter(self._log, self._member, self.counts, self._report)
@@ -197,10 +194,8 @@ class _StoreSession:
                 SourceOrder(sources)
             except ConfigError as error:
                 self._counts.unreadable += 1
-                log.warning(
-                    "the stored order of sources is invalid; the default order is used for this partition",
-                    partition=partition, error=str(error),
-                )  # fmt: skip
+                text = "the stored order of sources is invalid; the default order is used for this partition"
+                log.warning(text, partition=partition, error=str(error))
             else:
                 found[partition] = sources
         return found

@@ -95,7 +95,7 @@ def test_with_no_wait_the_command_only_appends_the_record(plant: Plant) -> None:
     (report,) = objects(invoke(plant, "rebuild", "ACME", *RANGE, "--no-wait", "--json"))
     assert report["waited"] is False
     assert_ordered(plant, report["offsets"], "ACME")
-    assert "when it reaches the request" in invoke(plant, "rebuild", "ACME", *RANGE, "--no-wait").out
+    assert "when the plant reads this request" in invoke(plant, "rebuild", "ACME", *RANGE, "--no-wait").out
 
 
 def test_a_running_plant_executes_the_rebuild(plant: Plant, tmp_path: Path) -> None:

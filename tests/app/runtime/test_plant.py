@@ -167,7 +167,7 @@ def test_health_reports_a_silent_live_feed_as_down(settings: Settings) -> None:
 
 
 def test_health_reports_live_feeds_whose_state_changed_long_ago(settings: Settings) -> None:
-    """Other records of `market.status` follow the state of a feed that has been up or down for hours."""
+    """Append the states of two feeds, and then more other records than health reads."""
     now_us = time.time_ns() // 1_000
     with open_log(settings) as event_log:
         with FeedWriter(event_log, "vendor") as live, FeedWriter(event_log, "stopped") as stopped:

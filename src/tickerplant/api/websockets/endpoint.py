@@ -11,9 +11,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from tickerplant.api.blocking import Pools, ask_log, in_thread
 from tickerplant.api.fair_places import FairPlaces, PlaceLimits, client_name
@@ -36,28 +36,16 @@ from tickerplant.api.websockets.protocol import (
     describe,
 )
 from tickerplant.api.websockets.rows import (
-    ANALYTICS,
-    BARS,
     KINDS,
-    STATUS,
-    TICKS,
     TOPIC_OF,
     DictionaryCache,
     StreamRecord,
     decode_record,
 )
 from tickerplant.api.websockets.server_protocol import DROP_EXTENSION
+from tickerplant.api.websockets.stored_state import StoredState
 from tickerplant.core.errors import LogError, LogUnavailable
 from tickerplant.log.port import EventLog, TopicPartition, at_positions
-
-ReadNewest: TypeAlias = Callable[[set[str] | None], Awaitable[list[StreamRecord]]]
-"""Function that returns the newest rows of a set of symbols in the store, or of all symbols if the set is None."""
-
-ReadFeeds: TypeAlias = Callable[[], Awaitable[list[StreamRecord]]]
-"""Function that returns the states of the feeds in the store."""
-
-STATEFUL: Final = (TICKS, BARS, ANALYTICS)
-"""Channels with a newest state of each symbol, which a snapshot contains."""
 
 STALL_S: Final = 15.0
 """Seconds after which a client is dropped if its socket has accepted nothing. A client's usual pauses are shorter."""
@@ -68,10 +56,6 @@ CATCH_UP_S: Final = 120.0
 """Maximum seconds for sending a client the records after its position."""
 CATCHING_UP: Final = PlaceLimits(running=4, reserved=1, waiting=MAX_CLIENTS, waiting_of_client=MAX_CLIENTS)
 """Limits of the clients that read records from the log at a time. Each has one reader and one chunk in memory."""
-LOADING: Final = PlaceLimits(running=1, waiting=MAX_CLIENTS, waiting_of_client=MAX_CLIENTS)
-"""Limits of the clients whose symbols are read from the store at the same time."""
-MAX_LOADED: Final = 100_000
-"""Maximum symbols in the set of symbols that were read from the store. Above this count, the set is cleared."""
 STEP_S: Final = 0.01
 """Seconds of CPU time after which the event loop runs other callbacks while records are applied."""
 CHUNK_BYTES: Final = 1024 * 1024
@@ -96,8 +80,7 @@ class Stream:
         self,
         log: EventLog,
         hub: Hub,
-        read_newest: ReadNewest | None = None,
-        read_feeds: ReadFeeds | None = None,
+        stored: StoredState | None = None,
         *,
         pools: Pools,
         load: LoadCounters | None = None,
@@ -112,11 +95,7 @@ class Stream:
         self.max_clients = MAX_CLIENTS
         self.catching_up = FairPlaces(CATCHING_UP, self.load)
         self.connections: set[Connection] = set()
-        self._read_newest = read_newest
-        self._read_feeds = read_feeds
-        self._loaded: set[str] = set()
-        self._loaded_all = False
-        self._loading = FairPlaces(LOADING, self.load)
+        self.stored = stored
         self.in_step = asyncio.Lock()
         """Lock held while records are applied, and while a client receives a position or a subscription."""
         self._stall_s = stall_s
@@ -142,48 +121,6 @@ class Stream:
                 position_at = now + POSITION_S
                 async with self.in_step:
                     self.hub.send_position()
-
-    async def load_state(self, wanted: Filter, client: str) -> None:
-        """Add the newest state of the selected symbols and feeds from the store to the hub, unless it was read before.
-
-        One client's symbols are read at a time. The next turn belongs to the client that has used the least time.
-        """
-        if not self._lacks_feeds(wanted) and not self._lacks_symbols(wanted):
-            return
-        async with self._loading.place(client):
-            try:
-                if self._read_feeds is not None and self._lacks_feeds(wanted):
-                    self.hub.seed(await self._read_feeds())
-                    self._read_feeds = None
-                if self._read_newest is not None and self._lacks_symbols(wanted):
-                    await self._load_symbols(self._read_newest, self._missing(wanted))
-            except Exception as error:  # the stream works without the store; the health check reports the error
-                logger.warning("a snapshot is sent without the store's state: %s", error)
-
-    async def _load_symbols(self, read_newest: ReadNewest, missing: set[str] | None) -> None:
-        for record in await read_newest(missing):
-            self.hub.seed([record])
-            await asyncio.sleep(0)
-        if missing is None:
-            self._loaded_all = True
-        else:
-            if len(self._loaded) > MAX_LOADED:
-                self._loaded.clear()
-            self._loaded |= missing
-
-    def _lacks_feeds(self, wanted: Filter) -> bool:
-        return self._read_feeds is not None and wanted.wants(STATUS)
-
-    def _lacks_symbols(self, wanted: Filter) -> bool:
-        return self._read_newest is not None and self._missing(wanted) != set()
-
-    def _missing(self, wanted: Filter) -> set[str] | None:
-        """Return the selected symbols that were not read from the store yet; None if all symbols must be read."""
-        if self._loaded_all:
-            return set()
-        if any(wanted.every(kind) for kind in STATEFUL):
-            return None
-        return wanted.named() - self._loaded if any(wanted.wants(kind) for kind in STATEFUL) else set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -355,7 +292,8 @@ class Connection:
                 self._hub.counters.resyncs += 1
             finally:
                 outbox.catching_up = False
-        await self._stream.load_state(wanted, self.client)
+        if self._stream.stored is not None:
+            await self._stream.stored.add_to(self._hub, wanted, self.client)
         async with self._stream.in_step:
             # No await from here on, so that no record is lost between the snapshot and the stream.
             if resync is None:

@@ -5,9 +5,16 @@ The hub has read only the newest records of the log.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Any, Final
 
+from tickerplant.api.fair_places import FairPlaces, PlaceLimits
+from tickerplant.api.load import LoadCounters
+from tickerplant.api.request_lanes import RequestLane
 from tickerplant.api.store_reader import StoreReader
+from tickerplant.api.websockets.hub import Hub
+from tickerplant.api.websockets.protocol import Filter
 from tickerplant.api.websockets.rows import (
     ANALYTICS,
     BAR_COLUMNS,
@@ -21,6 +28,7 @@ from tickerplant.api.websockets.rows import (
     columns_of,
 )
 from tickerplant.core.interval import D1, M1, M5, Interval, parse
+from tickerplant.core.records import FILE_FEED
 from tickerplant.core.times import micros_of
 from tickerplant.log.port import TopicPartition
 
@@ -29,6 +37,68 @@ MAX_SYMBOLS: Final = 5_000
 for each activity interval."""
 NEWEST_TICKS: Final = 10
 """Count of newest ticks per symbol that are read to find the last tick that may set a price."""
+WAITING_CLIENTS: Final = 1_000
+LOADING: Final = PlaceLimits(running=1, waiting=WAITING_CLIENTS, waiting_of_client=WAITING_CLIENTS)
+"""Limits of the clients whose symbols are read from the store at the same time."""
+MAX_LOADED: Final = 100_000
+"""Maximum symbols in the set of symbols that were read from the store. Above this count, the set is cleared."""
+STATEFUL: Final = (TICKS, BARS, ANALYTICS)
+"""Channels with a newest state of each symbol, which a snapshot contains."""
+
+logger = logging.getLogger(__name__)
+
+
+class StoredState:
+    """Adds the newest state in the store to a hub, once for each symbol and for the feeds.
+
+    Belongs to the server's event loop. The statements run in `lane`.
+    """
+
+    def __init__(self, store: StoreReader, lane: RequestLane, load: LoadCounters) -> None:
+        self._store, self._lane = store, lane
+        self._loading = FairPlaces(LOADING, load)
+        self._loaded: set[str] = set()
+        self._loaded_all = self._loaded_feeds = False
+
+    async def add_to(self, hub: Hub, wanted: Filter, client: str) -> None:
+        """Add the state of the selected symbols and feeds to the hub, unless it was added before.
+
+        One client's symbols are read at a time. The next turn belongs to the client that has used the least time.
+        """
+        if not self._lacks_feeds(wanted) and self._missing(wanted) == set():
+            return
+        async with self._loading.place(client):
+            try:
+                if self._lacks_feeds(wanted):
+                    hub.seed(await self._lane.run(lambda: read_feeds(self._store), "stream"))
+                    self._loaded_feeds = True
+                missing = self._missing(wanted)
+                if missing != set():
+                    await self._add_symbols(hub, missing)
+            except Exception as error:  # the stream works without the store; the health check reports the error
+                logger.warning("a snapshot is sent without the store's state: %s", error)
+
+    async def _add_symbols(self, hub: Hub, missing: set[str] | None) -> None:
+        for record in await self._lane.run(lambda: read_newest(self._store, missing), "stream"):
+            hub.seed([record])
+            await asyncio.sleep(0)
+        if missing is None:
+            self._loaded_all = True
+        else:
+            if len(self._loaded) > MAX_LOADED:
+                self._loaded.clear()
+            self._loaded |= missing
+
+    def _lacks_feeds(self, wanted: Filter) -> bool:
+        return not self._loaded_feeds and wanted.wants(STATUS)
+
+    def _missing(self, wanted: Filter) -> set[str] | None:
+        """Return the selected symbols that were not read from the store yet; None if all symbols must be read."""
+        if self._loaded_all:
+            return set()
+        if any(wanted.every(kind) for kind in STATEFUL):
+            return None
+        return wanted.named() - self._loaded if any(wanted.wants(kind) for kind in STATEFUL) else set()
 
 
 async def read_newest(store: StoreReader, symbols: set[str] | None) -> list[StreamRecord]:
@@ -45,11 +115,11 @@ async def read_newest(store: StoreReader, symbols: set[str] | None) -> list[Stre
 
 
 async def read_feeds(store: StoreReader) -> list[StreamRecord]:
-    """Return the state of each feed that is up or down, by log partition."""
+    """Return the state of each feed that is up or down, by log partition, without files: a killed replay stays `up`."""
     async with store.read() as transaction:
         found = await transaction.feeds()
-    rows = [row for row in found.to_pylist() if row["state"] in ("up", "down")]
-    return [_feed_record(row) for row in rows]
+    rows = (row for row in found.to_pylist() if row["state"] in ("up", "down"))
+    return [_feed_record(row) for row in rows if not row["feed"].startswith(FILE_FEED)]
 
 
 def _feed_record(row: dict[str, Any]) -> StreamRecord:

@@ -106,8 +106,8 @@ def list_(loaded: Loaded, symbol: Symbol, json: Json = False) -> None:
     """Print a symbol's splits and dividends, oldest first.
 
     If several entries exist for one session, `counts` marks the entry for which bars are adjusted. `note` is the reason
-    why bars are not adjusted for a dividend: its currency, an ex-date in the future, or a close that is missing or not
-    above the amount. It also states if the currency of the prices is unknown.
+    why bars are not adjusted for a dividend. Reasons are its currency, an ex-date in the future, and a close that is
+    missing or not above the amount. `note` also states if the currency of the prices is unknown.
     """
     from tickerplant.app.wiring import corporate_actions, open_readonly
 

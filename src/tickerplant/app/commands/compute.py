@@ -44,9 +44,7 @@ def compute(
     ],
     symbol: Annotated[
         str | None,
-        typer.Option(
-            "--symbol", help="Use only bars of this symbol. If the file has no symbols, its bars get this symbol."
-        ),
+        typer.Option("--symbol", help="Use only bars of this symbol. Bars of a file without symbols get this symbol."),
     ] = None,
     interval: Annotated[str | None, typer.Option("--interval", help="Interval of the bars in the file.")] = None,
     tz: Annotated[str | None, typer.Option("--tz", help="Time zone of times without one; default UTC.")] = None,

@@ -72,10 +72,10 @@ def wait_until_stored(
     """Block until all results of the raw records up to the offsets `last`, by partition, are in the tables.
 
     `own_services` is true if this process runs the services. If it is false, a long wait prints which results are
-    missing. Calls `report(total, missing)` with two counts over the partitions of `last` in the three topics that fill
-    the tables: all of them, and those with records that are not stored yet. Raises TickerplantError when stopped, when
-    a service of this process has failed, or when the database refuses a record. Also raises it when nothing arrives and
-    no service runs.
+    missing. Calls `report(total, missing)` with two counts of partitions. `total` counts the partitions of `last` in
+    the three topics that fill the tables. `missing` counts those with records that are not stored yet. Raises
+    TickerplantError when stopped, when a service of this process has failed, or when the database refuses a record.
+    Also raises it when nothing arrives and no service runs.
     """
     from tickerplant.app.ingest_progress import STAGES, ProgressTracker
     from tickerplant.app.wiring.positions import StorePositions, read_positions

@@ -32,7 +32,8 @@ def stored(settings: Settings, dsn: str, symbol: str) -> list[dict[str, Any]]:
     """Return a symbol's splits and dividends as rows, oldest first.
 
     `counts` is true if bars are adjusted for the row. `note` is the reason why bars are not adjusted for a dividend of
-    the newest source, or states that the currency of the prices is unknown; otherwise None. Splits have no `note`.
+    the newest source. It also states that the currency of the prices is unknown. Otherwise it is None. Splits have no
+    `note`.
     """
     from tickerplant.app.wiring.rules import log_rules
     from tickerplant.core.adjustment import reasons_not_applied

@@ -211,7 +211,7 @@ class Admin:
         parts = [KafkaPartition(topic, i) for topic in topics for i in range(self.partitions(topic))]
         with translate_errors(f"fetching the positions of {group}"), self._consumers.acquire(group) as consumer:
             found = self._committed(consumer, parts)
-        self._cluster.errors.clear()
+        self._clear_errors()
         for part in found:
             if part.error is not None:
                 raise translate(part.error, f"fetching the positions of {group}")
@@ -247,8 +247,13 @@ class Admin:
         found: Any = self._result(listing, doing, is_answer=False)
         for error in found.errors:  # errors of single brokers
             raise self._explained(translate(error, doing))
-        self._cluster.errors.clear()
+        self._clear_errors()
         return {group.group_id: group.state not in _WITHOUT_MEMBERS for group in found.valid}
+
+    def _clear_errors(self) -> None:
+        """Clear the connection errors, also those that this client has not passed to its callback yet."""
+        self._client.poll(0)
+        self._cluster.errors.clear()
 
     def outage(self) -> str:
         """Return the reason why the brokers cannot be reached, without a request; "" if no reason is known."""
@@ -276,7 +281,7 @@ class Admin:
                 raise self._explained(error) from error.__cause__
             else:
                 if is_answer:
-                    self._cluster.errors.clear()
+                    self._clear_errors()
                 return found
 
     def _metadata(self, doing: str, topic: str | None = None) -> Any:
@@ -295,7 +300,7 @@ class Admin:
                 time.sleep(_SLICE_S / 2)
                 timeout_s *= 2
             else:
-                self._cluster.errors.clear()
+                self._clear_errors()
                 return found
 
     def check_refusal(self, doing: str) -> None:

@@ -105,8 +105,7 @@ def detect_layout(
 
     `index`: a column without a name that contains times; it is the column of times if the header names no other.
     `columns`: the user's columns by role, which take precedence over the known names. `is_bars`: an interval shows that
-    the file has bars. Raises BadInput if a column is missing, or if the columns have two readings; the message names
-    both.
+    the file has bars. Raises BadInput if a column is missing, and names both readings if the columns have two.
 
     >>> detect_layout(["Date", "Open", "High", "Low", "Close", "Volume"]).kind
     'bars'
