@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.api.support import MINUTE, PARTITIONS, T0, MemoryStore, bar_batch, bars, serving, tick_batch, ticks
 from tests.support.waiting import PATIENCE, eventually
+from tickerplant.api.websockets.endpoint import Connection
 from tickerplant.api.websockets.hub import Hub
 from tickerplant.core import records, schemas
 from tickerplant.core.symbols import partition_of
@@ -70,6 +71,24 @@ async def test_a_subscription_gets_a_snapshot_and_then_the_stream(log: EventLog,
             assert (await receive(socket, "subscription"))["channels"] == {"bars": ["AAPL"]}
             await send(socket, action="ping", id="x")
             assert await receive(socket, "pong") == {"type": "pong", "id": "x"}
+
+
+async def test_an_error_in_the_server_closes_the_connection_with_a_code(
+    log: EventLog, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: Connection, text: str) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Connection, "_handle", fail)
+    with serving(log, store) as (_, address, _):
+        async with connect(address) as socket:
+            await receive(socket, "welcome")
+            await send(socket, action="ping")
+            with pytest.raises(ConnectionClosed) as closed:
+                await to_the_end(socket)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1011
+    assert "connect again" in closed.value.rcvd.reason
 
 
 async def test_a_snapshot_contains_rows_of_the_store(log: EventLog, store: MemoryStore) -> None:

@@ -62,6 +62,21 @@ async def test_a_partition_in_use_is_left_for_the_next_run(store: Store, monkeyp
         assert await session.value("SELECT count(*) FROM arrivals") == 0
 
 
+@pytest.mark.parametrize("database", PLAIN, indirect=True)
+async def test_a_partition_that_cannot_be_dropped_fails_the_job_and_others_are_dropped(store: Store) -> None:
+    await put_ticks(store, ticks(10))
+    await put_bars(store, bars({"minute": 0}))
+    async with store.session() as session:
+        await session.script("CREATE VIEW of_a_user AS SELECT * FROM realtime_prices_p20120621")
+        assert not await run_job(session, "retention", NOW + 800 * DAY)
+        assert "of_a_user" in await session.value("SELECT detail FROM jobs WHERE name = 'retention'")
+        assert await session.value("SELECT count(*) FROM realtime_prices") == 10
+        assert await session.value("SELECT count(*) FROM intraday_ohlcv") == 0
+        await session.script("DROP VIEW of_a_user")
+        assert await run_job(session, "retention", NOW + 800 * DAY)
+        assert await session.value("SELECT count(*) FROM arrivals") == 0
+
+
 async def test_roll_ups_recompute_only_buckets_with_new_rows(store: Store) -> None:
     await put_ticks(store, ticks(1200, step_us=1_000_000))  # 1,200 s: twenty minutes
     async with store.session() as session:

@@ -134,7 +134,7 @@ async def retention(session: Session, now: dt.datetime) -> str:
         await session.execute(RETRY_SOON)
     rules = await session.rows("SELECT relation, keep FROM retention WHERE keep IS NOT NULL ORDER BY relation")
     dropped: list[str] = []
-    busy = 0
+    busy, failed = 0, list[StoreError]()
     for rule in rules:
         relation, before = rule["relation"], now - rule["keep"]
         if relation == "dead_letters":
@@ -152,9 +152,11 @@ async def retention(session: Session, now: dt.datetime) -> str:
         elif relation == "realtime_analytics":
             await session.execute('DELETE FROM realtime_analytics WHERE greatest("time", updated_at) < $1', before)
         else:
-            names, held = await _drop_partitions(session, relation, before)
+            names, held = await _drop_partitions(session, relation, before, failed)
             dropped += names
             busy += held
+    if failed:
+        raise failed[0]
     left = f"; partitions not dropped: {busy}; the next run will try again" if busy else ""
     return f"dropped {', '.join(dropped) if dropped else 'nothing'}{left}"
 
@@ -176,7 +178,10 @@ async def _delete_answers(session: Session, keep: dt.timedelta, now: dt.datetime
         )  # fmt: skip
 
 
-async def _drop_partitions(session: Session, relation: str, before: dt.datetime) -> tuple[list[str], int]:
+async def _drop_partitions(
+    session: Session, relation: str, before: dt.datetime, failed: list[StoreError]
+) -> tuple[list[str], int]:
+    """Return the names of the dropped partitions, and the count of those in use. Add other errors to `failed`."""
     rows = await session.rows(
         "SELECT starts_at, max(arrived_at) AS arrived_at FROM arrivals WHERE relation = $1 GROUP BY starts_at", relation
     )
@@ -193,9 +198,11 @@ async def _drop_partitions(session: Session, relation: str, before: dt.datetime)
                 await session.execute(
                     "DELETE FROM arrivals WHERE relation = $1 AND starts_at = $2", relation, row["starts_at"]
                 )
-        except StoreError as error:
+        except StoreUnavailable as error:
             log.warning("partition not dropped; a later run will try again", partition=name, error=str(error))
             busy += 1
+        except StoreError as error:  # such as a missing permission, or a view of the partition
+            failed.append(error)
         else:
             dropped.append(name)
             session.known.partitions.discard((relation, start_us))

@@ -27,6 +27,7 @@ from tickerplant.api.websockets.hub import Hub
 from tickerplant.api.websockets.outbox import Outbox, frames_of, to_text
 from tickerplant.api.websockets.protocol import (
     CHANNELS,
+    CLOSE_FAULT,
     CLOSE_FULL,
     CLOSE_SLOW,
     Filter,
@@ -199,20 +200,25 @@ class Connection:
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in results[:2]:
-            if isinstance(result, Exception) and not _is_disconnect(result):
-                logger.error("stream connection failed", exc_info=result)
+        faults = [result for result in results[:2] if isinstance(result, Exception) and not _is_disconnect(result)]
+        for fault in faults:
+            logger.error("stream connection failed", exc_info=fault)
         if self.outbox.failure is not None:
             self._hub.counters.dropped += 1
             self._stream.load.refuse("slow_client")
             logger.info("stream client dropped: %s", self.outbox.failure)
             await self._close(CLOSE_SLOW, self.outbox.failure)
+        elif faults:
+            await self._send_close(CLOSE_FAULT, "an error in the server ended the connection; connect again")
 
     async def _close(self, code: int, reason: str) -> None:
         text = to_text({"type": "error", "code": "slow_client", "message": reason})
         if self._drop is not None:
             self._drop(text, code, reason)
             return
+        await self._send_close(code, reason)
+
+    async def _send_close(self, code: int, reason: str) -> None:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(1.0):
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})

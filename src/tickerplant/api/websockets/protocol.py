@@ -42,6 +42,7 @@ MAX_ID_BYTES: Final = 1_000
 
 CLOSE_SLOW: Final = 4008
 CLOSE_FULL: Final = 4006
+CLOSE_FAULT: Final = 1011
 
 Pair: TypeAlias = tuple[str, str]
 Subscription: TypeAlias = frozenset[Pair]
