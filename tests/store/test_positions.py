@@ -1,4 +1,4 @@
-"""Positions: only their owner advances them, each once, for the log that the store follows."""
+"""Only the owner of a position advances it, each step once, and only for the log that the store follows."""
 
 import asyncio
 

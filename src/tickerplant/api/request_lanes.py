@@ -1,9 +1,9 @@
 """Lanes: groups of requests with limits of their own. Most lanes run their requests outside the server's event loop.
 
 The server's loop parses HTTP, sends bytes and serves the stream. It also runs reads of at most 500 rows (lane
-`small`) and changes of alert rules (`WRITING`). Each other lane has a thread with an event loop:
-`reading` for a few thousand rows, `computing` for more, and `stream` for the state of snapshots. A request in such a
-lane cannot delay another lane or the server's loop for longer than the interpreter needs to switch threads.
+`small`) and changes of alert rules (`WRITING`). Each other lane has a thread with an event loop: `reading` for a few
+thousand rows, `computing` for more, and `stream` for the stored rows of a `snapshot` message. A request in such a lane
+cannot delay another lane or the server's loop for longer than the interpreter needs to switch threads.
 
 Admission happens on the server's loop (`fair_places`). A lane runs at most a fixed number of requests at a time.
 Further requests wait. `LaneLimits` contains the limits. A request gets 429 if its client has too many requests. It gets

@@ -55,7 +55,7 @@ STATIC = Path(__file__).parent / "static"
 class Lanes:
     """The lanes: `small` for at most 500 rows, `reading` for a few thousand, `computing` for more.
 
-    `stream` reads the state of snapshots. Requests of `small` and `writing` run on the server's loop.
+    `stream` reads the stored rows of `snapshot` messages. Requests of `small` and `writing` run on the server's loop.
     """
 
     def __init__(self, load: LoadCounters) -> None:

@@ -86,13 +86,13 @@ def bars_query(symbol: str, interval: str, start_us: int | None, end_us: int | N
 
 
 async def read_bars(store: Store, query: RangeQuery) -> tuple[pa.Table, str]:
-    """Return the bars of a query and the positions (`positions_of`)."""
+    """Return the bars of a query, and the applied positions as a text that `positions_of` parses."""
     [table], (positions,) = await _read(store, [query], (POSITIONS,))
     return table, positions
 
 
 async def read_newest_state(store: Store, symbol: str, intervals: Sequence[str], ticks: int) -> tuple[NewestState, str]:
-    """Return a symbol's newest state with at most `ticks` ticks, and the positions (`positions_of`)."""
+    """Return a symbol's newest state with at most `ticks` ticks, and the applied positions as text, as `read_bars`."""
     ties = tie_breakers(ARRIVAL.names, timescale=store.flavour == TIMESCALEDB)
     newest = RangeQuery(RELATION, schemas.TICKS, (("symbol", symbol),), None, None, ticks, True, ties)
     bars = [bars_query(symbol, name, None, None, 1) for name in intervals]

@@ -299,7 +299,7 @@ def test_verify_reports_the_earliest_possible_time_after_retention(plant: Plant)
     assert "retention has deleted" in one["notes"][0], "retention has deleted output records too"
     for how in (["--from", iso(first_us)], ["--snapshot", "none"]):
         refused = invoke(plant, "verify", "--json", "--partition", "0", *how)
-        assert_refused(refused, 1, "retention has deleted records", "the earliest possible start is --from")
+        assert_refused(refused, 1, "retention has deleted records", "The earliest possible start is --from")
 
 
 def test_invalid_requests_are_refused_in_one_sentence(plant: Plant, tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_a_key_is_checked_by_one_request_that_the_quota_account_contains(
     [row] = wiring.status(settings)
     assert (row.requests, sum(window.used for window in row.windows) > 0) == (1, True)
     [found] = vendors.vendors(settings, ask=True, running=True)
-    assert (found.state, found.sentence) == (OK, "by the running plant: ok")
+    assert (found.state, found.sentence) == (OK, "state stored by the running plant: ok")
     assert [row.requests for row in wiring.status(settings)] == [1], "a running plant is not disturbed"
 
 

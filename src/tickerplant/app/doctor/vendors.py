@@ -1,4 +1,7 @@
-"""Checks of the vendors, and on request of their keys: one cheap request per vendor, debited to the plant's quotas."""
+"""Checks of the vendors. On request, also checks of their keys, with one cheap request to each vendor.
+
+The request is debited to the plant's quotas.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,13 @@ if TYPE_CHECKING:
 
 REQUEST_S: Final = 30.0
 DAYS: Final = 7
-"""Number of days of daily bars in one request. Every period of this length contains a session."""
+"""Number of days of daily bars in one request. Except for the longest holidays, each such period contains a session."""
 
 
 def vendors(settings: Settings, *, ask: bool, running: bool) -> Iterator[Finding]:
-    """Yield the state of each vendor. `ask`: send one request to each vendor. `running`: a plant runs on this log.
+    """Yield the state of each vendor, or one finding for all vendors if none is asked.
+
+    `ask`: send one request to each vendor. `running`: a plant runs on this log.
 
     No request is sent while a plant runs, because only one process may debit the quotas. The state that the plant has
     stored is reported instead.
@@ -35,7 +40,7 @@ def vendors(settings: Settings, *, ask: bool, running: bool) -> Iterator[Finding
     if not names:
         yield Finding("vendors", OK, "no vendor has a key; `tickerplant up` uses the sandbox")
     elif not ask:
-        advice = "check the keys with tickerplant doctor --vendors, which costs one request each"
+        advice = "to check the keys, run `tickerplant doctor --vendors`; it sends one request to each vendor"
         yield Finding("vendors", OK, f"configured: {', '.join(names)}; their keys are not checked", advice)
     elif running:
         yield from _stored(settings)
@@ -50,7 +55,9 @@ def _stored(settings: Settings) -> Iterator[Finding]:
         state = wiring.state_of(row)
         bad = not (state.startswith("ok") or state == "no request yet")
         advice = "see tickerplant vendors" if bad else ""
-        yield Finding(f"vendor {row.vendor}", WARN if bad else OK, f"by the running plant: {state}", advice)
+        yield Finding(
+            f"vendor {row.vendor}", WARN if bad else OK, f"state stored by the running plant: {state}", advice
+        )
 
 
 def _asked(settings: Settings, names: list[str]) -> Iterator[Finding]:

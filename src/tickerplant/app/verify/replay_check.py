@@ -157,13 +157,17 @@ def _too_late(
     since = "the raw topic is empty"
     if (found := first_record_from(event_log, source, first, end)) is not None:
         since = f"the raw topic begins at offset {found.offset}, appended at {iso(found.appended_at_us)}"
-    possible = "there is no kept snapshot to start from; one is kept with the first record of each UTC day"
+    possible = (
+        "There is no kept snapshot to start from. Aggregation keeps one with the first record of each UTC day; run the "
+        "command again after that"
+    )
     for one in usable:
         if (record := first_record_from(event_log, source, one.position, end)) is not None:
-            possible = f"the earliest possible start is --from {iso(record.appended_at_us)}"
+            possible = f"The earliest possible start is --from {iso(record.appended_at_us)}"
             break
     return TickerplantError(
-        f"partition {source.partition} cannot be verified {what}: retention has deleted records ({since}); {possible}"
+        f"partition {source.partition} cannot be verified {what}, because retention has deleted records: {since}. "
+        f"{possible}"
     )
 
 
@@ -286,8 +290,9 @@ class _Run:
             if snapshot is None or snapshot.positions.get(RAW) != kept.position:
                 continue
             name = kept.label or "the newest"
+            snapshot_name = f"snapshot {kept.label}" if kept.label else "the newest snapshot"
             if snapshot.format != self._factory.format:
-                self.found.notes.append(f"not compared: snapshot {name} has another format")
+                self.found.notes.append(f"{snapshot_name} is not compared, because it has another format")
                 continue
             state = stage.snapshot()
             if not is_equal(snapshot.state, state):
@@ -295,7 +300,7 @@ class _Run:
                 where = f"the first difference is at byte {at}" if at >= 0 else "one is a prefix of the other"
                 self.found.difference = Difference(
                     "state", STATE_AGGREGATION, kept.position, None,
-                    f"the state before raw offset {kept.position} differs from snapshot {name}: "
+                    f"the state before raw offset {kept.position} differs from {snapshot_name}: "
                     f"{len(snapshot.state)} bytes kept, {len(state)} bytes recomputed, {where}",
                 )  # fmt: skip
                 self._note_deleted()
