@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import uvloop
@@ -131,25 +132,10 @@ class RequestLane:
         )  # fmt: skip
 
     async def _run(self, make: Callable[[], Coroutine[Any, Any, T]], client: str) -> T:
-        server_loop, began = asyncio.get_running_loop(), time.monotonic()
+        server_loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = server_loop.create_future()
-
-        def finish(task: asyncio.Task[T]) -> None:
-            self._release(client, time.monotonic() - began)
-            if answer.done():
-                if not task.cancelled():
-                    task.exception()  # no caller waits: reading it prevents asyncio's log line
-            elif task.cancelled():
-                answer.cancel()
-            elif (error := task.exception()) is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(task.result())
-
-        def finished(task: asyncio.Task[T]) -> None:
-            server_loop.call_soon_threadsafe(finish, task)
-
-        work = _Work(make, finished)
+        finish = partial(self._finish, answer, client, time.monotonic())
+        work = _Work(make, partial(server_loop.call_soon_threadsafe, finish))
         try:
             lane_loop = self._started_loop()
         except BaseException:  # no thread, or no file descriptor
@@ -161,6 +147,22 @@ class RequestLane:
         except asyncio.CancelledError:
             lane_loop.call_soon_threadsafe(work.cancel)
             raise
+        finally:
+            # An error of the task refers to this frame: otherwise only the garbage collector would free both.
+            del answer, finish, work
+
+    def _finish(self, answer: asyncio.Future[T], client: str, began_s: float, task: asyncio.Task[T]) -> None:
+        """Release the place of a task that has ended, and set its result as the answer."""
+        self._release(client, time.monotonic() - began_s)
+        if answer.done():
+            if not task.cancelled():
+                task.exception()  # no caller waits: reading it prevents asyncio's log line
+        elif task.cancelled():
+            answer.cancel()
+        elif (error := task.exception()) is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(task.result())
 
     def _release(self, client: str, seconds: float) -> None:
         """Release the place of a client's request that took these seconds; after a rest, if the loop is late."""

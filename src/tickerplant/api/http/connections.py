@@ -162,6 +162,7 @@ class GuardedHttp(PacedProtocol, RepeatingProtocol):
         if self._ending is not None:
             self._ending.cancel()
         super().connection_lost(exc)
+        self.flow.detach()
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes of the client. Bytes of a refused or ending connection are dropped."""

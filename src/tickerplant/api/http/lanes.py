@@ -78,23 +78,20 @@ async def _until_gone(request: Request, answer: Coroutine[Any, Any, T]) -> T:
 
     Cancels the request and raises ClientDisconnect if the client closes the connection.
     """
-    working = asyncio.ensure_future(answer)
+    working, gone = asyncio.ensure_future(answer), None
     try:
         await asyncio.wait([working], timeout=UNWATCHED_S)
-    except asyncio.CancelledError:
-        working.cancel()
-        raise
-    if working.done():
-        return working.result()
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait([working, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            gone = asyncio.ensure_future(_disconnected(request))
+            await asyncio.wait([working, gone], return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
         raise ClientDisconnect
     finally:
         working.cancel()
-        gone.cancel()
+        if gone is not None:
+            gone.cancel()
+        del working  # an error of the task refers to this frame: otherwise only the garbage collector would free both
 
 
 async def _disconnected(request: Request) -> None:

@@ -198,6 +198,10 @@ class PacedFlow(FlowControl):
         super().__init__(transport)
         self._resume = resume
 
+    def detach(self) -> None:
+        """Drop the reference to the protocol, which refers to this object. Call it after the connection's end."""
+        self._resume = _nothing
+
     def resume_reading(self) -> None:
         """Resume reading, with the held bytes first."""
         if self.read_paused:
