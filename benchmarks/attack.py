@@ -58,6 +58,9 @@ SAMPLE_S: Final = 5.0
 AIM_P99_MS: Final = 250.0
 AIM_MEMORY_MB: Final = 600.0
 RATE: Final = 50.0
+COUNTED: Final = {"slow": "slow_client"}
+"""Reasons by which the plant counts the effects of attacks that may have none. The system's buffers of a slow reader
+often suffice for its minute."""
 MAX_TRACES: Final = 5
 """Maximum tracebacks of the plant's log that are printed."""
 NAMED: Final = {
@@ -171,13 +174,17 @@ def watch(probe: Probe, memory: Memory, seconds: float) -> None:
 
 @dataclass
 class Counts:
-    """Counts of ticks that the sandbox has sent and that are stored, of answers, and of restarts of services."""
+    """Counts of ticks that the sandbox has sent and that are stored, of answers, of restarts, and of ended clients.
+
+    `limited`: refused or ended requests and connections by reason, as `/metrics` counts them.
+    """
 
     at_s: float
     sent: int
     stored: int
     answers: dict[str, int]
     restarts: int
+    limited: dict[str, int]
 
 
 def counts(folder: Path, api: str, sandbox: str) -> Counts:
@@ -190,11 +197,13 @@ def counts(folder: Path, api: str, sandbox: str) -> Counts:
         text = answer.read().decode()
     found = re.findall(r'tickerplant_api_requests_total\{path="([^"]*)",status="(\d+)"\} (\S+)', text)
     restarts = sum(float(value) for value in re.findall(r"tickerplant_service_restarts_total\{[^}]*\} (\S+)", text))
+    limited = re.findall(r'tickerplant_api_limited_total\{reason="([^"]*)"\} (\S+)', text)
     stored, deadline = 0, time.monotonic() + 30
     while stored < sent and time.monotonic() < deadline:
         time.sleep(1)
         stored = asyncio.run(_stored(folder))
-    return Counts(at_s, sent, stored, {f"{status} {path}": int(float(n)) for path, status, n in found}, int(restarts))
+    answers = {f"{status} {path}": int(float(n)) for path, status, n in found}
+    return Counts(at_s, sent, stored, answers, int(restarts), {reason: int(float(n)) for reason, n in limited})
 
 
 async def _stored(folder: Path) -> int:
@@ -275,7 +284,11 @@ class Result:
         dishonest = {name: count for name, count in changed.items() if not name.startswith("503")}
         names = [*self.wanted, *(["vendor"] if self.attackers["vendor"] else [])]
         silent = [
-            name for name in names if NAMED[name] and not any(re.search(NAMED[name], one) for one in self.probe.wrong)
+            name
+            for name in names
+            if NAMED[name]
+            and not any(re.search(NAMED[name], one) for one in self.probe.wrong)
+            and (name not in COUNTED or self.after.limited.get(COUNTED[name], 0))
         ]
         p50, p99 = (float(np.percentile(self.probe.plain_ms, q)) for q in (50, 99))
         greatest = max(self.memory.totals())

@@ -1,9 +1,9 @@
 """Lanes: groups of requests with limits of their own. Most lanes run their requests outside the server's event loop.
 
-The server's loop parses HTTP, sends bytes and serves the stream. It also runs reads of at most 500 rows (lane
-`small`) and changes of alert rules (`WRITING`). Each other lane has a thread with an event loop: `reading` for a few
-thousand rows, `computing` for more, and `stream` for the stored rows of a `snapshot` message. A request in such a lane
-cannot delay another lane or the server's loop for longer than the interpreter needs to switch threads.
+The server's loop parses HTTP, sends bytes and serves the stream. It also runs reads of at most 500 rows (lane `small`)
+and changes of alert rules (`WRITING`). Each other lane has a thread with an event loop. `reading` is for a few thousand
+rows, `computing` for more, and `stream` for the stored rows of `snapshot` messages. A request in such a lane cannot
+delay another lane or the server's loop for longer than the interpreter needs to switch threads.
 
 Admission happens on the server's loop (`fair_places`). A lane runs at most a fixed number of requests at a time.
 Further requests wait. `LaneLimits` contains the limits. A request gets 429 if its client has too many requests. It gets
@@ -66,7 +66,7 @@ WRITING: Final = PlaceLimits(running=4, reserved=1, waiting=64, waiting_of_clien
 class _Work:
     """A coroutine of a request in the lane's loop. `cancel` and `start` are called in the lane's loop."""
 
-    def __init__(self, make: Callable[[], Coroutine[Any, Any, Any]], finished: Callable[[asyncio.Task[Any]], None]):
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, Any]], finished: Callable[[asyncio.Task[Any]], object]):
         self._make = make
         self._finished = finished
         self._context = contextvars.copy_context()

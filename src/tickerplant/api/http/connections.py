@@ -162,6 +162,7 @@ class GuardedHttp(PacedProtocol, RepeatingProtocol):
         if self._ending is not None:
             self._ending.cancel()
         super().connection_lost(exc)
+        assert isinstance(self.flow, PacedFlow)
         self.flow.detach()
 
     def data_received(self, data: bytes) -> None:
