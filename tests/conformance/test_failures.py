@@ -282,6 +282,26 @@ class TestKafka:
         assert kafka.open().get_state(STATE_AGGREGATION, 0, "key") == b"value"
         assert not codes
 
+    def test_a_writer_reads_its_own_claim_if_a_restarted_broker_returns_an_old_end(
+        self, kafka: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ends = [0, 0]
+
+        class RestartedBroker(Consumer):
+            def get_watermark_offsets(self, *arguments: object, **more: object) -> object:
+                if ends:
+                    return 0, ends.pop()
+                return super().get_watermark_offsets(*arguments, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(kafka_writer, "SUSPECT_S", 0.0)  # a new producer, and a check of the claim, each time
+        log = kafka.open()
+        with log.writer("writer") as writer:
+            write(writer, b"before")
+            monkeypatch.setattr(consumer_pool, "Consumer", RestartedBroker)
+            write(writer, b"after")
+        assert not ends
+        assert values(read(kafka.reader(), 2)) == [b"before", b"after"]
+
     def test_readers_and_writers_work_after_a_broker_outage(self, kafka: Bench) -> None:
         assert kafka.broker is not None
         writer, reader = kafka.writer(), kafka.reader(group="g")

@@ -67,6 +67,23 @@ def test_an_aborted_transaction_leaves_nothing(bench: Bench) -> None:
     assert bench.log.committed("g") == {}
 
 
+def test_transactions_after_aborted_transactions_are_committed(bench: Bench) -> None:
+    writer, reader = bench.writer(), bench.reader()
+
+    def fail() -> None:
+        with writer.transaction() as transaction:
+            transaction.append(RAW, 0, b"aborted")
+            transaction.append(RAW, 1, b"aborted")  # a client may have sent the first record, and not this one
+            raise ZeroDivisionError
+
+    expected = [b"%d" % number for number in range(20)]
+    for value in expected:
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        write(writer, value)
+    assert values(read(reader, len(expected))) == expected
+
+
 def test_a_transaction_is_invisible_before_its_commit(bench: Bench) -> None:
     writer, reader = bench.writer(), bench.reader()
     with writer.transaction() as transaction:

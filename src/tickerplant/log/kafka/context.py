@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import structlog
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, Message, Producer
 
 from tickerplant.core.errors import LogError, LogUnavailable, UnknownTopic
 from tickerplant.log.kafka import state
@@ -112,24 +112,26 @@ class LogContext:
         )  # fmt: skip
 
     def put_own(self, key: str, value: bytes | None) -> None:
-        """Write a key of the log's own topic, outside any transaction.
+        """Write a key of the log's own topic, outside any transaction. Later reads of this process include it.
 
         Raises LogUnavailable, and LogError at once if the brokers refuse the client's TLS or SASL settings.
         """
         self.partitions(OWN_TOPIC)
         failed: list[KafkaError] = []
+        ends: list[int] = []
         doing = f"writing to {OWN_TOPIC}"
+
+        def note(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                failed.append(error)
+            else:
+                ends.append((message.offset() or 0) + 1)
+
         with self._guard, translate_errors(doing):
             if self._producer is None:
                 self._producer = checked(Producer, self.cluster.producer())
             for message_key, part in state.messages(key, value, 0):
-                self._producer.produce(
-                    self.named(OWN_TOPIC),
-                    part,
-                    message_key,
-                    partition=0,
-                    on_delivery=lambda error, _: failed.append(error) if error else None,
-                )
+                self._producer.produce(self.named(OWN_TOPIC), part, message_key, partition=0, on_delivery=note)
             try:
                 self._flush(doing)
             except LogError:
@@ -139,6 +141,7 @@ class LogContext:
                 raise
         if failed:
             raise translate(failed[0], doing)
+        self.state_of(OWN_TOPIC, 0).note_written(max(ends, default=0))
 
     def _flush(self, doing: str) -> None:
         deadline = time.monotonic() + self.cluster.patience_s

@@ -338,7 +338,6 @@ class KafkaWriter:
 
     def _abort(self) -> None:
         try:
-            self._producer.purge(in_queue=True, in_flight=False)
             self._producer.abort_transaction(self._context.cluster.patience_s)
             self._producer.poll(0)
         except KafkaException as exception:
