@@ -95,6 +95,21 @@ class Opened:
             process.send_signal(signal.SIGTERM)
             process.wait(PATIENCE.seconds(60))
 
+    @contextmanager
+    def store(self) -> Iterator[None]:
+        """Run the embedded store of the folder alone during the block."""
+        with (self.folder.parent / "store.log").open("ab") as sink:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tickerplant.app", "run", "store"], env=self.environment(),
+                stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
+            )  # fmt: skip
+        try:
+            until(lambda: list((self.folder / "postgres" / "socket").glob(".s.PGSQL.*")), "the store")
+            yield
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(PATIENCE.seconds(60))
+
 
 def _answers(url: str) -> bool:
     try:
@@ -118,9 +133,14 @@ def load_store(dsn: str, name: str) -> None:
 
 
 def unpack(name: str, into: Path) -> None:
-    """Unpack the fixture's archive into a folder, which is created if it does not exist."""
+    """Unpack the archive of a fixture into a folder, which is created if it does not exist."""
+    unpack_archive(HERE / f"{name}.tar.xz", into)
+
+
+def unpack_archive(archive: Path, into: Path) -> None:
+    """Unpack an archive into a folder, which is created if it does not exist."""
     into.mkdir(parents=True, exist_ok=True)
-    with lzma.open(HERE / f"{name}.tar.xz") as stream, tarfile.open(fileobj=stream) as tar:
+    with lzma.open(archive) as stream, tarfile.open(fileobj=stream) as tar:
         tar.extractall(into, filter="data")
 
 
@@ -135,6 +155,19 @@ def open_embedded(folder: Path, dsn: str) -> Opened:
     unpack("embedded", folder)
     load_store(dsn, "embedded")
     return Opened(folder, dsn, clock_ns("embedded"))
+
+
+RELEASES = HERE / "releases"
+"""A folder for each release, named by its version."""
+
+
+def open_release(release: Path, folder: Path) -> Opened:
+    """Open the fixture of a release: restore its backup into a folder, with an embedded store."""
+    backup = folder.parent / "backup"
+    unpack_archive(release / "backup.tar.xz", backup)
+    opened = Opened(folder, "embedded:", int(json.loads((release / "about.json").read_text())["clock_ns"]))
+    opened.run("restore", str(backup), rate=0)
+    return opened
 
 
 KAFKA_SETTINGS = {

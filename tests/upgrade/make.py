@@ -23,6 +23,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -178,46 +179,77 @@ def pack(folder: Path, out: Path, wanted: Any) -> None:
                     tar.addfile(info, file)
 
 
-def make(log: str, out: Path) -> None:
-    """Run the plant, kill a replay and then the plant, and archive the folder."""
-    work = Path(tempfile.mkdtemp(prefix="upgrade-", dir="/tmp"))
-    work.chmod(0o755)
+@dataclass
+class Plant:
+    """A running plant on a folder, with its own clock."""
+
+    data: Path
+    env: dict[str, str]
+    instant_ns: int
+    virtual_ns: int
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command line of a command on the plant's folder."""
+        return [sys.executable, "-m", "tickerplant.app", *arguments, "--data", str(self.data)]
+
+    def run(self, *arguments: str) -> None:
+        """Run a command to its end. Raises CalledProcessError if it fails."""
+        subprocess.run(self.command(*arguments), env=self.env, check=True)
+
+    def clock_ns(self) -> int:
+        """Return the present time by the plant's clock, in ns since 1970."""
+        return self.virtual_ns + (time.time_ns() - self.instant_ns) * RATE
+
+
+@contextmanager
+def running_plant(work: Path, **more: str) -> Iterator[Plant]:
+    """Run a plant for at least `LIVE_S`, with the rules, a finished replay and a killed one; at the end, kill it.
+
+    `more` contains additional settings, by the names of their environment variables.
+    """
     data = work / "data"
     data.mkdir()
     instant, virtual = time.time_ns(), int(START.timestamp()) * 1_000_000_000
-    clock = f"{instant}:{virtual}:{RATE}"
-    broker = KafkaBroker(work / "kafka") if log == "kafka" else None
-    more = {"TICKERPLANT_LOG": f"kafka://{broker.start()}"} if broker else {}
     port = free_port()
-    env = environment(clock, TICKERPLANT_API__PORT=str(port), **more)
-    command = [sys.executable, "-m", "tickerplant.app"]
+    env = environment(f"{instant}:{virtual}:{RATE}", TICKERPLANT_API__PORT=str(port), **more)
+    plant = Plant(data, env, instant, virtual)
     began = time.monotonic()
     with (work / "up.log").open("wb") as sink:
-        plant = subprocess.Popen([*command, "up", "--data", str(data)], env=env, stdout=sink, stderr=sink)
+        process = subprocess.Popen(plant.command("up"), env=env, stdout=sink, stderr=sink)
     url = f"http://127.0.0.1:{port}"
-    until("the API", lambda: get(f"{url}/v1/status"))
-    for rule in RULES:
-        post(f"{url}/v1/alerts", rule)
-    days = write_days(work / "days.csv")
-    subprocess.run([*command, "replay", str(days), "--symbol", "FILEDAYS", "--interval", "1d", "--data", str(data)],
-                   env=env, check=True)  # fmt: skip
-    ticks = write_ticks(work / "ticks.csv")
-    killed = subprocess.run([*command, "replay", str(ticks), "--speed", "6", "--data", str(data)],
-                            env={**env, "TICKERPLANT_FAULT": KILLED_AT}, check=False)  # fmt: skip
-    if killed.returncode != -signal.SIGKILL:
-        raise SystemExit(f"the replay was not killed but ended with {killed.returncode}")
-    time.sleep(max(0.0, LIVE_S - (time.monotonic() - began)))
-    kill_tree(plant)
-    virtual_end = virtual + (time.time_ns() - instant) * RATE
+    try:
+        until("the API", lambda: get(f"{url}/v1/status"))
+        for rule in RULES:
+            post(f"{url}/v1/alerts", rule)
+        plant.run("replay", str(write_days(work / "days.csv")), "--symbol", "FILEDAYS", "--interval", "1d")
+        killed = subprocess.run(plant.command("replay", str(write_ticks(work / "ticks.csv")), "--speed", "6"),
+                                env={**env, "TICKERPLANT_FAULT": KILLED_AT}, check=False)  # fmt: skip
+        if killed.returncode != -signal.SIGKILL:
+            raise SystemExit(f"the replay was not killed but ended with {killed.returncode}")
+        time.sleep(max(0.0, LIVE_S - (time.monotonic() - began)))
+        yield plant
+    finally:
+        kill_tree(process)
+
+
+def make(log: str, out: Path) -> None:
+    """Run a plant, kill it, and archive its folder."""
+    work = Path(tempfile.mkdtemp(prefix="upgrade-", dir="/tmp"))
+    work.chmod(0o755)
+    broker = KafkaBroker(work / "kafka") if log == "kafka" else None
+    more = {"TICKERPLANT_LOG": f"kafka://{broker.start()}"} if broker else {}
+    with running_plant(work, **more) as plant:
+        pass
+    virtual_end = plant.clock_ns()
     out.mkdir(parents=True, exist_ok=True)
     if broker:
         broker.stop()
         pack(work / "kafka", out / "kafka.tar.xz", lambda path: path.suffix not in (".pid", ".log.txt"))
     else:
-        with closing(sqlite3.connect(data / "market.log")) as connection:  # one file is smaller than two
+        with closing(sqlite3.connect(plant.data / "market.log")) as connection:  # one file is smaller than two
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        pack(data, out / "embedded.tar.xz", lambda path: path.parts[0] == "market.log")
-    dump(data, env, out / f"{log}.sql.xz")
+        pack(plant.data, out / "embedded.tar.xz", lambda path: path.parts[0] == "market.log")
+    dump(plant.data, plant.env, out / f"{log}.sql.xz")
     (out / f"{log}.json").write_text(json.dumps({"clock_ns": virtual_end}) + "\n")
     print(work, [(path.name, path.stat().st_size) for path in sorted(out.iterdir())])
 
