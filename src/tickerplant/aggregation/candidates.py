@@ -382,7 +382,7 @@ class CandidateBlocks:
         """Return a list of one pair of arrays of equal length: published bars, and differing bars of other sources.
 
         [] if no bars differ. The arrays contain only bars into which this step has merged a candidate. Both bars are
-        complete and have a price. A source's official bar and the bar from its ticks count as bars of two sources.
+        complete and have a price. A source's own bar and the bar from its ticks count as bars of two sources.
         """
         if not self._merged:
             return []

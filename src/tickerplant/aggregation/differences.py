@@ -17,7 +17,7 @@ def find_differences(rows: Rows) -> list[tuple[Rows, Rows]]:
     """Return a list of one pair of arrays of equal length: winners, and differing bars of other sources.
 
     [] if no bars differ. `rows`: all candidates of some bars, sorted by start, then symbol. Both bars of a pair are
-    complete and have a price. A source's official bar and the bar from its ticks count as bars of two sources.
+    complete and have a price. A source's own bar and the bar from its ticks count as bars of two sources.
     """
     keys = bar_keys(rows)
     if (keys[1:] != keys[:-1]).all():
@@ -29,11 +29,11 @@ def find_differences(rows: Rows) -> list[tuple[Rows, Rows]]:
     known = place < len(mine)
     known[known] = keys[mine[place[known]]] == keys[others[known]]
     one, other = take(rows, mine[place[known]]), take(rows, others[known])
-    differs = (one["source"] != other["source"]) | (_official(one) != _official(other))
+    differs = (one["source"] != other["source"]) | (_of_vendor(one) != _of_vendor(other))
     differs &= np.logical_or.reduce([one[name] != other[name] for name in COMPARED])
     return [(take(one, differs), take(other, differs))] if differs.any() else []
 
 
-def _official(rows: Rows) -> BoolArray:
-    official: BoolArray = (rows["kind"] == FROM_VENDOR) | (rows["kind"] == FROM_VENDOR_PARTS)
-    return official
+def _of_vendor(rows: Rows) -> BoolArray:
+    of_vendor: BoolArray = (rows["kind"] == FROM_VENDOR) | (rows["kind"] == FROM_VENDOR_PARTS)
+    return of_vendor

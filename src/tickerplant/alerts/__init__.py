@@ -1,7 +1,7 @@
 """Delivery of fired alerts to webhooks.
 
-In: records of `market.alerts`. Out: at least one HTTP POST per alert whose rule has a webhook, and the result in the
-store. The POST is signed if the rule has a secret.
+In: records of `market.alerts`. Out: HTTP POSTs of the alerts whose rules have a webhook, and the results in the store.
+A POST is repeated until the receiver accepts it or the attempts end. It is signed if the rule has a secret.
 
 `service.AlertDelivery` runs two parts that share one table, the outbox `alert_webhooks`. `outbox_intake` fills the
 table from the log. `webhooks` sends the webhooks in the table, and retries them. `retry_schedule` contains the backoff,

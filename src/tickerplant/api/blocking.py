@@ -42,7 +42,10 @@ class Pools:
         self.follow = ThreadPoolExecutor(1, "api-follow")
 
     def close(self) -> None:
-        """Cancel calls that have not begun. Running calls end by themselves, within the log's `patience_s`."""
+        """Cancel calls that have not begun. Running calls end by themselves.
+
+        A running call that waits for the log ends within the log's `patience_s`.
+        """
         for pool in (self.log, self.compute, self.catch_up, self.health, self.follow):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -84,7 +87,7 @@ class Shared(Generic[T]):
         self._last: tuple[float, T] | None = None
 
     async def get(self, wait_s: float) -> tuple[T | None, float]:
-        """Return (result, its age in seconds); (None, 0) if no call has ended yet.
+        """Return (result, its age in seconds); (None, 0) if no call has succeeded within `wait_s` or before.
 
         A result younger than `fresh_s` is returned at once. A result younger than `stale_s` is returned at once too,
         while a new call runs. Re-raises the exception of a call that fails within `wait_s`.

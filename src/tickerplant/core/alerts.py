@@ -25,9 +25,9 @@ WHEN: Final = (ON_BAR, ON_UPDATE)
 PRICES: Final = ("open", "high", "low", "close", "volume")
 """Columns of a bar that may be operands."""
 MAX_BARS: Final = 500
-"""Maximum window of a percent change, in bars. The ring of its values is stored with every 32nd retained bar. The
-minutes of a day and 32 replayed bars are 1,472 retained bars, with 1,472 // 32 + 2 = 48 rings: 500 · 8 B · 48 =
-192 kB."""
+"""Maximum window of a percent change, in bars. The ring of this window's values is stored with every 32nd retained bar.
+Memory per symbol of `1m` bars, with a revision window of one session: the 1,440 minutes of a day and 32 replayed bars
+have 1,472 // 32 + 2 = 48 rings, which are 500 · 8 B · 48 = 192 kB."""
 
 RULE_ID: Final = "^[A-Za-z0-9_-]{1,64}$"
 """Pattern of the id of a rule, for Python and for the API description."""

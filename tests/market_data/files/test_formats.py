@@ -37,6 +37,10 @@ READ = {
         "ticker,volume,open,close,high,low,window_start,transactions\nA,30,1,2,4,0.5,1711584060000000000,7\n",
         {"interval": "1m"},
     ),
+    "bars by their column of intervals, in spite of the trade ids": (
+        "time,symbol,interval,open,high,low,last,volume,trade_id\n1711584060,A,1m,1,4,0.5,2,30,t1\n",
+        {},
+    ),
     "HistData": ("20240327 190100;1;4;0.5;2;30\n", {**MINUTE, "tz": "Etc/GMT+5"}),
     "klines without header": (
         "1711584060000,1,4,0.5,2,30,1711584119999,60,7,10,20,0\n",

@@ -358,7 +358,7 @@ async def test_repeated_invalid_answers_and_plug_in_failures_are_outages() -> No
     for _ in range(2):
         await setup.ask_failing("a", Malformed("unknown shape"))
     setup.vendors["a"].does.append(ValueError("key=hush"))
-    with pytest.raises(Malformed, match="the client of a failed: ValueError") as broken:
+    with pytest.raises(Malformed, match="the provider of a failed: ValueError") as broken:
         await setup.ask()
     assert "hush" not in str(broken.value)
     assert setup.name() == "b"

@@ -118,7 +118,8 @@ class Frame:
     def _times(self) -> TimeValues | None:
         """Return the parsed times; None if there are none.
 
-        Raises BadInput if a time is missing or ambiguous, or if only some times have an offset.
+        Raises BadInput if a time is missing or ambiguous, or if only some times have a zone. Also raises BadInput if
+        the number of times differs from the number of bars.
         """
         column = self._arrow_times()
         if column is None:
@@ -156,7 +157,7 @@ class Frame:
 
 
 def _arrow(column: Any) -> pa.Array:
-    """Return any column as an Arrow array. Raises BadInput if its values have different types."""
+    """Return any column as an Arrow array. Raises BadInput if Arrow has no type for all its values."""
     if isinstance(column, pa.ChunkedArray):
         return column.combine_chunks()
     if isinstance(column, pa.Array):
@@ -164,12 +165,12 @@ def _arrow(column: Any) -> pa.Array:
     try:
         found = pa.array(column, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise BadInput(f"the times have different types ({error}); use one type") from None
+        raise BadInput(f"a column of times cannot be read ({error}); use one type for all values") from None
     return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 
 
 def read_frame(data: Any) -> Frame:
-    """Return the bars of a table, data frame or array.
+    """Return the bars of a table, data frame, mapping of arrays, or array.
 
     A single array contains closes. Raises BadInput for other data.
     """

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def skip_lost(
     loaded: Loaded,
     service: Annotated[str, typer.Argument(help="aggregation, analytics or persistence.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Skip the records. Without this option, only print them.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Skip the lost records. Without this option, only print which are lost.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Move a stopped service past records that Kafka's retention has dropped before the service read them.

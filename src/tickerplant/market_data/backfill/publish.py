@@ -1,7 +1,8 @@
 """The publisher: it appends the missing bars of an answer, and its answer records, to the log.
 
-Bars are appended in slices, in time order over all symbols. Each slice waits, for at most 10 seconds, until
-aggregation has processed the previous slice, so that live ticks are not delayed. The answer records are appended with
+Bars are appended in slices, in time order over all symbols. After each slice, the publisher waits at most 10 seconds
+until aggregation has processed the slice. It then pauses for twice that time, so that live ticks are not delayed. The
+answer records are appended with
 the last slice, in one transaction.
 
 The feed is a sequence of rounds (`start`, bars, `end`). The coverage that a round claims determines which coarser bars,
@@ -115,7 +116,7 @@ class Slice:
 
 
 def slices_of(bars: pa.RecordBatch | None, start_us: int, end_us: int, *, align_to_5m: bool = False) -> list[Slice]:
-    """Cut bars in time order into adjacent slices of about SLICE_BARS, from `start_us` to `end_us`.
+    """Cut bars in time order into adjacent slices of at most SLICE_BARS (see there), from `start_us` to `end_us`.
 
     All bars of an instant are in one slice: after a kill, all symbols lack the same range, which is one request.
     `align_to_5m`: cuts are multiples of five minutes, so that the parts of a 5m bar are in one slice.
@@ -225,7 +226,7 @@ class Publisher:
     ) -> None:  # fmt: skip
         """Append recent bars. `coverage`: the range in which no symbol has other bars; None if it is unknown.
 
-        Intervals of `coverage` without a bar had no trades.
+        Intervals of `coverage` without a bar had no trades. If there are no bars at all, only the records are appended.
         """
 
         def append(part: Slice, last: AnswerRecords | None) -> None:
@@ -265,8 +266,8 @@ class Publisher:
     async def _wait_for_aggregation(self, offsets: Mapping[int, int]) -> None:
         """Wait until aggregation has committed past these offsets, at most _MAX_WAIT_S, and then pause.
 
-        The pause is _IDLE_FACTOR times the wait, so both last at most about 30 s. There is no pause if aggregation has
-        not committed in time. Returns at once if no group `aggregation` reads the log.
+        The pause is _IDLE_FACTOR times the wait. Together they last at most about 30 s. There is no pause if
+        aggregation has not committed in time. Returns at once if no group `aggregation` reads the log.
         """
         started_s = time.monotonic()
         while (waited := time.monotonic() - started_s) < _MAX_WAIT_S:

@@ -220,6 +220,7 @@ def _kind(
     named: Mapping[str, str], found: Mapping[str, str], given: Mapping[str, str], *, is_bars: bool, line: int | None
 ) -> tuple[str, list[str]]:
     """Return the kind of a file, and the choices that it implies. Raises BadInput if two kinds are possible."""
+    is_bars = is_bars or "interval" in found  # ticks have no interval
     by_user_bars = is_bars or any(role in given for role in _ONLY_BARS)
     by_user_ticks = any(role in given for role in _ONLY_TICKS)
     price = found.get("price")
@@ -227,7 +228,7 @@ def _kind(
         return (CLOSES if "close" in found and price is None else TICKS), []
     settlement = next((named[name] for name in _SETTLEMENTS if name in named), None)
     if "close" in found:
-        if price is None or by_user_bars or "interval" in found:
+        if price is None or by_user_bars:
             return BARS, []
         if by_user_ticks:
             return TICKS, []

@@ -20,8 +20,8 @@ from tickerplant.market_data.vendors.errors import Malformed
 MAX_RATIO: Final = 1e6
 """Maximum ratio of a split, in either direction. The largest known split is 1 for 100,000."""
 MAX_ACTIONS: Final = 10_000
-"""Maximum splits, and maximum dividends, of one symbol in an answer. A fund with a daily dividend has 3,650 in ten
-years."""
+"""Maximum splits per requested symbol of an answer, on average, and maximum dividends. A fund with a daily dividend has
+3,650 in ten years."""
 MAX_CURRENCY_CHARS: Final = 16
 """Maximum characters of a dividend's currency: `USD`, or `EUR/GBp` if prices are in another currency."""
 _MOST_SHARES: Final = 1_000
@@ -112,7 +112,7 @@ def check_actions(symbols: Sequence[str], splits: pa.RecordBatch | None, dividen
             continue
         if batch.num_rows > MAX_ACTIONS * len(symbols):
             raise Malformed(
-                f"the answer has {batch.num_rows:,} {name}; at most {MAX_ACTIONS:,} of a symbol are accepted"
+                f"the answer has {batch.num_rows:,} {name}; at most {MAX_ACTIONS:,} per symbol are accepted"
             )
         times = times_of(batch["time"])
         if not is_plausible(times, EARLIEST_BAR_US).all():

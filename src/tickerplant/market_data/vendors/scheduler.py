@@ -125,10 +125,7 @@ class RequestScheduler:
         }
         for account in self._accounts.values():
             account.breaker.restarted()
-        self._orders = {
-            kind: tuple(name for name in dict.fromkeys(plan.orders.get(kind, ())) if name in plan.providers)
-            for kind in KINDS
-        }
+        self._orders = _orders_of(plan)
         self._unsaved: set[str] = set()
         self._locks = {name: asyncio.Lock() for name in plan.providers}
 
@@ -139,10 +136,10 @@ class RequestScheduler:
     ) -> Choice | Blocked:
         """Return the vendor to ask for bars of `[start_us, end_us)`, or Blocked if no vendor can get a request now.
 
-        The result is the first vendor of the order that offers the bars and is available. A vendor whose bars differ is
-        skipped if any other vendor offers the bars, even if that vendor cannot get a request now. If the credits of an
-        earlier vendor are available again within `WAIT_US`, the result is Blocked until then. `without`: vendors to
-        skip.
+        The result is the first vendor of the order that offers the bars and is available. A vendor whose bars differ
+        from other vendors' bars is skipped if another vendor without differences offers the bars. That vendor need not
+        be able to get a request now. If the credits of an earlier vendor are available again within `WAIT_US`, the
+        result is Blocked until then. `without`: vendors to skip.
         """
         now = self._clock.now_us()
         having: list[tuple[Account, BarsOffer]] = []
@@ -191,7 +188,8 @@ class RequestScheduler:
     async def actions(self, symbol: str, start_us: int, end_us: int, purpose: Purpose) -> ActionsAnswer | Blocked:
         """Request splits and dividends of `[start_us, end_us)` from the first vendor of the order that answers.
 
-        Returns Blocked if no vendor can get a request, or if no vendor answers. Raises LogError as `bars` does.
+        Returns Blocked if no vendor can get a request, or if no vendor answers. Also returns Blocked if the credits of
+        an earlier vendor are available again within `WAIT_US`. Raises LogError as `bars` does.
         """
         blocks: list[Blocked] = []
         for account in self._in_order(ACTIONS):
@@ -274,11 +272,12 @@ class RequestScheduler:
         except TimeoutError:
             raise VendorDown(f"{account.name} did not answer within {self._flight_s:g} s") from None
         except Exception as error:
-            # A plug-in that violates the port. Its message is not logged: it may contain the key.
+            # A provider that violates the port. Its message is not logged: it may contain the key.
             log.warning(
-                "the vendor's plug-in failed; update or uninstall it", vendor=account.name, error=type(error).__name__
-            )
-            raise Malformed(f"the client of {account.name} failed: {type(error).__name__}") from None
+                "the vendor's provider failed; update or uninstall its plug-in",
+                vendor=account.name, error=type(error).__name__,
+            )  # fmt: skip
+            raise Malformed(f"the provider of {account.name} failed: {type(error).__name__}") from None
 
     async def _save_debit(self, account: Account, charge: Charge) -> None:
         try:
@@ -291,8 +290,8 @@ class RequestScheduler:
         try:
             await self._save_accounts(account)
         except TickerplantError as error:
-            # The debit of the answer is stored already. The next request's debit also stores the outcome, and raises if
-            # the log stays unavailable.
+            # The debit of the request is stored already. The next request's debit also stores the outcome, and raises
+            # if the log stays unavailable.
             log.warning(
                 "the vendor's state was not stored; its next request stores it", vendor=account.name, error=str(error)
             )
@@ -359,7 +358,15 @@ def vendor_statuses(plan: VendorPlan, *, stored: Mapping[str, bytes], now_us: in
         name: Account(provider, plan.quotas.get(name), stored, reserve=plan.reserve)
         for name, provider in plan.providers.items()
     }
-    return _statuses(accounts, plan.orders, now_us)
+    return _statuses(accounts, _orders_of(plan), now_us)
+
+
+def _orders_of(plan: VendorPlan) -> dict[str, tuple[str, ...]]:
+    """Return the names that have a provider, by kind of data, best first, each once."""
+    return {
+        kind: tuple(name for name in dict.fromkeys(plan.orders.get(kind, ())) if name in plan.providers)
+        for kind in KINDS
+    }
 
 
 def _statuses(accounts: Mapping[str, Account], orders: Mapping[str, Sequence[str]], now_us: int) -> list[VendorStatus]:

@@ -44,7 +44,7 @@ class Price(msgspec.Struct, gc=False):
 
 
 _SAMPLES: Final = 100
-"""Maximum count of unrequested symbols whose first print becomes a dead letter."""
+"""Maximum number of symbols that were not requested whose first print becomes a dead letter."""
 _ALIASES: Final = 10_000
 """Maximum number of remembered spellings of names."""
 _STATUS_TEXTS: Final = 20
@@ -97,7 +97,7 @@ def read_messages(texts: Sequence[str | bytes]) -> ParsedMessages:
         found = _prices.decode(b"[" + b",".join(raw) + b"]")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         found = []
-    if len(found) != len(raw):  # also true if a text is a list, or ends in the middle of the next text
+    if len(found) != len(raw):  # or the text of one message is in two texts, or one text has two
         found = []
         for text in raw:
             try:
@@ -133,7 +133,7 @@ class QuoteDecoder:
     """Converts price messages to ticks (`schemas.TICKS`); stores each symbol's volume of the day (see `day_volume`).
 
     Symbols are written as subscribed: the vendor answers `RY:TSX` with symbol RY and exchange TSX. `stamped`: use
-    `sent_ns`, which the sandbox may send, as the time. `wanted_only`: messages of symbols that were not added are
+    `sent_ns`, which the sandbox may send, as the time. `wanted_only`: messages of symbols that were not requested are
     dropped and counted. The first message of each of `_SAMPLES` such symbols becomes a dead letter.
     """
 
@@ -165,7 +165,10 @@ class QuoteDecoder:
         self._grow()
 
     def columns(self, prices: Sequence[Price]) -> tuple[PriceColumns, list[DeadRow]]:
-        """Return the ticks as columns, and dead letters for the other messages, except for most unwanted messages."""
+        """Return the ticks as columns, and dead letters for the other messages.
+
+        Of the messages of symbols that were not requested, only the first of each symbol becomes a dead letter.
+        """
         dead: list[DeadRow] = []
         codes_of = self._codes
         known = len(codes_of)
@@ -208,7 +211,7 @@ class QuoteDecoder:
         return pa.RecordBatch.from_arrays(arrays, schema=TICKS)
 
     def take_unwanted(self) -> int:
-        """Return the count of messages of symbols that were not added, since the last call."""
+        """Return the count of messages of symbols that were not requested, since the last call."""
         count, self._unwanted = self._unwanted, 0
         return count
 
@@ -247,11 +250,14 @@ class QuoteDecoder:
             if symbol in self._unwanted_names or len(self._unwanted_names) >= _SAMPLES:
                 return "", -1
             self._unwanted_names.add(symbol)
-            return f"the symbol {symbol} was not requested; more prints of it are counted only", -1
+            return f"the symbol {symbol} was not requested; further prints are only counted", -1
         return "", self._code_of(name)
 
     def _code_of(self, name: str) -> int:
-        """Return the code of a name; a new name gets the next code. Raises BadInput for an invalid symbol."""
+        """Return the code of a name. Raises BadInput for an invalid symbol.
+
+        A new symbol gets the next code. A different spelling of a known symbol gets the symbol's code.
+        """
         code = self._codes.get(name)
         if code is None:
             symbol = check_symbol(name)
@@ -271,7 +277,7 @@ class QuoteDecoder:
 
 
 def _micros(seconds: Float64Array) -> Int64Array:
-    """Return microseconds; an impossible time becomes 0, which the feed writer rejects."""
+    """Return seconds since 1970 as microseconds. An impossible time becomes 0, which the feed writer rejects."""
     valid = np.isfinite(seconds) & (np.abs(seconds) < 1e11)
     result: Int64Array = np.rint(np.where(valid, seconds, 0) * SECOND_US).astype(np.int64)
     return result
