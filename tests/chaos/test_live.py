@@ -169,7 +169,9 @@ class Live:
 
 def is_start(line: Mapping[str, Any]) -> bool:
     """Return whether a service waited for the tables, which another service creates at the same time."""
-    return str(line.get("event", "")).startswith("waiting for the store")
+    event, error = str(line.get("event", "")), str(line.get("error", ""))
+    partition_waits = event.startswith("store unavailable; the partition waits for it before the start")
+    return event.startswith("waiting for the store") or (partition_waits and "init-db" in error)
 
 
 @contextmanager
